@@ -1,0 +1,140 @@
+// The fused operations of inference: ragged batches over a paged KV cache.
+//
+// A batch is a list of segments: each some new rows (a prefill chunk, or one decoded token) of one
+// sequence. The activations between ops are float [rows, ...]. A row's result does not depend on
+// which other rows share the batch, on how a prompt was cut into chunks, or on the lanes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "model/config.h"
+#include "model/quantised.h"
+#include "model/train_ops.h"
+
+namespace fastserve {
+
+/// A weight matrix [out, in] packed for inference in its WeightFormat. Immutable once made.
+class DecodeMatrix {
+ public:
+  virtual ~DecodeMatrix() = default;
+  int out() const { return out_; }
+  int in() const { return in_; }
+  WeightFormat format() const { return format_; }
+  virtual size_t bytes() const = 0;  ///< read per decoded token
+
+ protected:
+  DecodeMatrix(int out, int in, WeightFormat format) : out_(out), in_(in), format_(format) {}
+  int out_, in_;
+  WeightFormat format_;
+};
+
+/// Several row blocks that become one fused matrix (q over k over v; gate over up), each either
+/// floats [rows, in] or quantised. `interleave` asks for gate and up of a neuron to lie near each
+/// other; results are as if it did not.
+struct DecodeMatrixSource {
+  struct Part {
+    std::span<const float> floats;                ///< set for the float formats
+    const QuantisedMatrix* quantised = nullptr;   ///< set for the quantised ones
+    int rows = 0;
+  };
+  std::span<const Part> parts;
+  int in = 0;
+  WeightFormat format = WeightFormat::kBFloat16;
+  bool swiglu = false;  ///< two parts of equal rows, used with DecodeEpilogue::kSwiGlu only
+};
+
+enum class KvType : uint8_t { kFloat32, kFloat16 };
+
+struct KvShape {
+  int layers, kv_heads, head_dim;
+  int block_tokens = 16;  ///< tokens a block holds, for every layer and kv head
+  int blocks;             ///< blocks in the pool
+  KvType type = KvType::kFloat16;
+};
+
+/// The pool of KV blocks of one model on one device. Which sequence owns a block is the caller's matter.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  const KvShape& shape() const { return shape_; }
+  virtual size_t bytes() const = 0;
+
+ protected:
+  explicit KvCache(const KvShape& shape) : shape_(shape) {}
+  KvShape shape_;
+};
+
+struct Segment {
+  int first_row;   ///< in the batch's activations
+  int rows;        ///< new tokens
+  int position;    ///< of the first new token; tokens before it are in the cache
+  std::span<const int32_t> blocks;  ///< host; block i holds positions i*block_tokens ...
+};
+
+struct DecodeEmbed {
+  std::span<const int32_t> tokens, positions;
+  const void* token_table;  ///< [vocab, channels] of `type`
+  DType type;               ///< kF32, kBF16 or kF16
+  const float* position_table;  ///< [positions, channels] or null
+  float* out;
+  int channels;
+};
+
+/// A norm fused in front of a matmul.
+struct DecodeNorm {
+  NormKind kind;
+  const float *weight, *bias;
+  float epsilon;
+};
+
+enum class DecodeEpilogue : uint8_t {
+  kStore,   ///< out = x W^T + bias
+  kAdd,     ///< out += x W^T + bias (the residual stream)
+  kGelu,    ///< out = gelu(x W^T + bias)
+  kSwiGlu,  ///< out [rows, F] = silu(gate) * up, for a matrix made with `swiglu`
+};
+struct DecodeMatmul {
+  const DecodeMatrix* weight;
+  const float* x;  ///< [.., x_ld]
+  int rows, x_ld;
+  std::span<const int32_t> gather;  ///< row r reads x at gather[r]; empty: at r
+  const DecodeNorm* norm;           ///< applied to each row first, or null
+  const float* bias;                ///< [out] or null
+  DecodeEpilogue epilogue;
+  float* out;
+  int out_ld;
+};
+
+/// Per row: optional q/k norm, RoPE, append of k and v to the cache, attention over the sequence so far.
+struct DecodeAttention {
+  HeadShape shape;
+  float* qkv;  ///< [rows, width]; overwritten
+  std::span<const Segment> segments;
+  KvCache* cache;
+  int layer;
+  const float* rope_table;       ///< as RotaryForward::table, or null
+  const float *q_norm, *k_norm;  ///< or null
+  float epsilon;
+  int window;
+  float scale;
+  float* out;  ///< [rows, heads * head_dim]
+};
+
+/// Threads: one caller at a time.
+class DecodeOps {
+ public:
+  virtual ~DecodeOps() = default;
+  virtual Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) = 0;
+  /// kResourceExhausted with the size when the pool cannot be had.
+  virtual Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) = 0;
+  virtual void embed(const DecodeEmbed& op) = 0;
+  virtual void matmul(const DecodeMatmul& op) = 0;
+  virtual void attention(const DecodeAttention& op) = 0;
+  /// losses[r] = -log softmax(logits[r])[targets[r]]; logits [rows, ld], host results.
+  virtual void cross_entropy(const float* logits, int rows, int vocab, int ld,
+                             std::span<const int32_t> targets, double* losses) = 0;
+};
+
+}  // namespace fastserve

@@ -1,0 +1,50 @@
+// The transformer's inference pass, written once over Device.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/device.h"
+#include "model/parameters.h"
+
+namespace fastserve {
+
+struct DecoderOptions {
+  /// Format for matrices that the bundle holds as floats; quantised ones keep their own.
+  WeightFormat weights = WeightFormat::kBFloat16;
+  KvType kv = KvType::kFloat16;
+  int kv_blocks = 0;        ///< blocks in the pool
+  int block_tokens = 16;
+  int max_rows = 512;       ///< rows of one step
+};
+
+/// One model ready to answer: packed weights, KV pool, activations.
+///
+/// Threads: one caller. Everything is allocated by load(); step() allocates nothing.
+class Decoder {
+ public:
+  /// Reads each tensor once, in execution order. `progress` (0..1) may be empty.
+  static Result<std::unique_ptr<Decoder>> load(Device& device, const ModelBundle& bundle,
+                                               const DecoderOptions& options,
+                                               const std::function<void(double)>& progress = {});
+  virtual ~Decoder() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const DecoderOptions& options() const = 0;
+  virtual size_t weight_bytes() const = 0;  ///< read per decoded token of one stream
+  virtual size_t kv_bytes() const = 0;
+
+  /// Runs the segments' new tokens (their rows in order in `tokens`). Afterwards row i of the result
+  /// ([wanted.size(), vocab], valid until the next step) holds the logits of batch row wanted[i].
+  virtual std::span<const float> step(std::span<const int32_t> tokens,
+                                      std::span<const Segment> segments,
+                                      std::span<const int32_t> wanted) = 0;
+
+  /// -log p of tokens[i+1] given tokens[0..i], tokens.size()-1 values; needs enough free blocks,
+  /// passed in `blocks`. For perplexity and logprobs of prompts.
+  virtual std::vector<double> score(std::span<const int32_t> tokens, std::span<const int32_t> blocks) = 0;
+};
+
+}  // namespace fastserve

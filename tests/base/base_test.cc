@@ -1,0 +1,71 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "base/file.h"
+#include "base/half.h"
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/rng.h"
+
+using namespace fastserve;
+
+TEST_CASE("every half value survives the way to float and back") {
+  for (uint32_t bits = 0; bits < 0x10000; bits++) {
+    const Float16 half{static_cast<uint16_t>(bits)};
+    const float value = to_float(half);
+    if (std::isnan(value)) continue;
+    CHECK(to_float16(value).bits == bits);
+  }
+  CHECK(to_float16(65519.0f).bits == 0x7bff);
+  CHECK(to_float16(65520.0f).bits == 0x7c00);
+  CHECK(to_float16(0x1.0p-25f).bits == 0);           // tie to even
+  CHECK(to_float16(0x1.8p-25f).bits == 1);
+  CHECK(std::isnan(to_float(to_bfloat16(std::numeric_limits<float>::quiet_NaN()))));
+  CHECK(to_bfloat16(1.00390625f).bits == 0x3f80);    // tie to even
+}
+
+TEST_CASE("JSON keeps key order and integers, and says where it is broken") {
+  const auto json = Json::parse(R"({"b": [1, 2.5, null], "a": {"x": "\u00e9"}})", "t");
+  REQUIRE(json.ok());
+  CHECK(json->dump() == R"({"b": [1, 2.5, null], "a": {"x": "é"}})");
+  const auto twice = Json::parse(R"({"a": 1, "a": 2})", "file.json");
+  REQUIRE(!twice.ok());
+  CHECK(twice.error().message().find("\"a\" occurs twice") != std::string::npos);
+  CHECK(twice.error().where == "file.json");
+  CHECK(!Json::parse("{\"a\": ", "t").ok());
+  CHECK(!Json::parse(std::string(1000, '['), "t").ok());
+}
+
+TEST_CASE("a file is replaced whole, and a second process cannot take a lock") {
+  const Path folder = std::filesystem::temp_directory_path() / ("fs_base_" + std::to_string(getpid()));
+  REQUIRE(make_directories(folder).ok());
+  REQUIRE(write_file_atomically(folder / "a", "one").ok());
+  REQUIRE(write_file_atomically(folder / "a", "two").ok());
+  CHECK(*read_file(folder / "a") == "two");
+  CHECK(read_file(folder / "a", 2).error().code == ErrorCode::kResourceExhausted);
+  CHECK(read_file(folder / "b").error().code == ErrorCode::kNotFound);
+  auto lock = FileLock::acquire(folder / "lock");
+  REQUIRE(lock.ok());
+  CHECK(FileLock::acquire(folder / "lock").error().code == ErrorCode::kUnavailable);
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("random numbers are the same everywhere") {
+  Rng rng(7);
+  CHECK(rng.next() == Rng(7).next());
+  double sum = 0, squares = 0;
+  for (int i = 0; i < 20000; i++) {
+    const double x = rng.normal();
+    sum += x, squares += x * x;
+  }
+  CHECK(std::abs(sum / 20000) < 0.03);
+  CHECK(std::abs(squares / 20000 - 1) < 0.03);
+  Hasher128 pieces;
+  const std::string text = "hello world";
+  pieces.update(std::as_bytes(std::span(text).first(5)));
+  pieces.update(std::as_bytes(std::span(text).subspan(5)));
+  CHECK(pieces.digest() == hash128(std::as_bytes(std::span(text))));
+}
