@@ -1,4 +1,5 @@
-// All trainable numbers of a model as ONE flat float buffer in layer order, and the names inside it.
+// All trainable numbers of a model as ONE flat float buffer in layer order, and the names inside
+// it.
 #pragma once
 
 #include <span>
@@ -16,12 +17,12 @@ namespace fastserve {
 /// q, k and v of a layer are neighbours, so that their fusion is the matrix [qkv_width, hidden];
 /// so are gate and up: [2 * mlp_width, hidden].
 struct Parameter {
-  std::string name;                 ///< Hugging Face name, e.g. "model.layers.0.mlp.gate_proj.weight"
-  std::vector<int64_t> shape;       ///< shape in the checkpoint
-  bool transposed = false;          ///< checkpoint holds [in, out]
-  size_t offset = 0;                ///< first float in the flat buffer
-  int rows = 1, cols = 0;           ///< as it lies in the flat buffer; vectors have rows = 1
-  bool decay = false;               ///< weight decay applies: two or more dimensions
+  std::string name;            ///< Hugging Face name, e.g. "model.layers.0.mlp.gate_proj.weight"
+  std::vector<int64_t> shape;  ///< shape in the checkpoint
+  bool transposed = false;     ///< checkpoint holds [in, out]
+  size_t offset = 0;           ///< first float in the flat buffer
+  int rows = 1, cols = 0;      ///< as it lies in the flat buffer; vectors have rows = 1
+  bool decay = false;          ///< weight decay applies: two or more dimensions
   size_t size() const { return static_cast<size_t>(rows) * static_cast<size_t>(cols); }
 };
 
@@ -45,8 +46,8 @@ class ParameterLayout {
  public:
   explicit ParameterLayout(const ModelConfig& config);
 
-  size_t elements() const { return elements_; }          ///< floats in the flat buffer
-  size_t trainable() const { return trainable_; }        ///< without the gaps
+  size_t elements() const { return elements_; }    ///< floats in the flat buffer
+  size_t trainable() const { return trainable_; }  ///< without the gaps
   const std::vector<Parameter>& parameters() const { return parameters_; }  ///< by offset
   const Block& token_embedding() const { return token_embedding_; }         ///< [vocab, hidden]
   const Block& position_embedding() const { return position_embedding_; }   ///< empty unless GPT-2
@@ -57,6 +58,10 @@ class ParameterLayout {
   const Block& head() const { return head_; }
 
  private:
+  class Builder;
+  void add_gpt2(const ModelConfig& config, Builder& builder);
+  void add_llama_family(const ModelConfig& config, Builder& builder);
+
   size_t elements_ = 0, trainable_ = 0;
   std::vector<Parameter> parameters_;
   Block token_embedding_, position_embedding_, final_norm_, final_norm_bias_, head_;
@@ -66,13 +71,20 @@ class ParameterLayout {
 /// Fills `flat` (layout.elements() floats) from a checkpoint. Accepts f32, f16 and bf16, names with
 /// or without their prefix ("transformer.", "model."), and ignores the causal-mask buffers of old
 /// GPT-2 files. kCorrupt for a missing tensor or a wrong shape, naming both shapes.
-Status load_parameters(const ParameterLayout& layout, const TensorSource& source, std::span<float> flat);
+Status load_parameters(const ParameterLayout& layout, const TensorSource& source,
+                       std::span<float> flat);
+
+/// One parameter's tensor in a checkpoint, by the rules of load_parameters, checked and not yet
+/// read.
+Result<TensorView> find_parameter(const Parameter& parameter, const TensorSource& source);
+/// Reads it as it lies in the flat buffer, [rows, cols]; `out` has parameter.size() floats.
+void read_parameter(const Parameter& parameter, const TensorView& view, std::span<float> out);
 
 /// The inverse: Hugging Face names, shapes and orientation, as `dtype` (kF32, kBF16, kF16).
 TensorMap save_parameters(const ParameterLayout& layout, std::span<const float> flat, DType dtype);
 
-/// Fresh weights: normal(0, 0.02), residual projections scaled by 1/sqrt(2 * layers) (GPT-2), norms 1,
-/// biases 0. The bits depend on `seed` alone.
+/// Fresh weights: normal(0, 0.02), residual projections scaled by 1/sqrt(2 * layers) (GPT-2), norms
+/// 1, biases 0. The bits depend on `seed` alone.
 void initialise_parameters(const ModelConfig& config, const ParameterLayout& layout, uint64_t seed,
                            std::span<float> flat);
 
