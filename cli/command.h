@@ -1,0 +1,56 @@
+// What every fsctl command shares: the options in front of it, and how it speaks.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "api/node.h"
+
+namespace CLI {
+class App;
+}
+
+namespace fastserve {
+
+/// Exit codes (docs/exit-codes.md): 0 done; 1 a check did not pass; 2 wrong usage; 10 + ErrorCode for
+/// an Error; 130 stopped by Ctrl-C.
+inline constexpr int kExitCheckFailed = 1;
+int exit_code(const Error& error);
+
+/// Options in front of the command, and the process's own state.
+struct CommandLine {
+  std::string store;       ///< --store
+  int lanes = 0;           ///< --lanes
+  bool json = false;       ///< --json: one JSON document on stdout
+  bool quiet = false;      ///< --quiet: no progress and no log lines
+  std::string colour = "auto";
+  CancelFlag cancel;       ///< raised by Ctrl-C
+
+  /// Opens the node these options describe.
+  Result<std::unique_ptr<Node>> node() const;
+  bool progress_wanted() const;  ///< stderr is a terminal and nothing forbids it
+  bool colour_wanted() const;
+};
+
+/// Prints the error on stderr (as JSON with --json) and returns its exit code.
+int fail(const CommandLine& line, const Error& error);
+/// Prints a document on stdout with --json; otherwise calls `text`.
+int finish(const CommandLine& line, const Json& document, const std::function<void()>& text);
+
+/// A command's body; returns the exit code.
+using Body = std::function<int()>;
+/// Registers the command on the app; the chosen command puts its body into `run`.
+void add_train_command(CLI::App& app, CommandLine& line, Body& run);
+void add_compress_command(CLI::App& app, CommandLine& line, Body& run);
+void add_deploy_command(CLI::App& app, CommandLine& line, Body& run);
+void add_generate_commands(CLI::App& app, CommandLine& line, Body& run);  ///< generate, chat
+void add_models_command(CLI::App& app, CommandLine& line, Body& run);
+void add_jobs_command(CLI::App& app, CommandLine& line, Body& run);
+void add_status_command(CLI::App& app, CommandLine& line, Body& run);
+void add_parity_command(CLI::App& app, CommandLine& line, Body& run);
+void add_bench_command(CLI::App& app, CommandLine& line, Body& run);
+void add_completion_command(CLI::App& app, CommandLine& line, Body& run);
+void add_version_command(CLI::App& app, CommandLine& line, Body& run);
+
+}  // namespace fastserve

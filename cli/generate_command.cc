@@ -1,0 +1,132 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "cli/command.h"
+#include "cli/generation.h"
+
+namespace fastserve {
+namespace {
+
+struct Arguments {
+  std::string model, connect, prompt, prompt_file, system;
+  GenerateRequest request;
+  double timeout_seconds = 0;
+};
+
+void add_sampling_options(CLI::App* c, const std::shared_ptr<Arguments>& a) {
+  SamplingParameters& s = a->request.sampling;
+  c->add_option("model", a->model, "Stored model, run in this process unless a deployment serves it");
+  c->add_option("--connect", a->connect, "HOST:PORT of a deployment");
+  c->add_option("--max-tokens", a->request.max_tokens, "Longest answer")->capture_default_str();
+  c->add_option("--temperature", s.temperature, "0: always the likeliest token")->capture_default_str();
+  c->add_option("--top-k", s.top_k, "Only the k likeliest; 0: off")->capture_default_str();
+  c->add_option("--top-p", s.top_p, "Smallest set with this mass")->capture_default_str();
+  c->add_option("--min-p", s.min_p, "Relative to the likeliest")->capture_default_str();
+  c->add_option("--repetition-penalty", s.repetition_penalty, "Over prompt and answer")->capture_default_str();
+  c->add_option("--seed", s.seed, "Same seed: same answer")->capture_default_str();
+  c->add_option("--stop", a->request.stop, "End before this text (may repeat)");
+  c->add_flag("--ignore-eos", a->request.ignore_eos, "Go on past the end-of-text token");
+  c->add_option("--timeout", a->timeout_seconds, "Seconds until the answer is cut off");
+}
+
+void settle(Arguments& a) {
+  if (a.timeout_seconds > 0)
+    a.request.timeout = Nanoseconds(static_cast<int64_t>(a.timeout_seconds * 1e9));
+}
+
+Json logprobs_json(const std::vector<GeneratedToken>& tokens) {
+  Json::Array out;
+  for (const GeneratedToken& t : tokens) {
+    Json::Array top;
+    for (const TokenLogprob& p : t.top) top.push_back(Json::object({{"token", p.token}, {"logprob", p.logprob}}));
+    out.push_back(Json::object({{"token", t.token}, {"logprob", t.logprob}, {"top", top}}));
+  }
+  return out;
+}
+
+int generate_once(CommandLine& line, Arguments& a) {
+  settle(a);
+  if (!a.prompt_file.empty()) {
+    auto text = read_file(a.prompt_file, uint64_t{64} << 20);
+    if (!text.ok()) return fail(line, text.error());
+    a.request.prompt = std::move(*text);
+  } else {
+    a.request.prompt = a.prompt;
+  }
+  auto generator = open_generator(line, a.model, a.connect);
+  if (!generator.ok()) return fail(line, generator.error());
+  if (!line.json) fmt::print("{}", a.request.prompt);
+  auto answer = (*generator)->generate(a.request, [&](const std::string& text) {
+    if (line.json) return;
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  });
+  if (!line.json) fmt::print("\n");
+  if (!answer.ok()) return fail(line, answer.error());
+  const Json document = Json::object({{"text", answer->text},
+                                      {"finish_reason", finish_reason_name(answer->finish)},
+                                      {"prompt_tokens", answer->prompt_tokens},
+                                      {"generated_tokens", answer->generated_tokens},
+                                      {"seconds", answer->seconds},
+                                      {"tokens", logprobs_json(answer->tokens)}});
+  finish(line, document, [&] {
+    if (!line.quiet)
+      fmt::print(stderr, "[{} prompt + {} tokens in {:.2f} s, {:.0f} tokens/s, ended by {}]\n", answer->prompt_tokens,
+                 answer->generated_tokens, answer->seconds, answer->generated_tokens / answer->seconds,
+                 finish_reason_name(answer->finish));
+  });
+  return answer->finish == FinishReason::kCancelled ? 130 : 0;
+}
+
+int chat(CommandLine& line, Arguments& a) {
+  settle(a);
+  auto generator = open_generator(line, a.model, a.connect);
+  if (!generator.ok()) return fail(line, generator.error());
+  std::vector<std::pair<std::string, std::string>> turns;
+  if (!a.system.empty()) turns.emplace_back("system", a.system);
+  fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends the chat.\n");
+  for (;;) {
+    fmt::print(stderr, "> ");
+    std::string message;
+    if (line.cancel.raised() || !std::getline(std::cin, message) || message.empty()) return 0;
+    turns.emplace_back("user", message);
+    auto prompt = (*generator)->format_chat(turns);
+    if (!prompt.ok()) return fail(line, prompt.error());
+    a.request.prompt = *prompt;
+    auto answer = (*generator)->generate(a.request, [](const std::string& text) {
+      fmt::print("{}", text);
+      std::fflush(stdout);
+    });
+    fmt::print("\n");
+    if (!answer.ok()) return fail(line, answer.error());
+    if (answer->finish == FinishReason::kCancelled) return 130;
+    turns.emplace_back("assistant", answer->text);
+  }
+}
+
+}  // namespace
+
+void add_generate_commands(CLI::App& app, CommandLine& line, Body& run) {
+  auto a = std::make_shared<Arguments>();
+  auto* generate = app.add_subcommand("generate", "Continue a prompt");
+  add_sampling_options(generate, a);
+  generate->add_option("--prompt", a->prompt, "Text to continue");
+  generate->add_option("--prompt-file", a->prompt_file, "Read the prompt from a file");
+  generate->add_option("--logprobs", a->request.sampling.top_logprobs, "With --json: log-probabilities of this many alternatives")->check(CLI::Range(0, 20));
+  generate->footer("Examples:\n"
+                   "  fsctl generate poems --prompt 'Once upon' --temperature 0.8 --top-p 0.95\n"
+                   "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once' --json");
+  generate->callback([&line, &run, a] { run = [&line, a] { return generate_once(line, *a); }; });
+
+  auto b = std::make_shared<Arguments>();
+  b->request.max_tokens = 512;
+  auto* talk = app.add_subcommand("chat", "Talk with a model, turn by turn");
+  add_sampling_options(talk, b);
+  talk->add_option("--system", b->system, "What the model should be told first");
+  talk->footer("Example:\n  fsctl chat llama --system 'Answer briefly.' --temperature 0.7");
+  talk->callback([&line, &run, b] { run = [&line, b] { return chat(line, *b); }; });
+}
+
+}  // namespace fastserve

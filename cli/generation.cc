@@ -1,0 +1,105 @@
+#include "cli/generation.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <optional>
+
+#include "rpc/client.h"
+
+namespace fastserve {
+namespace {
+
+double seconds_since(const Clock& clock, Nanoseconds start) {
+  return std::chrono::duration<double>(clock.now() - start).count();
+}
+
+class RemoteGenerator final : public Generator {
+ public:
+  RemoteGenerator(std::unique_ptr<RpcClient> client, std::string model, const CancelFlag& cancel)
+      : client_(std::move(client)), model_(std::move(model)), cancel_(cancel) {}
+
+  Result<Answer> generate(const GenerateRequest& request,
+                          const std::function<void(const std::string&)>& on_text) override {
+    const Nanoseconds start = clock_.now();
+    GenerateRequest named = request;
+    named.model = model_;
+    Answer answer;
+    std::optional<Error> failure;
+    Status status = client_->generate(named, [&](GenerateEvent event) {
+      if (!event.text.empty()) on_text(event.text);
+      auto last = answer.absorb(std::move(event));
+      if (!last.ok()) failure = last.error();
+    }, &cancel_);
+    if (!status.ok()) return std::move(status).error();
+    if (failure) return std::move(*failure);
+    answer.seconds = seconds_since(clock_, start);
+    return answer;
+  }
+  Result<std::string> format_chat(const std::vector<std::pair<std::string, std::string>>& turns) override {
+    return client_->format_chat(model_, turns);
+  }
+
+ private:
+  SystemClock clock_;
+  std::unique_ptr<RpcClient> client_;
+  std::string model_;
+  const CancelFlag& cancel_;
+};
+
+/// The model in this process, without a socket.
+class LocalGenerator final : public Generator {
+ public:
+  LocalGenerator(std::unique_ptr<Node> node, std::unique_ptr<Deployment> deployment, const CancelFlag& cancel)
+      : node_(std::move(node)), deployment_(std::move(deployment)), cancel_(cancel) {}
+
+  Result<Answer> generate(const GenerateRequest& request,
+                          const std::function<void(const std::string&)>& on_text) override {
+    const auto print = [&](const std::string& text) {
+      on_text(text);
+      return true;
+    };
+    return generate_and_wait(deployment_->service(), request, print, cancel_);
+  }
+  Result<std::string> format_chat(const std::vector<std::pair<std::string, std::string>>& turns) override {
+    return deployment_->service().format_chat("", turns);
+  }
+
+ private:
+  std::unique_ptr<Node> node_;
+  std::unique_ptr<Deployment> deployment_;
+  const CancelFlag& cancel_;
+};
+
+}  // namespace
+
+Result<std::pair<std::string, int>> parse_address(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  int port = 0;
+  if (colon != std::string::npos) {
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, port);
+    if (error == std::errc() && stop == end && port > 0 && port < 65536)
+      return std::pair(text.substr(0, colon), port);
+  }
+  return Error{ErrorCode::kInvalidArgument, "is not HOST:PORT", text, "for example 127.0.0.1:8080"};
+}
+
+Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::string& model,
+                                                  const std::string& connect) {
+  if (!connect.empty()) {
+    FS_ASSIGN(const auto place, parse_address(connect));
+    FS_ASSIGN(auto client, RpcClient::connect(place.first, place.second, std::chrono::seconds(5)));
+    return std::unique_ptr<Generator>(new RemoteGenerator(std::move(client), model, line.cancel));
+  }
+  if (model.empty())
+    return Error{ErrorCode::kInvalidArgument, "needs a model or --connect HOST:PORT", "generate",
+                 "fsctl models list shows the models here"};
+  FS_ASSIGN(auto node, line.node());
+  DeployRequest request;
+  request.models = {model};
+  FS_ASSIGN(auto deployment, node->deploy(request, false));
+  return std::unique_ptr<Generator>(new LocalGenerator(std::move(node), std::move(deployment), line.cancel));
+}
+
+}  // namespace fastserve

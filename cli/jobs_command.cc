@@ -1,0 +1,85 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/command.h"
+
+namespace fastserve {
+
+int run_training(const CommandLine& line, const TrainRequest& request);  // train_command.cc
+
+namespace {
+
+Json to_json(const JobInfo& j) {
+  return Json::object({{"id", j.id}, {"kind", j.kind}, {"model", j.model}, {"state", j.state},
+                       {"created_unix", j.created_unix}, {"step", j.step}, {"steps", j.steps},
+                       {"loss", j.loss}, {"validation_loss", j.validation_loss}, {"note", j.note},
+                       {"details", j.details}});
+}
+
+int list_jobs(const CommandLine& line) {
+  auto node = line.node();
+  if (!node.ok()) return fail(line, node.error());
+  auto jobs = (*node)->jobs();
+  if (!jobs.ok()) return fail(line, jobs.error());
+  Json::Array rows;
+  for (const JobInfo& j : *jobs) rows.push_back(to_json(j));
+  return finish(line, rows, [&] {
+    if (jobs->empty()) fmt::print("no jobs yet: fsctl train --help\n");
+    else fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9}  {}\n", "JOB", "KIND", "MODEL", "STATE", "STEP", "LOSS", "NOTE");
+    for (const JobInfo& j : *jobs)
+      fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9.4f}  {}\n", j.id, j.kind, j.model, j.state,
+                 fmt::format("{}/{}", j.step, j.steps), j.loss, j.note);
+  });
+}
+
+int show_job(const CommandLine& line, const std::string& id) {
+  auto node = line.node();
+  if (!node.ok()) return fail(line, node.error());
+  auto job = (*node)->job(id);
+  if (!job.ok()) return fail(line, job.error());
+  return finish(line, to_json(*job), [&] {
+    fmt::print("{} {} of {}: {} at step {}/{}, loss {:.4f}, validation {:.4f}\n", job->kind, job->id, job->model,
+               job->state, job->step, job->steps, job->loss, job->validation_loss);
+    if (!job->note.empty()) fmt::print("  {}\n", job->note);
+    if (!job->details.is_null()) fmt::print("{}\n", job->details.dump(2));
+  });
+}
+
+int remove_job(const CommandLine& line, const std::string& id) {
+  auto node = line.node();
+  if (!node.ok()) return fail(line, node.error());
+  if (Status removed = (*node)->remove_job(id); !removed.ok()) return fail(line, removed.error());
+  return finish(line, Json::object({{"removed", id}}), [&] { fmt::print("removed job {}\n", id); });
+}
+
+}  // namespace
+
+void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
+  auto* jobs = app.add_subcommand("jobs", "Training jobs: list, show, resume, remove");
+  jobs->require_subcommand(1);
+  jobs->fallthrough();
+  auto id = std::make_shared<std::string>();
+  jobs->add_subcommand("list", "Every job of this store")->callback([&line, &run] {
+    run = [&line] { return list_jobs(line); };
+  });
+  auto* show = jobs->add_subcommand("show", "One job: settings, progress, result");
+  show->add_option("job", *id)->required();
+  show->callback([&line, &run, id] { run = [&line, id] { return show_job(line, *id); }; });
+  auto* resume = jobs->add_subcommand("resume", "Continue an interrupted job; it ends in the same bits");
+  resume->add_option("job", *id)->required();
+  resume->callback([&line, &run, id] {
+    run = [&line, id] {
+      TrainRequest request;
+      request.resume = *id;
+      request.placement.lanes = line.lanes;
+      return run_training(line, request);
+    };
+  });
+  auto* rm = jobs->add_subcommand("rm", "Forget a job and delete its checkpoints");
+  rm->add_option("job", *id)->required();
+  rm->callback([&line, &run, id] { run = [&line, id] { return remove_job(line, *id); }; });
+  jobs->footer("Example:\n  fsctl jobs list; fsctl jobs resume 7f3a91c2");
+}
+
+}  // namespace fastserve
