@@ -1,0 +1,4 @@
+# The library as a host program sees it: installed into a folder of its own, found by find_package.
+add_test(NAME embed_from_installed_tree
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/embed_from_installed_tree.sh ${CMAKE_BINARY_DIR} ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER})
+set_tests_properties(embed_from_installed_tree PROPERTIES TIMEOUT 900)
