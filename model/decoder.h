@@ -12,12 +12,13 @@
 namespace fastserve {
 
 struct DecoderOptions {
-  /// Format for matrices that the bundle holds as floats; quantised ones keep their own.
+  /// A float format, for matrices that the bundle holds as floats; quantised ones keep their own.
   WeightFormat weights = WeightFormat::kBFloat16;
   KvType kv = KvType::kFloat16;
-  int kv_blocks = 0;        ///< blocks in the pool
+  int kv_blocks = 0;  ///< blocks in the pool
   int block_tokens = 16;
-  int max_rows = 512;       ///< rows of one step
+  int max_rows = 512;  ///< rows of one step
+  int max_logits = 0;  ///< rows of one step that may want logits; 0: max_rows
 };
 
 /// One model ready to answer: packed weights, KV pool, activations.
@@ -36,15 +37,18 @@ class Decoder {
   virtual size_t weight_bytes() const = 0;  ///< read per decoded token of one stream
   virtual size_t kv_bytes() const = 0;
 
-  /// Runs the segments' new tokens (their rows in order in `tokens`). Afterwards row i of the result
+  /// Runs the segments' new tokens (their rows in order in `tokens`). Afterwards row i of the
+  /// result
   /// ([wanted.size(), vocab], valid until the next step) holds the logits of batch row wanted[i].
+  /// Requires tokens inside the vocabulary, positions below max_positions and blocks for them.
   virtual std::span<const float> step(std::span<const int32_t> tokens,
                                       std::span<const Segment> segments,
                                       std::span<const int32_t> wanted) = 0;
 
   /// -log p of tokens[i+1] given tokens[0..i], tokens.size()-1 values; needs enough free blocks,
   /// passed in `blocks`. For perplexity and logprobs of prompts.
-  virtual std::vector<double> score(std::span<const int32_t> tokens, std::span<const int32_t> blocks) = 0;
+  virtual std::vector<double> score(std::span<const int32_t> tokens,
+                                    std::span<const int32_t> blocks) = 0;
 };
 
 }  // namespace fastserve

@@ -1,8 +1,10 @@
 // The transformer's training pass, written once over Device: one microbatch forward and backward.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "model/device.h"
@@ -12,10 +14,11 @@ namespace fastserve {
 
 /// Tokens of one microbatch: sequences packed one after another.
 struct Microbatch {
-  std::vector<int32_t> tokens;     ///< inputs, all sequences
-  std::vector<int32_t> targets;    ///< same length; -1: not counted in the loss
-  std::vector<int32_t> starts;     ///< sequence s is [starts[s], starts[s+1]); first 0, last tokens.size()
-  int64_t counted() const;         ///< targets that are not -1
+  std::vector<int32_t> tokens;   ///< inputs, all sequences
+  std::vector<int32_t> targets;  ///< same length; -1: not counted in the loss
+  std::vector<int32_t>
+      starts;               ///< sequence s is [starts[s], starts[s+1]); first 0, last tokens.size()
+  int64_t counted() const;  ///< targets that are not -1
 };
 
 /// Weights in the device's training layout, with the fp32 masters they came from.
@@ -35,9 +38,10 @@ class TrainWeights {
   struct Tile {
     size_t offset, size;
     bool decay;
-    int matrix;    ///< index of the packed matrix, -1 for vectors and position tables
+    int matrix;  ///< index of the packed matrix, -1 for vectors and look-up tables
     int row, rows;
   };
+  static constexpr int kRows = 64;
   const std::vector<Tile>& tiles() const { return tiles_; }
   /// Repacks one tile from the masters. Safe from several threads on different tiles.
   void refresh(const Tile& tile, const TrainOps& ops);
@@ -45,7 +49,9 @@ class TrainWeights {
   void refresh_all(const TrainOps& ops);
 
   const TrainMatrix& matrix(const Block& block) const;
-  const float* at(const Block& block) const { return block.empty() ? nullptr : masters_.data() + block.offset; }
+  const float* at(const Block& block) const {
+    return block.empty() ? nullptr : masters_.data() + block.offset;
+  }
 
  private:
   TrainWeights() = default;
@@ -56,22 +62,42 @@ class TrainWeights {
   std::vector<Tile> tiles_;
 };
 
+/// Bytes that training a model takes on a device, known before anything is allocated.
+struct TrainMemory {
+  uint64_t masters = 0;      ///< fp32 parameters; gradients and each optimiser moment are as large
+  uint64_t packed = 0;       ///< matrices in the device's layout, for both directions
+  uint64_t activations = 0;  ///< of one TrainPass: exactly TrainPass::bytes()
+};
+
 /// Activations of one microbatch, and the pass over them.
 ///
-/// Owns its activations, allocated once for `max_rows` tokens. Threads: one caller.
+/// Owns its activations, allocated once for `max_rows` tokens; run() allocates nothing.
+/// Threads: one caller. `ops` must outlive it.
 class TrainPass {
  public:
+  /// What create() will hold, so that a batch that cannot fit is refused in time.
+  static TrainMemory estimate(const ModelConfig& config, const ParameterLayout& layout,
+                              Precision precision, int max_rows);
   static Result<std::unique_ptr<TrainPass>> create(Device& device, TrainOps& ops,
                                                    const ModelConfig& config,
                                                    const ParameterLayout& layout, int max_rows);
   virtual ~TrainPass() = default;
 
   /// Summed loss over counted targets, unscaled. With `grad` (layout.elements() floats): grad =
-  /// d(scale * summed loss)/dp, overwritten. `token_losses` (rows, or empty) receives each row's loss.
+  /// d(scale * summed loss)/dp, overwritten. `token_losses` (rows, or empty) receives each row's
+  /// loss.
   virtual double run(const TrainWeights& weights, const Microbatch& batch, float scale, float* grad,
                      std::span<double> token_losses = {}) = 0;
 
-  /// For parity checks, after run(): residual stream into layer i (i = layers: final norm's output), [rows, hidden].
+  /// Sees the input of each matrix as run() goes forward: the parameter's Hugging Face name (each
+  /// part of a fused matrix in turn), and x [rows, channels] in host memory.
+  using Tap =
+      std::function<void(std::string_view parameter, const float* x, int rows, int channels)>;
+  /// For calibration; fp32 only. An empty tap removes it.
+  virtual void set_tap(Tap tap) = 0;
+
+  /// For parity checks, after run(): residual stream into layer i (i = layers: final norm's
+  /// output), [rows, hidden].
   virtual std::vector<float> hidden(int i) const = 0;
   /// For parity checks, after run(): [rows, vocab].
   virtual std::vector<float> logits(const TrainWeights& weights) = 0;

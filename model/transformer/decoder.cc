@@ -1,0 +1,246 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "model/huggingface.h"
+#include "model/transformer/decoder_weights.h"
+#include "model/transformer/rope_table.h"
+
+namespace fastserve {
+namespace {
+
+/// Rows whose logits score() holds at once.
+constexpr int kScoreRows = 64;
+
+class TransformerDecoder final : public Decoder {
+ public:
+  static Result<std::unique_ptr<Decoder>> make(Device& device, const ModelBundle& bundle,
+                                               const DecoderOptions& options,
+                                               const std::function<void(double)>& progress);
+
+  const ModelConfig& config() const override { return config_; }
+  const DecoderOptions& options() const override { return options_; }
+  size_t weight_bytes() const override { return weights_.bytes_per_token; }
+  size_t kv_bytes() const override { return cache_->bytes(); }
+  std::span<const float> step(std::span<const int32_t> tokens, std::span<const Segment> segments,
+                              std::span<const int32_t> wanted) override;
+  std::vector<double> score(std::span<const int32_t> tokens,
+                            std::span<const int32_t> blocks) override;
+
+ private:
+  TransformerDecoder(std::unique_ptr<DecodeOps> ops, const ModelConfig& config,
+                     const DecoderOptions& options)
+      : ops_(std::move(ops)), config_(config), options_(options) {}
+  Status allocate(Device& device);
+  void layers(std::span<const int32_t> tokens, std::span<const Segment> segments);
+  void logits(std::span<const int32_t> wanted);
+  void multiply(const DecodeMatrix& weight, const float* x, const float* norm,
+                const float* norm_bias, const float* bias, DecodeEpilogue epilogue, float* out,
+                int out_ld);
+
+  std::unique_ptr<DecodeOps> ops_;
+  const ModelConfig config_;
+  DecoderOptions options_;
+  DecoderWeights weights_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<DeviceBuffer> memory_;
+  const float* rope_table_ = nullptr;
+  float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *hidden_ = nullptr,
+        *logits_ = nullptr;
+  int rows_ = 0;
+  std::vector<int32_t> positions_, wanted_;
+};
+
+Status check_options(const DecoderOptions& options) {
+  const auto refuse = [](const char* what, const char* hint) {
+    return Error{ErrorCode::kInvalidArgument, what, "decoder options", hint};
+  };
+  if (is_quantised(options.weights))
+    return refuse("floats cannot be loaded as a quantised format", "compress the model first");
+  if (options.kv_blocks <= 0 || options.block_tokens <= 0)
+    return refuse("the KV cache needs at least one block of one token", "raise kv_blocks");
+  if (options.max_rows <= 0 || options.max_logits < 0 || options.max_logits > options.max_rows)
+    return refuse("a step needs at least one row, and no more logits than rows", "raise max_rows");
+  return {};
+}
+
+Result<std::unique_ptr<Decoder>> TransformerDecoder::make(
+    Device& device, const ModelBundle& bundle, const DecoderOptions& options,
+    const std::function<void(double)>& progress) {
+  FS_TRY(check_options(options));
+  FS_ASSIGN(const ModelConfig config, bundle_config(bundle));
+  std::unique_ptr<TransformerDecoder> decoder(
+      new TransformerDecoder(device.make_decode_ops(), config, options));
+  if (options.max_logits == 0) decoder->options_.max_logits = options.max_rows;
+  FS_TRY(decoder->allocate(device));
+  FS_ASSIGN(decoder->weights_, DecoderWeights::load(device, *decoder->ops_, bundle, config,
+                                                    options.weights, progress));
+  return std::unique_ptr<Decoder>(std::move(decoder));
+}
+
+Status TransformerDecoder::allocate(Device& device) {
+  FS_ASSIGN(cache_, ops_->make_cache({.layers = config_.layers,
+                                      .kv_heads = config_.kv_heads,
+                                      .head_dim = config_.head_dim,
+                                      .block_tokens = options_.block_tokens,
+                                      .blocks = options_.kv_blocks,
+                                      .type = options_.kv}));
+  int widest = 0;
+  for (int l = 0; l < config_.layers; ++l) widest = std::max(widest, config_.mlp_width(l));
+  const int64_t reach = int64_t{options_.kv_blocks} * options_.block_tokens;
+  std::vector<float> rope;
+  if (config_.rope)
+    rope = rope_table(config_, static_cast<int>(std::min<int64_t>(config_.max_positions, reach)));
+
+  size_t floats = 0;
+  const auto take = [&](size_t rows, int columns) {
+    const size_t begin = floats;
+    floats += (rows * static_cast<size_t>(columns) + 15) / 16 * 16;
+    return begin;
+  };
+  const size_t rows = static_cast<size_t>(options_.max_rows);
+  const size_t x = take(rows, config_.hidden_size), qkv = take(rows, config_.qkv_width());
+  const size_t attended = take(rows, config_.heads * config_.head_dim), hidden = take(rows, widest);
+  const size_t table = take(rope.size(), 1);
+  const size_t logits = take(static_cast<size_t>(options_.max_logits), config_.vocab_size);
+  FS_ASSIGN(memory_, device.allocate(floats * sizeof(float)));
+  float* base = static_cast<float*>(memory_->data());
+  x_ = base + x;
+  qkv_ = base + qkv;
+  attended_ = base + attended;
+  hidden_ = base + hidden;
+  logits_ = base + logits;
+  if (config_.rope) {
+    device.copy_in(base + table, rope.data(), rope.size() * sizeof(float));
+    rope_table_ = base + table;
+  }
+  positions_.resize(rows);
+  wanted_.resize(rows);
+  return {};
+}
+
+void TransformerDecoder::multiply(const DecodeMatrix& weight, const float* x, const float* norm,
+                                  const float* norm_bias, const float* bias,
+                                  DecodeEpilogue epilogue, float* out, int out_ld) {
+  const DecodeNorm fused{config_.norm, norm, norm_bias, config_.norm_epsilon};
+  ops_->matmul({.weight = &weight,
+                .x = x,
+                .rows = rows_,
+                .x_ld = weight.in(),
+                .gather = {},
+                .norm = norm ? &fused : nullptr,
+                .bias = bias,
+                .epilogue = epilogue,
+                .out = out,
+                .out_ld = out_ld});
+}
+
+void TransformerDecoder::layers(std::span<const int32_t> tokens,
+                                std::span<const Segment> segments) {
+  rows_ = static_cast<int>(tokens.size());
+  FS_CHECK(rows_ > 0 && rows_ <= options_.max_rows);
+  int covered = 0;
+  for (const Segment& s : segments) {
+    FS_CHECK(s.first_row == covered && s.rows > 0 && s.position >= 0);
+    FS_CHECK(s.position + s.rows <= config_.max_positions);
+    FS_CHECK(s.blocks.size() * static_cast<size_t>(options_.block_tokens) >=
+             static_cast<size_t>(s.position + s.rows));
+    for (int i = 0; i < s.rows; ++i) positions_[static_cast<size_t>(covered + i)] = s.position + i;
+    covered += s.rows;
+  }
+  FS_CHECK(covered == rows_);
+  for (int32_t token : tokens) FS_CHECK(token >= 0 && token < config_.vocab_size);
+
+  ops_->embed({.tokens = tokens,
+               .positions = {positions_.data(), tokens.size()},
+               .token_table = weights_.token_table->data(),
+               .type = weights_.token_type,
+               .position_table = weights_.position_table
+                                     ? static_cast<const float*>(weights_.position_table->data())
+                                     : nullptr,
+               .out = x_,
+               .channels = config_.hidden_size});
+  const bool swiglu = config_.mlp == MlpKind::kSwiGlu;
+  const int hidden = config_.hidden_size;
+  for (int l = 0; l < config_.layers; ++l) {
+    const DecoderLayer& w = weights_.layers[static_cast<size_t>(l)];
+    multiply(*w.qkv, x_, w.norm1, w.norm1_bias, w.qkv_bias, DecodeEpilogue::kStore, qkv_,
+             config_.qkv_width());
+    ops_->attention({.shape = {config_.heads, config_.kv_heads, config_.head_dim},
+                     .qkv = qkv_,
+                     .segments = segments,
+                     .cache = cache_.get(),
+                     .layer = l,
+                     .rope_table = rope_table_,
+                     .q_norm = w.q_norm,
+                     .k_norm = w.k_norm,
+                     .epsilon = config_.norm_epsilon,
+                     .window = config_.sliding_window,
+                     .scale = static_cast<float>(1.0 / std::sqrt(double(config_.head_dim))),
+                     .out = attended_});
+    multiply(*w.output, attended_, nullptr, nullptr, w.output_bias, DecodeEpilogue::kAdd, x_,
+             hidden);
+    multiply(*w.up, x_, w.norm2, w.norm2_bias, w.up_bias,
+             swiglu ? DecodeEpilogue::kSwiGlu : DecodeEpilogue::kGelu, hidden_,
+             config_.mlp_width(l));
+    multiply(*w.down, hidden_, nullptr, nullptr, w.down_bias, DecodeEpilogue::kAdd, x_, hidden);
+  }
+}
+
+void TransformerDecoder::logits(std::span<const int32_t> wanted) {
+  const DecodeNorm norm{config_.norm, weights_.final_norm, weights_.final_norm_bias,
+                        config_.norm_epsilon};
+  ops_->matmul({.weight = weights_.head.get(),
+                .x = x_,
+                .rows = static_cast<int>(wanted.size()),
+                .x_ld = config_.hidden_size,
+                .gather = wanted,
+                .norm = &norm,
+                .bias = nullptr,
+                .epilogue = DecodeEpilogue::kStore,
+                .out = logits_,
+                .out_ld = config_.vocab_size});
+}
+
+std::span<const float> TransformerDecoder::step(std::span<const int32_t> tokens,
+                                                std::span<const Segment> segments,
+                                                std::span<const int32_t> wanted) {
+  FS_CHECK(wanted.size() <= static_cast<size_t>(options_.max_logits));
+  layers(tokens, segments);
+  for (int32_t row : wanted) FS_CHECK(row >= 0 && row < rows_);
+  if (!wanted.empty()) logits(wanted);
+  return {logits_, wanted.size() * static_cast<size_t>(config_.vocab_size)};
+}
+
+std::vector<double> TransformerDecoder::score(std::span<const int32_t> tokens,
+                                              std::span<const int32_t> blocks) {
+  if (tokens.size() < 2) return {};
+  const int rows = static_cast<int>(tokens.size()) - 1;
+  std::vector<double> losses(static_cast<size_t>(rows));
+  const int strip = std::min(kScoreRows, options_.max_logits);
+  for (int done = 0; done < rows; done += options_.max_rows) {
+    const int chunk = std::min(options_.max_rows, rows - done);
+    const Segment segment{.first_row = 0, .rows = chunk, .position = done, .blocks = blocks};
+    layers(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(chunk)), {&segment, 1});
+    for (int first = 0; first < chunk; first += strip) {
+      const size_t n = static_cast<size_t>(std::min(strip, chunk - first));
+      const size_t from = static_cast<size_t>(done + first);
+      for (size_t i = 0; i < n; ++i) wanted_[i] = first + static_cast<int>(i);
+      logits({wanted_.data(), n});
+      ops_->cross_entropy(logits_, static_cast<int>(n), config_.vocab_size, config_.vocab_size,
+                          tokens.subspan(from + 1, n), losses.data() + from);
+    }
+  }
+  return losses;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Decoder>> Decoder::load(Device& device, const ModelBundle& bundle,
+                                               const DecoderOptions& options,
+                                               const std::function<void(double)>& progress) {
+  return TransformerDecoder::make(device, bundle, options, progress);
+}
+
+}  // namespace fastserve

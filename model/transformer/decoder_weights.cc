@@ -1,0 +1,238 @@
+#include "model/transformer/decoder_weights.h"
+
+#include <algorithm>
+#include <string>
+
+#include "model/huggingface.h"
+
+namespace fastserve {
+namespace {
+
+constexpr const char* kSeparateHead = "lm_head.weight";
+
+/// Reads a bundle's parameters and hands them to the device.
+class Loader {
+ public:
+  Loader(Device& device, DecodeOps& ops, const ModelBundle& bundle, const ParameterLayout& layout,
+         std::map<std::string, WeightFormat> formats, WeightFormat float_format)
+      : device_(device),
+        ops_(ops),
+        source_(*bundle.tensors),
+        layout_(layout),
+        formats_(std::move(formats)),
+        float_format_(float_format) {}
+
+  Result<std::unique_ptr<DecodeMatrix>> matrix(const Block& block, bool swiglu);
+  Result<std::unique_ptr<DecodeMatrix>> head(const ModelConfig& config);
+  /// The rows as they are stored; quantised ones become half precision.
+  Status token_table(DecoderWeights& weights);
+  Status position_table(DecoderWeights& weights);
+  /// Copies a vector behind those before it in weights.vectors.
+  Result<const float*> vector(DecoderWeights& weights, const Block& block);
+
+  static size_t vector_floats(const ModelConfig& config, const ParameterLayout& layout);
+
+ private:
+  std::span<const Parameter> parts(const Block& block) const;
+  Result<WeightFormat> common_format(std::span<const Parameter> parts) const;
+  Result<std::unique_ptr<DecodeMatrix>> quantised(std::span<const Parameter> parts, int in,
+                                                  WeightFormat format, bool swiglu);
+
+  Device& device_;
+  DecodeOps& ops_;
+  const TensorSource& source_;
+  const ParameterLayout& layout_;
+  const std::map<std::string, WeightFormat> formats_;
+  const WeightFormat float_format_;
+  std::vector<float> floats_;
+  size_t vectors_used_ = 0;
+};
+
+std::span<const Parameter> Loader::parts(const Block& block) const {
+  const auto& all = layout_.parameters();
+  const auto from = std::lower_bound(all.begin(), all.end(), block.offset,
+                                     [](const Parameter& p, size_t at) { return p.offset < at; });
+  auto to = from;
+  while (to != all.end() && to->offset < block.offset + block.size()) ++to;
+  return {from, to};
+}
+
+Result<WeightFormat> Loader::common_format(std::span<const Parameter> parts) const {
+  const auto format = [&](const Parameter& p) {
+    const auto found = formats_.find(p.name);
+    return found == formats_.end() ? float_format_ : found->second;
+  };
+  for (const Parameter& p : parts)
+    if (format(p) != format(parts.front()))
+      return Error{ErrorCode::kUnsupported,
+                   "\"" + p.name + "\" is " + weight_format_name(format(p)) + " and \"" +
+                       parts.front().name + "\" is " + weight_format_name(format(parts.front())) +
+                       ", but they are multiplied as one matrix",
+                   source_.where(), "compress both in the same format"};
+  return format(parts.front());
+}
+
+Result<std::unique_ptr<DecodeMatrix>> Loader::quantised(std::span<const Parameter> parts, int in,
+                                                        WeightFormat format, bool swiglu) {
+  std::vector<QuantisedMatrix> matrices;
+  for (const Parameter& p : parts) {
+    FS_ASSIGN(QuantisedMatrix m, read_quantised(source_, p.name, format));
+    if (m.rows != p.rows || m.cols != p.cols)
+      return Error{ErrorCode::kCorrupt,
+                   "\"" + p.name + "\" is [" + std::to_string(m.rows) + ", " +
+                       std::to_string(m.cols) + "], but config.json asks for [" +
+                       std::to_string(p.rows) + ", " + std::to_string(p.cols) + "]",
+                   source_.where(), "compress the model again"};
+    matrices.push_back(std::move(m));
+  }
+  std::vector<DecodeMatrixSource::Part> sources;
+  for (const QuantisedMatrix& m : matrices) sources.push_back({{}, &m, m.rows});
+  return ops_.make_matrix({sources, in, format, swiglu});
+}
+
+Result<std::unique_ptr<DecodeMatrix>> Loader::matrix(const Block& block, bool swiglu) {
+  const std::span<const Parameter> members = parts(block);
+  FS_ASSIGN(const WeightFormat format, common_format(members));
+  if (is_quantised(format)) return quantised(members, block.cols, format, swiglu);
+  floats_.resize(block.size());
+  std::vector<DecodeMatrixSource::Part> sources;
+  for (const Parameter& p : members) {
+    const std::span<float> to(floats_.data() + (p.offset - block.offset), p.size());
+    FS_ASSIGN(const TensorView view, find_parameter(p, source_));
+    read_parameter(p, view, to);
+    sources.push_back({to, nullptr, p.rows});
+  }
+  return ops_.make_matrix({sources, block.cols, format, swiglu});
+}
+
+Result<std::unique_ptr<DecodeMatrix>> Loader::head(const ModelConfig& config) {
+  if (const auto own = formats_.find(kSeparateHead);
+      own != formats_.end() && config.tied_embeddings) {
+    Parameter p;
+    p.name = kSeparateHead;
+    p.rows = config.vocab_size;
+    p.cols = config.hidden_size;
+    return quantised({&p, 1}, p.cols, own->second, false);
+  }
+  return matrix(layout_.head(), false);
+}
+
+Status Loader::token_table(DecoderWeights& weights) {
+  const Parameter& p = parts(layout_.token_embedding()).front();
+  if (const auto found = formats_.find(p.name); found != formats_.end()) {
+    FS_ASSIGN(const QuantisedMatrix m, read_quantised(source_, p.name, found->second));
+    FS_ASSIGN(weights.token_table, device_.allocate(p.size() * sizeof(Float16)));
+    weights.token_type = DType::kF16;
+    const size_t cols = static_cast<size_t>(p.cols);
+    std::vector<float> row(cols);
+    std::vector<Float16> halves(cols);
+    for (int r = 0; r < p.rows; ++r) {
+      m.dequantise_row(r, row);
+      std::transform(row.begin(), row.end(), halves.begin(), to_float16);
+      device_.copy_in(
+          static_cast<Float16*>(weights.token_table->data()) + static_cast<size_t>(r) * cols,
+          halves.data(), cols * sizeof(Float16));
+    }
+    return {};
+  }
+  FS_ASSIGN(const TensorView view, find_parameter(p, source_));
+  weights.token_type = view.dtype;
+  FS_ASSIGN(weights.token_table, device_.allocate(view.bytes.size()));
+  device_.copy_in(weights.token_table->data(), view.bytes.data(), view.bytes.size());
+  return {};
+}
+
+Status Loader::position_table(DecoderWeights& weights) {
+  const Block& block = layout_.position_embedding();
+  if (block.empty()) return {};
+  const Parameter& p = parts(block).front();
+  FS_ASSIGN(const TensorView view, find_parameter(p, source_));
+  floats_.resize(p.size());
+  read_parameter(p, view, floats_);
+  FS_ASSIGN(weights.position_table, device_.allocate(p.size() * sizeof(float)));
+  device_.copy_in(weights.position_table->data(), floats_.data(), p.size() * sizeof(float));
+  return {};
+}
+
+size_t padded(const Block& block) { return (block.size() + 15) / 16 * 16; }
+
+size_t Loader::vector_floats(const ModelConfig& config, const ParameterLayout& layout) {
+  size_t floats = padded(layout.final_norm()) + padded(layout.final_norm_bias());
+  for (int l = 0; l < config.layers; ++l) {
+    const LayerBlocks& b = layout.layer(l);
+    for (const Block* v : {&b.norm1, &b.norm1_bias, &b.qkv_bias, &b.q_norm, &b.k_norm,
+                           &b.output_bias, &b.norm2, &b.norm2_bias, &b.up_bias, &b.down_bias})
+      floats += padded(*v);
+  }
+  return floats;
+}
+
+Result<const float*> Loader::vector(DecoderWeights& weights, const Block& block) {
+  if (block.empty()) return static_cast<const float*>(nullptr);
+  std::vector<float> values(block.size());
+  for (const Parameter& p : parts(block)) {
+    FS_ASSIGN(const TensorView view, find_parameter(p, source_));
+    read_parameter(p, view, {values.data() + (p.offset - block.offset), p.size()});
+  }
+  float* to = static_cast<float*>(weights.vectors->data()) + vectors_used_;
+  device_.copy_in(to, values.data(), values.size() * sizeof(float));
+  vectors_used_ += padded(block);
+  return static_cast<const float*>(to);
+}
+
+Result<DecoderLayer> load_layer(Loader& loader, DecoderWeights& weights, const LayerBlocks& blocks,
+                                bool swiglu) {
+  DecoderLayer layer;
+  FS_ASSIGN(layer.norm1, loader.vector(weights, blocks.norm1));
+  FS_ASSIGN(layer.norm1_bias, loader.vector(weights, blocks.norm1_bias));
+  FS_ASSIGN(layer.qkv, loader.matrix(blocks.qkv, false));
+  FS_ASSIGN(layer.qkv_bias, loader.vector(weights, blocks.qkv_bias));
+  FS_ASSIGN(layer.q_norm, loader.vector(weights, blocks.q_norm));
+  FS_ASSIGN(layer.k_norm, loader.vector(weights, blocks.k_norm));
+  FS_ASSIGN(layer.output, loader.matrix(blocks.output, false));
+  FS_ASSIGN(layer.output_bias, loader.vector(weights, blocks.output_bias));
+  FS_ASSIGN(layer.norm2, loader.vector(weights, blocks.norm2));
+  FS_ASSIGN(layer.norm2_bias, loader.vector(weights, blocks.norm2_bias));
+  FS_ASSIGN(layer.up, loader.matrix(blocks.up, swiglu));
+  FS_ASSIGN(layer.up_bias, loader.vector(weights, blocks.up_bias));
+  FS_ASSIGN(layer.down, loader.matrix(blocks.down, false));
+  FS_ASSIGN(layer.down_bias, loader.vector(weights, blocks.down_bias));
+  return layer;
+}
+
+}  // namespace
+
+Result<DecoderWeights> DecoderWeights::load(Device& device, DecodeOps& ops,
+                                            const ModelBundle& bundle, const ModelConfig& config,
+                                            WeightFormat float_format,
+                                            const std::function<void(double)>& progress) {
+  const ParameterLayout layout(config);
+  FS_ASSIGN(auto formats, bundle_weight_formats(bundle));
+  Loader loader(device, ops, bundle, layout, std::move(formats), float_format);
+  DecoderWeights weights;
+  const double total = static_cast<double>(layout.elements());
+  const auto report = [&](size_t elements_done) {
+    if (progress) progress(std::min(1.0, static_cast<double>(elements_done) / total));
+  };
+  const size_t vector_bytes = Loader::vector_floats(config, layout) * sizeof(float);
+  FS_ASSIGN(weights.vectors, device.allocate(vector_bytes));
+  FS_TRY(loader.token_table(weights));
+  FS_TRY(loader.position_table(weights));
+  for (int l = 0; l < config.layers; ++l) {
+    const LayerBlocks& blocks = layout.layer(l);
+    FS_ASSIGN(DecoderLayer layer,
+              load_layer(loader, weights, blocks, config.mlp == MlpKind::kSwiGlu));
+    for (const auto* m : {&layer.qkv, &layer.output, &layer.up, &layer.down})
+      weights.bytes_per_token += (*m)->bytes();
+    weights.layers.push_back(std::move(layer));
+    report(blocks.down.offset + blocks.down.size());
+  }
+  FS_ASSIGN(weights.final_norm, loader.vector(weights, layout.final_norm()));
+  FS_ASSIGN(weights.final_norm_bias, loader.vector(weights, layout.final_norm_bias()));
+  FS_ASSIGN(weights.head, loader.head(config));
+  weights.bytes_per_token += weights.head->bytes() + vector_bytes;
+  report(layout.elements());
+  return weights;
+}
+
+}  // namespace fastserve

@@ -1,0 +1,123 @@
+#include <algorithm>
+
+#include "model/transformer/train_pass.h"
+
+namespace fastserve {
+
+void TransformerPass::backward(const TrainWeights& weights, float* grad) {
+  zero_gradients(grad);
+  classifier_backward(weights, grad);
+  norm_backward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output,
+                plan_.output_stats, /*accumulate=*/false, config_.layers == 0, grad);
+  for (int l = config_.layers - 1; l >= 0; --l) {
+    mlp_backward(weights, l, grad);
+    attention_backward(weights, l, grad);
+  }
+  // After the head's gradient was written: a tied table adds to it.
+  ops_.embed_backward({.tokens = tokens_,
+                       .positions = {positions_.data(), tokens_.size()},
+                       .dx = at<float>(plan_.dresidual),
+                       .dtoken_table = at(grad, layout_.token_embedding()),
+                       .dposition_table = at(grad, layout_.position_embedding()),
+                       .channels = config_.hidden_size});
+}
+
+void TransformerPass::zero_gradients(float* grad) {
+  for (const Zeroed& range : zeroed_)
+    for (size_t done = 0; done < range.size; done += zeros_.size())
+      device_.copy_in(grad + range.offset + done, zeros_.data(),
+                      std::min(zeros_.size(), range.size - done) * sizeof(float));
+}
+
+void TransformerPass::weight_gradient(const Block& weight, const Block& bias, size_t dy, int dy_ld,
+                                      size_t x, float* grad) {
+  ops_.matmul_backward_weight({.dy = at(dy),
+                               .x = at(x),
+                               .rows = rows_,
+                               .out = weight.rows,
+                               .in = weight.cols,
+                               .dy_ld = dy_ld,
+                               .x_ld = weight.cols,
+                               .dweight = at(grad, weight),
+                               .dbias = at(grad, bias),
+                               .accumulate = false});
+}
+
+void TransformerPass::input_gradient(const TrainWeights& weights, const Block& weight, size_t dy,
+                                     int dy_ld, InputGradEpilogue epilogue, size_t dx) {
+  ops_.matmul_backward_input({.weight = &weights.matrix(weight),
+                              .dy = at(dy),
+                              .rows = rows_,
+                              .dy_ld = dy_ld,
+                              .epilogue = epilogue,
+                              .dx = at(dx),
+                              .dx_ld = weight.cols});
+}
+
+void TransformerPass::norm_backward(const TrainWeights& weights, const Block& weight,
+                                    const Block& bias, size_t in, size_t stats, bool accumulate,
+                                    bool last, float* grad) {
+  ops_.norm_backward({.kind = config_.norm,
+                      .dy = at<float>(plan_.dnormed),
+                      .x = at<float>(in),
+                      .weight = weights.at(weight),
+                      .stats = at<float>(stats),
+                      .rows = rows_,
+                      .channels = config_.hidden_size,
+                      .dx = at<float>(plan_.dresidual),
+                      .accumulate = accumulate,
+                      .dx_compute = last ? nullptr : at(plan_.dresidual_compute),
+                      .dweight = at(grad, weight),
+                      .dbias = at(grad, bias)});
+}
+
+void TransformerPass::classifier_backward(const TrainWeights& weights, float* grad) {
+  const Block none;
+  input_gradient(weights, layout_.head(), plan_.dlogits, plan_.classifier_ld,
+                 InputGradEpilogue::kStoreFloat, plan_.dnormed);
+  weight_gradient(layout_.head(), none, plan_.dlogits, plan_.classifier_ld, plan_.normed, grad);
+}
+
+void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float* grad) {
+  const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
+  const LayerBlocks& b = layout_.layer(layer);
+  const int hidden = config_.hidden_size;
+  weight_gradient(b.down, b.down_bias, plan_.dresidual_compute, hidden, a.gated, grad);
+  ops_.matmul_backward_input({.weight = &weights.matrix(b.down),
+                              .dy = at(plan_.dresidual_compute),
+                              .rows = rows_,
+                              .dy_ld = hidden,
+                              .epilogue = InputGradEpilogue::kTimesSlope,
+                              .dx = at(plan_.dhidden),
+                              .dx_ld = b.up.rows,
+                              .slope = at(a.slope),
+                              .slope_parts = config_.mlp == MlpKind::kSwiGlu ? 2 : 1});
+  weight_gradient(b.up, b.up_bias, plan_.dhidden, b.up.rows, a.normed2, grad);
+  input_gradient(weights, b.up, plan_.dhidden, b.up.rows, InputGradEpilogue::kStoreFloat,
+                 plan_.dnormed);
+  norm_backward(weights, b.norm2, b.norm2_bias, a.middle, a.stats2, /*accumulate=*/true,
+                /*last=*/false, grad);
+}
+
+void TransformerPass::attention_backward(const TrainWeights& weights, int layer, float* grad) {
+  const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
+  const LayerBlocks& b = layout_.layer(layer);
+  const int hidden = config_.hidden_size, width = config_.qkv_width();
+  weight_gradient(b.output, b.output_bias, plan_.dresidual_compute, hidden, a.attended, grad);
+  input_gradient(weights, b.output, plan_.dresidual_compute, hidden, InputGradEpilogue::kStore,
+                 plan_.dattended);
+  ops_.attention_backward({.forward = attention(layer, /*train=*/true),
+                           .dout = at(plan_.dattended),
+                           .dqkv = at(plan_.dqkv)});
+  if (rotates())
+    ops_.rotary_backward({.forward = rotary(weights, layer),
+                          .dqkv = at(plan_.dqkv),
+                          .dq_norm = at(grad, b.q_norm),
+                          .dk_norm = at(grad, b.k_norm)});
+  weight_gradient(b.qkv, b.qkv_bias, plan_.dqkv, width, a.normed1, grad);
+  input_gradient(weights, b.qkv, plan_.dqkv, width, InputGradEpilogue::kStoreFloat, plan_.dnormed);
+  norm_backward(weights, b.norm1, b.norm1_bias, a.input, a.stats1, /*accumulate=*/true,
+                /*last=*/layer == 0, grad);
+}
+
+}  // namespace fastserve
