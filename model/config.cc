@@ -31,7 +31,8 @@ class Reader {
   bool has(const char* key) const { return json_.find_set(key) != nullptr; }
   bool failed() const { return error_.has_value(); }
   Error take_error() { return std::move(*error_); }
-  void fail(ErrorCode code, std::string what, std::string hint = "") {
+  void fail(ErrorCode code, std::string what,
+            std::string hint = "correct it, or take the model's own config.json") {
     if (!error_) error_ = Error{code, std::move(what), where_, std::move(hint)};
   }
   void unsupported(std::string what) {
