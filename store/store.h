@@ -16,31 +16,32 @@
 
 namespace fastserve {
 
-/// "name@version". Names: [a-z0-9][a-z0-9._-]{0,63}, case kept. Version 0: where the name points now.
+/// "name@version". Names: [A-Za-z0-9][A-Za-z0-9._-]{0,63}, case kept; a tag is a name that is not
+/// all digits. Version 0: where the name points now.
 struct ModelRef {
   std::string name;
   uint64_t version = 0;
   std::string text() const;  ///< "name@3", or "name" for version 0
   /// "name", "name@3" or "name@tag" (the tag is resolved by the store). kInvalidArgument otherwise.
   static Result<ModelRef> parse(std::string_view text);
-  std::string tag;  ///< set when the text named a tag
+  std::string tag = {};  ///< set when the text named a tag
   bool operator==(const ModelRef&) const = default;
 };
 
 /// Where a version came from.
 struct Lineage {
-  std::string made_by;                 ///< "train", "compress", "import"
-  std::string parent;                  ///< "name@version" it was fine-tuned or compressed from; may be empty
-  Json details;                        ///< settings and measurements of the job, for people and tools
+  std::string made_by;  ///< "train", "compress", "import"
+  std::string parent;   ///< "name@version" it was fine-tuned or compressed from; may be empty
+  Json details;         ///< settings and measurements of the job, for people and tools
 };
 
 struct ModelInfo {
   ModelRef ref;
   int64_t created_unix = 0;
-  uint64_t bytes = 0;          ///< of tensors and documents
-  uint64_t unique_bytes = 0;   ///< that no other version shares
+  uint64_t bytes = 0;         ///< of tensors and documents
+  uint64_t unique_bytes = 0;  ///< that no other version shares
   std::vector<std::string> tags;
-  bool current = false;        ///< the name points here
+  bool current = false;  ///< the name points here
   Lineage lineage;
   std::string architecture, weight_format;
   int64_t parameters = 0;
@@ -53,7 +54,8 @@ struct StoredModel {
   Lineage lineage;
 };
 
-/// RocksDB catalogue (names, versions, manifests, references) beside content-addressed extent files.
+/// RocksDB catalogue (names, versions, manifests, references) beside content-addressed extent
+/// files.
 ///
 /// Layout of the root: catalogue/ (RocksDB), extents/ (64-256 MiB content-addressed files),
 /// tmp/, lock, format (the version of this layout).
@@ -66,7 +68,8 @@ class Store {
   struct Options {
     const Clock* clock = nullptr;  ///< null: the system's
   };
-  /// Creates the directory when absent. Cleans what a crash left. kCorrupt when the catalogue is damaged.
+  /// Creates the directory when absent. Cleans what a crash left. kCorrupt when the catalogue is
+  /// damaged.
   static Result<std::unique_ptr<Store>> open(const Path& root, const Options& options);
   static Result<std::unique_ptr<Store>> open(const Path& root) { return open(root, Options{}); }
   virtual ~Store() = default;
@@ -79,7 +82,8 @@ class Store {
   /// Writes a new version (the name's highest + 1) and returns its ref. Checks free space first.
   virtual Result<ModelRef> publish(const std::string& name, const ModelBundle& bundle,
                                    const Lineage& lineage, const PublishOptions& options) = 0;
-  Result<ModelRef> publish(const std::string& name, const ModelBundle& bundle, const Lineage& lineage) {
+  Result<ModelRef> publish(const std::string& name, const ModelBundle& bundle,
+                           const Lineage& lineage) {
     return publish(name, bundle, lineage, PublishOptions{});
   }
 

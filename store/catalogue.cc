@@ -1,0 +1,150 @@
+#include "store/catalogue.h"
+
+#include <fmt/format.h>
+#include <rocksdb/db.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include <charconv>
+#include <mutex>
+
+namespace fastserve {
+namespace {
+
+constexpr const char* kGroupsKey = "groups";  // how many groups the catalogue has taken
+
+rocksdb::Options database_options(rocksdb::WALRecoveryMode recovery) {
+  rocksdb::Options options;
+  options.create_if_missing = true;
+  options.compression = rocksdb::kNoCompression;
+  options.write_buffer_size = 4 << 20;
+  options.max_background_jobs = 2;
+  options.max_open_files = 64;
+  options.wal_recovery_mode = recovery;
+  options.avoid_flush_during_recovery = true;  // opening writes nothing that it need not
+  options.skip_stats_update_on_db_open = true;
+  options.max_manifest_file_size = 1 << 20;
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.info_log_level = rocksdb::WARN_LEVEL;
+  options.keep_log_file_num = 2;
+  options.max_log_file_size = 256 << 10;
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(4 << 20);
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return options;
+}
+
+Error from_rocksdb(const rocksdb::Status& status, std::string_view what, const Path& path) {
+  Error error{ErrorCode::kIo, fmt::format("{}: {}", what, status.ToString()), path.string(), ""};
+  if (status.IsCorruption()) {
+    error.code = ErrorCode::kCorrupt;
+    error.hint = "the catalogue is damaged: restore this folder from a backup";
+  } else if (status.IsNoSpace()) {
+    error.code = ErrorCode::kResourceExhausted;
+    error.hint = "free some space or choose another disk";
+  }
+  return error;
+}
+
+uint64_t parse_count(std::string_view text) {
+  uint64_t count = 0;
+  std::from_chars(text.data(), text.data() + text.size(), count);
+  return count;
+}
+
+class RocksCatalogue final : public Catalogue {
+ public:
+  RocksCatalogue(Path root, std::unique_ptr<rocksdb::DB> database)
+      : root_(std::move(root)), database_(std::move(database)) {}
+
+  ~RocksCatalogue() override { database_->Close(); }
+
+  /// Reads the group counter and compares it with what was acknowledged.
+  Status recover() {
+    FS_ASSIGN(const std::optional<std::string> groups, get(kGroupsKey));
+    groups_ = groups ? parse_count(*groups) : 0;
+    const Result<std::string> acknowledged = read_file(root_ / "acknowledged", 64);
+    if (!acknowledged.ok() && acknowledged.error().code != ErrorCode::kNotFound)
+      return acknowledged.error();
+    const uint64_t promised = acknowledged.ok() ? parse_count(*acknowledged) : 0;
+    if (groups_ >= promised) return {};
+    return Error{ErrorCode::kCorrupt,
+                 fmt::format("{} of {} acknowledged changes are missing from the catalogue's log",
+                             promised - groups_, promised),
+                 (root_ / "catalogue").string(),
+                 "restore this folder from a backup; to accept the loss, delete the file "
+                 "'acknowledged' beside it"};
+  }
+
+  Result<std::optional<std::string>> get(const std::string& key) const override {
+    std::string value;
+    const rocksdb::Status status = database_->Get({}, key, &value);
+    if (status.IsNotFound()) return std::optional<std::string>();
+    if (!status.ok()) return from_rocksdb(status, "cannot read record " + key, root_);
+    return std::optional<std::string>(std::move(value));
+  }
+
+  Result<std::vector<std::pair<std::string, std::string>>> scan(
+      const std::string& prefix) const override {
+    std::vector<std::pair<std::string, std::string>> records;
+    const std::unique_ptr<rocksdb::Iterator> at(database_->NewIterator({}));
+    for (at->Seek(prefix); at->Valid() && at->key().starts_with(prefix); at->Next())
+      records.emplace_back(at->key().ToString(), at->value().ToString());
+    if (!at->status().ok()) return from_rocksdb(at->status(), "cannot read " + prefix, root_);
+    return records;
+  }
+
+  Status commit(const Changes& changes) override {
+    const std::lock_guard lock(commit_);
+    rocksdb::WriteBatch batch;
+    for (const auto& [key, value] : changes) {
+      const rocksdb::Status added = value ? batch.Put(key, *value) : batch.Delete(key);
+      if (!added.ok()) return from_rocksdb(added, "cannot prepare record " + key, root_);
+    }
+    const std::string number = std::to_string(groups_ + 1);
+    const rocksdb::Status counted = batch.Put(kGroupsKey, number);
+    if (!counted.ok()) return from_rocksdb(counted, "cannot prepare the group", root_);
+    rocksdb::WriteOptions synced;
+    synced.sync = true;
+    const rocksdb::Status written = database_->Write(synced, &batch);
+    if (!written.ok()) {
+      // RocksDB refuses writes after a failed one until told to go on.
+      database_->Resume().PermitUncheckedError();
+      return from_rocksdb(written, "cannot write to the catalogue", root_);
+    }
+    groups_++;
+    // The group is durable. A failure to note so only weakens what recover() can detect.
+    (void)write_file_atomically(root_ / "acknowledged", number).ok();
+    return {};
+  }
+
+ private:
+  Path root_;
+  std::unique_ptr<rocksdb::DB> database_;
+  std::mutex commit_;
+  uint64_t groups_ = 0;  // guarded by commit_
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Catalogue>> Catalogue::open(const Path& root) {
+  const Path folder = root / "catalogue";
+  rocksdb::DB* database = nullptr;
+  rocksdb::Status status = rocksdb::DB::Open(
+      database_options(rocksdb::WALRecoveryMode::kAbsoluteConsistency), folder, &database);
+  if (status.IsCorruption()) {
+    // A crash may have torn the last record of the log. That is fine when the record was never
+    // acknowledged, which recover() checks; any other damage fails again here.
+    status =
+        rocksdb::DB::Open(database_options(rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords),
+                          folder, &database);
+  }
+  if (!status.ok()) return from_rocksdb(status, "cannot open the catalogue", folder);
+  auto catalogue = std::make_unique<RocksCatalogue>(root, std::unique_ptr<rocksdb::DB>(database));
+  FS_TRY(catalogue->recover());
+  return std::unique_ptr<Catalogue>(std::move(catalogue));
+}
+
+}  // namespace fastserve

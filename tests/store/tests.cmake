@@ -1,0 +1,3 @@
+fastserve_test(store
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/store_test.cc ${CMAKE_CURRENT_LIST_DIR}/store_crash_test.cc
+  USES store)
