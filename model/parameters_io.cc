@@ -31,29 +31,30 @@ bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
 }
 
-/// Fills [rows, cols] from a tensor stored as [cols, rows]. Strips of the source are converted
-/// whole and then turned in tiles, so that both sides move full cache lines.
-void read_transposed(const TensorView& view, int rows, int cols, float* out) {
-  constexpr int kStrip = 16;
-  std::vector<float> strip(static_cast<size_t>(kStrip) * static_cast<size_t>(rows));
-  for (int first = 0; first < cols; first += kStrip) {
-    const int depth = std::min(kStrip, cols - first);
-    view.read_floats(int64_t{first} * rows, std::span(strip).first(static_cast<size_t>(depth) *
-                                                                   static_cast<size_t>(rows)));
-    for (int row = 0; row < rows; row++)
-      for (int k = 0; k < depth; k++)
-        out[static_cast<size_t>(row) * static_cast<size_t>(cols) + static_cast<size_t>(first + k)] =
-            strip[static_cast<size_t>(k) * static_cast<size_t>(rows) + static_cast<size_t>(row)];
-  }
+/// out [cols, rows] = the transpose of in [rows, cols], in tiles, so that both sides move whole
+/// cache lines. `out_ld` is the length of a row of `out`.
+void transpose(const float* in, size_t rows, size_t cols, float* out, size_t out_ld) {
+  constexpr size_t kTile = 16;
+  float tile[kTile][kTile];
+  for (size_t col = 0; col < cols; col += kTile)
+    for (size_t row = 0; row < rows; row += kTile) {
+      const size_t height = std::min(kTile, rows - row), width = std::min(kTile, cols - col);
+      for (size_t r = 0; r < height; r++)
+        for (size_t c = 0; c < width; c++) tile[c][r] = in[(row + r) * cols + col + c];
+      for (size_t c = 0; c < width; c++)
+        std::copy_n(tile[c], height, out + (col + c) * out_ld + row);
+    }
 }
 
-std::vector<float> transposed(const float* in, int rows, int cols) {
-  std::vector<float> out(static_cast<size_t>(rows) * static_cast<size_t>(cols));
-  for (int row = 0; row < rows; row++)
-    for (int col = 0; col < cols; col++)
-      out[static_cast<size_t>(col) * static_cast<size_t>(rows) + static_cast<size_t>(row)] =
-          in[static_cast<size_t>(row) * static_cast<size_t>(cols) + static_cast<size_t>(col)];
-  return out;
+/// Fills [rows, cols] from a tensor stored as [cols, rows], a strip of it at a time.
+void read_transposed(const TensorView& view, size_t rows, size_t cols, float* out) {
+  constexpr size_t kStrip = 64;
+  std::vector<float> strip(kStrip * rows);
+  for (size_t first = 0; first < cols; first += kStrip) {
+    const size_t depth = std::min(kStrip, cols - first);
+    view.read_floats(static_cast<int64_t>(first * rows), std::span(strip).first(depth * rows));
+    transpose(strip.data(), depth, rows, out + first, cols);
+  }
 }
 
 }  // namespace
@@ -81,7 +82,8 @@ Result<TensorView> find_parameter(const Parameter& parameter, const TensorSource
 void read_parameter(const Parameter& parameter, const TensorView& view, std::span<float> out) {
   FS_CHECK(out.size() == parameter.size() && view.shape == parameter.shape);
   if (parameter.transposed)
-    read_transposed(view, parameter.rows, parameter.cols, out.data());
+    read_transposed(view, static_cast<size_t>(parameter.rows), static_cast<size_t>(parameter.cols),
+                    out.data());
   else
     view.read_floats(0, out);
 }
@@ -106,13 +108,14 @@ TensorMap save_parameters(const ParameterLayout& layout, std::span<const float> 
   TensorMap tensors;
   for (const Parameter& parameter : layout.parameters()) {
     const std::span<const float> values = flat.subspan(parameter.offset, parameter.size());
-    if (parameter.transposed)
-      tensors.add(
-          parameter.name,
-          Tensor::from_floats(parameter.shape,
-                              transposed(values.data(), parameter.rows, parameter.cols), dtype));
-    else
+    if (!parameter.transposed) {
       tensors.add(parameter.name, Tensor::from_floats(parameter.shape, values, dtype));
+      continue;
+    }
+    const size_t rows = static_cast<size_t>(parameter.rows), cols = parameter.size() / rows;
+    std::vector<float> turned(parameter.size());
+    transpose(values.data(), rows, cols, turned.data(), rows);
+    tensors.add(parameter.name, Tensor::from_floats(parameter.shape, turned, dtype));
   }
   return tensors;
 }

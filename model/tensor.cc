@@ -43,19 +43,21 @@ void convert_bfloat16(const std::byte* bytes, float* out, size_t n) {
   }
 }
 
-// to_float(Float16) without branches, so that the loop vectorises on any ISA.
+// to_float(Float16) without branches and in signed integers, so that the loop vectorises on any
+// ISA.
 void convert_float16(const std::byte* bytes, float* out, size_t n) {
   for (size_t i = 0; i < n; i++) {
     uint16_t bits;
     std::memcpy(&bits, bytes + 2 * i, 2);
-    const uint32_t sign = (uint32_t{bits} & 0x8000u) << 16, rest = bits & 0x7fffu;
-    const uint32_t shifted = rest << 13;
-    const uint32_t special =
-        rest >= 0x7c00u ? 112u << 23 : 0u;  // Inf, NaN keep an all-ones exponent
-    const uint32_t normal = shifted + (112u << 23) + special;
-    const uint32_t subnormal =
-        std::bit_cast<uint32_t>(std::bit_cast<float>(shifted + (113u << 23)) - 0x1.0p-14f);
-    out[i] = std::bit_cast<float>(sign | (rest < 0x400u ? subnormal : normal));
+    const int32_t rest = bits & 0x7fff;
+    const int32_t shifted = rest << 13;
+    const int32_t special = rest >= 0x7c00 ? 112 << 23 : 0;  // Inf, NaN keep an all-ones exponent
+    const int32_t normal = shifted + (112 << 23) + special;
+    const float subnormal = std::bit_cast<float>(shifted + (113 << 23)) - 0x1.0p-14f;
+    const int32_t small =
+        -static_cast<int32_t>(rest < 0x400);  // all ones or zero: a select by mask
+    const int32_t magnitude = (std::bit_cast<int32_t>(subnormal) & small) | (normal & ~small);
+    out[i] = std::bit_cast<float>(magnitude | static_cast<int32_t>(uint32_t{bits} >> 15 << 31));
   }
 }
 
