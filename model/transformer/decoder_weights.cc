@@ -76,7 +76,7 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::quantised(std::span<const Paramete
                                                         WeightFormat format, bool swiglu) {
   std::vector<QuantisedMatrix> matrices;
   for (const Parameter& p : parts) {
-    FS_ASSIGN(QuantisedMatrix m, read_quantised(source_, p.name, format));
+    FS_ASSIGN(QuantisedMatrix m, read_quantised(source_, p.name, format, p.cols));
     if (m.rows != p.rows || m.cols != p.cols)
       return Error{ErrorCode::kCorrupt,
                    "\"" + p.name + "\" is [" + std::to_string(m.rows) + ", " +
@@ -120,7 +120,7 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::head(const ModelConfig& config) {
 Status Loader::token_table(DecoderWeights& weights) {
   const Parameter& p = parts(layout_.token_embedding()).front();
   if (const auto found = formats_.find(p.name); found != formats_.end()) {
-    FS_ASSIGN(const QuantisedMatrix m, read_quantised(source_, p.name, found->second));
+    FS_ASSIGN(const QuantisedMatrix m, read_quantised(source_, p.name, found->second, p.cols));
     FS_ASSIGN(weights.token_table, device_.allocate(p.size() * sizeof(Float16)));
     weights.token_type = DType::kF16;
     const size_t cols = static_cast<size_t>(p.cols);
