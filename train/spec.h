@@ -13,25 +13,26 @@
 
 namespace fastserve {
 
-/// The settings that decide the finished weights' bits (with the data, the seed and the numerics id).
+/// The settings that decide the finished weights' bits (with the data, the seed and the numerics
+/// id).
 struct TrainSpec {
   ModelConfig model;
-  int block = 64;            ///< tokens of a sequence
-  int batch = 12;            ///< sequences of a microbatch group that makes one step ...
-  int accumulation = 1;      ///< ... times this many: sequences per step = batch * accumulation
-  int microbatches = 0;      ///< microbatches a step is cut into; 0: chosen from the shapes alone
+  int block = 64;        ///< tokens of a sequence
+  int batch = 12;        ///< sequences of a microbatch group that makes one step ...
+  int accumulation = 1;  ///< ... times this many: sequences per step = batch * accumulation
+  int microbatches = 0;  ///< microbatches a step is cut into; 0: chosen from the shapes alone
   Precision precision = Precision::kBFloat16;
-  int64_t steps = 0;         ///< optimiser steps; 0: from epochs
+  int64_t steps = 0;  ///< optimiser steps; 0: from epochs
   double epochs = 1.0;
   double learning_rate = 1e-3, min_learning_rate = 1e-4;
   int64_t warmup_steps = 100;
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
-  double clip_norm = 1.0;    ///< 0: no clipping
+  double clip_norm = 1.0;  ///< 0: no clipping
   uint64_t seed = 1337;
   double validation_fraction = 0.1;
-  int64_t evaluate_every = 250;    ///< steps; 0: only at the end
-  int evaluate_sequences = 0;      ///< of the validation split; 0: all of it
-  int patience = 0;                ///< evaluations without improvement before stopping early; 0: never
+  int64_t evaluate_every = 250;  ///< steps; 0: only at the end
+  int evaluate_sequences = 0;    ///< of the validation split; 0: all of it
+  int patience = 0;  ///< evaluations without improvement before stopping early; 0: never
   int64_t checkpoint_every = 250;  ///< steps; 0: only on interruption and at the end
 
   /// kInvalidArgument naming the field.
@@ -51,12 +52,12 @@ struct TrainPlacement {
 struct Preset {
   std::string name;
   TrainSpec spec;
-  int vocab_size = 0;            ///< of the byte-level BPE to train; 0: only the characters seen
+  int vocab_size = 0;  ///< of the byte-level BPE to train; 0: only the characters seen
   std::string description;
 };
 
-/// "tiny" (nanoGPT's shakespeare-char shape), "small" (~10M), "gpt2" (124M), "llama-110m", "llama-1b".
-/// The model's vocab_size is filled in once the tokenizer is known.
+/// "tiny" (nanoGPT's shakespeare-char shape), "small" (~10M), "gpt2" (124M), "llama-110m",
+/// "llama-1b". The model's vocab_size is filled in once the tokenizer is known.
 Result<Preset> find_preset(const std::string& name);
 std::vector<Preset> all_presets();
 

@@ -1,0 +1,71 @@
+// A job's state on disk, from which it goes on as if it had never stopped.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "train/job.h"
+
+namespace fastserve {
+
+/// Everything that decides the rest of a job. Data order, learning rate and random numbers are
+/// functions of the settings and the step, so none of them needs a state of its own.
+struct CheckpointHeader {
+  TrainSpec spec;
+  JobState state;
+  std::string tokenizer_json;  ///< may be empty
+  uint64_t dataset_fingerprint = 0;
+  std::string numerics_id;  ///< of the devices that computed it
+};
+
+struct Checkpoint {
+  CheckpointHeader header;
+  std::vector<float> weights, m, v;  ///< flat, all elements
+  std::vector<float> best;           ///< weights of the best evaluation; empty when there was none
+  Path path;
+};
+
+/// Checkpoints of one job: DIR/step-000000250/ with checkpoint.json and the floats beside it.
+///
+/// Owns:     the directory, under a lock (kUnavailable while another process trains there).
+/// Threads:  one caller at a time, any thread.
+/// Promises: a checkpoint is whole or not there, whatever is killed when: it is written under
+/// another
+///           name, synced and renamed. The last two are kept, each with the best weights so far.
+class CheckpointDirectory {
+ public:
+  /// Creates the directory when it is not there; removes what a crash left half-written.
+  static Result<std::unique_ptr<CheckpointDirectory>> open(const Path& directory);
+
+  /// `parts` cover all elements. kResourceExhausted before anything is written when space is short.
+  Status write(const CheckpointHeader& header,
+               const std::vector<std::shared_ptr<const ShardState>>& parts,
+               const std::vector<float>* best);
+
+  /// The newest one whose checksums hold; damaged ones are passed over with a warning that names
+  /// them. Nothing when there is none.
+  std::optional<Checkpoint> newest(const Log& log) const;
+
+  /// kCorrupt names the file that is damaged.
+  static Result<Checkpoint> load(const Path& checkpoint);
+
+  const Path& path() const { return path_; }
+
+ private:
+  CheckpointDirectory(Path path, FileLock lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+  std::vector<Path> list() const;  // newest first
+
+  Path path_;
+  FileLock lock_;
+};
+
+/// Whether a job with these settings may go on from `saved`: kInvalidArgument names the first
+/// setting that contradicts it. Lengths, learning rates and evaluations may change.
+Status check_resumable(const CheckpointHeader& saved, const TrainSpec& spec,
+                       uint64_t dataset_fingerprint);
+
+}  // namespace fastserve

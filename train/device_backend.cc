@@ -1,0 +1,99 @@
+#include "train/device_backend.h"
+
+#include <algorithm>
+
+namespace fastserve {
+namespace {
+
+class DeviceSource final : public GradientSource {
+ public:
+  DeviceSource(std::unique_ptr<Device> device, std::unique_ptr<TrainOps> ops,
+               std::unique_ptr<TrainPass> pass, const TrainWeights& weights)
+      : device_(std::move(device)),
+        ops_(std::move(ops)),
+        pass_(std::move(pass)),
+        weights_(weights) {}
+
+  Result<double> run(const Microbatch& batch, float scale, float* grad) override {
+    const double loss = pass_->run(weights_, batch, scale, grad);
+    FS_TRY(device_->sync());
+    return loss;
+  }
+  void add(float* into, const float* other) override {
+    ops_->add(into, other, into, weights_.masters().size());
+  }
+  size_t bytes() const override { return pass_->bytes(); }
+
+ private:
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<TrainOps> ops_;
+  std::unique_ptr<TrainPass> pass_;
+  const TrainWeights& weights_;
+};
+
+class DeviceBackend final : public TrainBackend {
+ public:
+  DeviceBackend(const ModelConfig& config, Precision precision, DeviceFactory make_device)
+      : config_(config),
+        layout_(config),
+        precision_(precision),
+        make_device_(std::move(make_device)) {}
+
+  Status open() {
+    FS_ASSIGN(device_, make_device_(1));
+    ops_ = device_->make_train_ops(precision_);
+    FS_ASSIGN(weights_, TrainWeights::create(*device_, *ops_, config_, layout_));
+    return {};
+  }
+
+  std::span<float> masters() override { return weights_->masters(); }
+  const std::vector<ParameterTile>& tiles() const override { return weights_->tiles(); }
+  void refresh(const ParameterTile& tile) override { weights_->refresh(tile, *ops_); }
+  const TrainOps& ops() const override { return *ops_; }
+  Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) override {
+    return device_->allocate(bytes);
+  }
+  size_t bytes() const override {
+    // Beside the masters each matrix is packed twice, for x W^T and for dy W.
+    size_t packed = 0;
+    const size_t width = precision_ == Precision::kBFloat16 ? 2 : 4;
+    for (const ParameterTile& tile : tiles())
+      packed += tile.matrix >= 0 ? 2 * width * tile.size : 0;
+    return layout_.elements() * sizeof(float) + packed;
+  }
+  std::string description() const override { return device_->description(); }
+  std::string numerics_id() const override { return device_->numerics_id(); }
+
+  Result<std::unique_ptr<GradientSource>> make_source(int lanes, int max_rows) override {
+    FS_ASSIGN(auto device, make_device_(lanes));
+    if (device->numerics_id() != numerics_id())
+      return Error{ErrorCode::kInvalidArgument,
+                   "computes other bits than the job's device: " + device->numerics_id(),
+                   device->description(), "train on devices of one kind"};
+    auto ops = device->make_train_ops(precision_);
+    FS_ASSIGN(auto pass, TrainPass::create(*device, *ops, config_, layout_, max_rows));
+    return std::unique_ptr<GradientSource>(std::make_unique<DeviceSource>(
+        std::move(device), std::move(ops), std::move(pass), *weights_));
+  }
+
+ private:
+  ModelConfig config_;
+  ParameterLayout layout_;
+  Precision precision_;
+  DeviceFactory make_device_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<TrainOps> ops_;
+  std::unique_ptr<TrainWeights> weights_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& config,
+                                                          Precision precision,
+                                                          DeviceFactory make_device) {
+  auto backend = std::make_unique<DeviceBackend>(config, precision, std::move(make_device));
+  FS_TRY(backend->open());
+  return std::unique_ptr<TrainBackend>(std::move(backend));
+}
+
+}  // namespace fastserve

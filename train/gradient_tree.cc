@@ -1,0 +1,58 @@
+#include "train/gradient_tree.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/check.h"
+
+namespace fastserve {
+
+GradientTree::GradientTree(StepLayout layout)
+    : layout_(layout), scratch_(kBlock * std::bit_width(layout.microbatches())) {}
+
+GradientTree::Added GradientTree::add(Subtree subtree, GradientHandle sum) {
+  FS_CHECK(layout_.is_node(subtree));
+  if (complete()) return Added::kRepeated;
+  // Two nodes are either nested or disjoint, so only the part before can hold this one.
+  auto after = parts_.upper_bound(subtree.first);
+  if (after != parts_.begin() && std::prev(after)->second.first.covers(subtree))
+    return Added::kRepeated;
+  for (auto it = parts_.lower_bound(subtree.first);
+       it != parts_.end() && subtree.covers(it->second.first); it = parts_.erase(it))
+    covered_ -= it->second.first.count;
+  parts_.emplace(subtree.first, std::pair(subtree, std::move(sum)));
+  covered_ += subtree.count;
+  return Added::kNew;
+}
+
+const float* GradientTree::sum(Subtree node, size_t from, size_t n, float* into, size_t depth,
+                               const TrainOps& ops) {
+  const auto part = parts_.find(node.first);
+  if (part != parts_.end() && part->second.first == node) return part->second.second->data() + from;
+  const auto [left, right] = StepLayout::children(node);
+  const float* a = sum(left, from, n, into, depth, ops);
+  const float* b = sum(right, from, n, scratch_.data() + depth * kBlock, depth + 1, ops);
+  ops.add(a, b, into, n);
+  return into;
+}
+
+const float* GradientTree::join(size_t from, size_t n, const TrainOps& ops) {
+  FS_CHECK(complete());
+  float* whole = parts_.begin()->second.second->data();
+  if (parts_.size() > 1)
+    for (size_t at = from; at < from + n; at += kBlock)
+      sum(layout_.root(), at, std::min(kBlock, from + n - at), whole + at, 0, ops);
+  return whole + from;
+}
+
+void GradientTree::release_parts() {
+  FS_CHECK(complete());
+  parts_.erase(std::next(parts_.begin()), parts_.end());
+}
+
+void GradientTree::clear() {
+  parts_.clear();
+  covered_ = 0;
+}
+
+}  // namespace fastserve

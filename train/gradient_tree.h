@@ -1,0 +1,54 @@
+// The sum of a step's gradients in the canonical order.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "model/train_ops.h"
+#include "train/gradient_buffer.h"
+#include "train/step_layout.h"
+
+namespace fastserve {
+
+/// Joins the partial gradients of one step into their canonical sum.
+///
+/// Owns:     handles of the received buffers, nothing else: the sum is taken when all are there, in
+///           one pass over memory, block by block.
+/// Threads:  not thread-safe; one per parameter shard. Several trees may hold the same buffers when
+///           they join disjoint ranges of them.
+/// Promises: the sum's bits depend only on the microbatches' bits, never on who sent what when.
+class GradientTree {
+ public:
+  explicit GradientTree(StepLayout layout);
+
+  enum class Added {
+    kNew,       ///< some of its microbatches were missing
+    kRepeated,  ///< all of them were there; dropped
+  };
+  /// Requires a node of the layout.
+  Added add(Subtree subtree, GradientHandle sum);
+  bool complete() const { return covered_ == layout_.microbatches(); }
+
+  /// The sum over elements [from, from + n) of all buffers, which lies in the leftmost buffer.
+  /// Requires complete(). Each element may be joined once.
+  const float* join(size_t from, size_t n, const TrainOps& ops);
+
+  /// Lets go of every buffer but the one that holds the sum.
+  void release_parts();
+  /// Starts over.
+  void clear();
+
+ private:
+  static constexpr size_t kBlock = 4096;  // floats: three blocks stay in the first-level cache
+
+  const float* sum(Subtree node, size_t from, size_t n, float* into, size_t depth,
+                   const TrainOps& ops);
+
+  StepLayout layout_;
+  std::map<uint32_t, std::pair<Subtree, GradientHandle>> parts_;  // by first microbatch; disjoint
+  uint32_t covered_ = 0;
+  std::vector<float> scratch_;
+};
+
+}  // namespace fastserve

@@ -1,0 +1,341 @@
+#include "train/job.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "train/schedule.h"
+
+namespace fastserve {
+namespace {
+
+double seconds(Nanoseconds time) { return std::chrono::duration<double>(time).count(); }
+
+/// A unit at work for this long is given to somebody idle as well.
+Nanoseconds straggler_limit(Nanoseconds step_time) {
+  if (step_time.count() == 0) return std::chrono::minutes(1);
+  return std::max<Nanoseconds>(std::chrono::seconds(2), 4 * step_time);
+}
+
+}  // namespace
+
+int64_t resolve_steps(const TrainSpec& spec, uint64_t windows) {
+  if (spec.steps > 0) return spec.steps;
+  const double sequences = double(spec.batch) * spec.accumulation;
+  return std::max<int64_t>(1, std::llround(spec.epochs * static_cast<double>(windows) / sequences));
+}
+
+TrainingJob::TrainingJob(Setup setup, const JobState& state)
+    : setup_(std::move(setup)),
+      state_(state),
+      layout_(static_cast<uint32_t>(setup_.plan.microbatches)),
+      units_(layout_.units(setup_.plan.unit)),
+      squares_(static_cast<size_t>(setup_.shards)),
+      snapshot_at_(state.steps_done > 0 ? state.steps_done : -1),
+      started_(setup_.clock->now()) {
+  FS_CHECK(setup_.spec.steps > 0 && setup_.shards >= 1);
+}
+
+bool TrainingJob::last_step_done() const {
+  return state_.steps_done >= setup_.spec.steps || state_.early.should_stop(setup_.spec.patience);
+}
+
+Actions TrainingJob::trainer_joined(TrainerId trainer) {
+  Actions out;
+  if (phase_ == Phase::kDone) return out;
+  trainers_.insert(trainer);
+  ledger_.join(trainer);
+  if (phase_ == Phase::kIdle)
+    at_boundary(out);
+  else
+    hand_out(out);
+  return out;
+}
+
+Actions TrainingJob::trainer_lost(TrainerId trainer, const Error& why) {
+  Actions out;
+  if (phase_ == Phase::kDone || trainers_.erase(trainer) == 0) return out;
+  ledger_.lose(trainer);
+  if (trainers_.empty()) {
+    finish(why, out);
+    return out;
+  }
+  out.push_back(Warn{fmt::format("trainer {} is lost ({}); {} go on", trainer.value, why.message(),
+                                 trainers_.size())});
+  hand_out(out);
+  return out;
+}
+
+/// Between two steps: what is due comes in the order evaluation, checkpoint, end, next step.
+void TrainingJob::at_boundary(Actions& out) {
+  phase_ = Phase::kIdle;
+  const int64_t done = state_.steps_done;
+  const auto due = [&](int64_t every) { return every > 0 && done > 0 && done % every == 0; };
+  const bool ending = cancelled() || last_step_done();
+  if (!cancelled() && setup_.evaluation_chunks > 0 && state_.evaluated_at != done && done > 0 &&
+      (last_step_done() || due(setup_.spec.evaluate_every))) {
+    begin_round(Phase::kEvaluating, setup_.evaluation_chunks, out);
+    return;
+  }
+  const bool wanted = ending || due(setup_.spec.checkpoint_every);
+  if (setup_.checkpoints && wanted && snapshot_at_ != done) {
+    phase_ = writing_ ? Phase::kWriting : Phase::kCopying;  // one write at a time
+    if (!writing_) out.push_back(TakeSnapshot{state_});
+    return;
+  }
+  if (ending) {
+    if (writing_)
+      phase_ = Phase::kWriting;
+    else if (last_step_done())
+      finish(done >= setup_.spec.steps ? TrainEnd::kAllSteps : TrainEnd::kEarlyStop, out);
+    else
+      finish(TrainEnd::kCancelled, out);
+    return;
+  }
+  if (trainers_.empty()) return;
+  step_started_ = setup_.clock->now();
+  begin_round(Phase::kComputing, static_cast<uint32_t>(units_.size()), out);
+}
+
+void TrainingJob::begin_round(Phase phase, uint32_t units, Actions& out) {
+  phase_ = phase;
+  round_++;
+  repeated_ += ledger_.repeated();
+  ledger_ = StepLedger(units);
+  for (const TrainerId trainer : trainers_) ledger_.join(trainer);
+  losses_.assign(phase == Phase::kComputing ? layout_.microbatches() : units, 0);
+  answered_.clear();
+  hand_out(out);
+}
+
+void TrainingJob::hand_out(Actions& out) {
+  if (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating) return;
+  const bool gradient = phase_ == Phase::kComputing;
+  const bool half = setup_.spec.precision == Precision::kFloat16;
+  const double loss_scale = half ? state_.scaler.scale : 1;
+  for (Handout& given : ledger_.hand_out(setup_.clock->now())) {
+    WorkItem item;
+    item.kind = gradient ? WorkItem::Kind::kGradient : WorkItem::Kind::kEvaluation;
+    item.round = round_;
+    item.unit = given.unit;
+    item.step = {static_cast<uint64_t>(state_.steps_done)};
+    item.subtree = gradient ? units_[given.unit] : Subtree{given.unit, 1};
+    item.scale = static_cast<float>(loss_scale / static_cast<double>(setup_.plan.tokens_per_step));
+    item.claim = std::move(given.claim);
+    out.push_back(GiveWork{given.trainer, std::move(item)});
+  }
+}
+
+Actions TrainingJob::work_done(TrainerId trainer, uint64_t round, uint32_t unit,
+                               std::span<const double> losses) {
+  Actions out;
+  if (round != round_ || (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating)) return out;
+  const bool gradient = phase_ == Phase::kComputing;
+  const Subtree subtree = gradient ? units_[unit] : Subtree{unit, 1};
+  FS_CHECK(losses.size() == subtree.count);
+  if (ledger_.complete(trainer, unit))
+    std::copy(losses.begin(), losses.end(), losses_.begin() + subtree.first);
+  if (!gradient && cancelled()) {
+    at_boundary(out);
+    return out;
+  }
+  if (!ledger_.done())
+    hand_out(out);
+  else if (gradient)
+    close_step_if_whole(out);
+  else
+    close_evaluation(out);
+  return out;
+}
+
+Actions TrainingJob::shard_gathered(ShardId shard, StepId step, std::vector<double> squares) {
+  Actions out;
+  if (phase_ != Phase::kComputing || static_cast<int64_t>(step.value) != state_.steps_done)
+    return out;
+  squares_[shard.value] = std::move(squares);
+  answered_.insert(shard);
+  close_step_if_whole(out);
+  return out;
+}
+
+void TrainingJob::close_step_if_whole(Actions& out) {
+  if (!ledger_.done() || answered_.size() != static_cast<size_t>(setup_.shards)) return;
+  double total = 0;
+  for (const std::vector<double>& of_shard : squares_)  // tile by tile: the same for any shards
+    for (const double square : of_shard) total += square;
+  close_step(total, out);
+}
+
+void TrainingJob::close_step(double squares, Actions& out) {
+  const bool half = setup_.spec.precision == Precision::kFloat16;
+  const double loss_scale = half ? state_.scaler.scale : 1;
+  double loss = 0;
+  for (const double part : losses_) loss += part;
+  loss_ = loss / static_cast<double>(setup_.plan.tokens_per_step);
+  learning_rate_ = learning_rate_at(setup_.spec, state_.steps_done);
+  grad_norm_ = std::sqrt(squares) / loss_scale;
+  const StepId step{static_cast<uint64_t>(state_.steps_done)};
+  phase_ = Phase::kApplying;
+  answered_.clear();
+  if (!std::isfinite(loss_) || !std::isfinite(grad_norm_)) {
+    if (half && state_.scaler.overflow()) {
+      skipped_++;
+      out.push_back(SkipStep{step});
+      return;
+    }
+    finish(Error{ErrorCode::kInvalidArgument,
+                 fmt::format("the {} is not finite at step {}",
+                             std::isfinite(loss_) ? "gradient" : "loss", state_.steps_done),
+                 "",
+                 fmt::format("lower the learning rate ({:g} here), train longer warm-up steps, or "
+                             "look for broken data; the last checkpoint is whole",
+                             learning_rate_)},
+           out);
+    return;
+  }
+  if (half) state_.scaler.good();
+  ApplyOrder order;
+  order.step = step;
+  order.learning_rate = learning_rate_;
+  const double clip = setup_.spec.clip_norm;
+  order.grad_scale = (clip > 0 ? std::min(1.0, clip / (grad_norm_ + 1e-6)) : 1.0) / loss_scale;
+  order.update = ++state_.updates;
+  out.push_back(ApplyStep{order});
+}
+
+Actions TrainingJob::shard_ready(ShardId shard, StepId step) {
+  Actions out;
+  if (phase_ != Phase::kApplying || static_cast<int64_t>(step.value) != state_.steps_done)
+    return out;
+  answered_.insert(shard);
+  if (answered_.size() != static_cast<size_t>(setup_.shards)) return out;
+  const Nanoseconds took = setup_.clock->now() - step_started_;
+  train_time_ += took;
+  step_time_ = step_time_.count() == 0 ? took : step_time_ + (took - step_time_) / 16;
+  history_.push_back(loss_);
+  state_.steps_done++;
+  out.push_back(Report{progress()});
+  at_boundary(out);
+  return out;
+}
+
+void TrainingJob::close_evaluation(Actions& out) {
+  double loss = 0;
+  for (const double part : losses_) loss += part;  // chunk by chunk: the same for any trainers
+  state_.validation_loss = loss / static_cast<double>(setup_.evaluation_counted);
+  state_.evaluated_at = state_.steps_done;
+  if (state_.early.evaluated(state_.steps_done, state_.validation_loss)) out.push_back(KeepBest{});
+  TrainProgress report = progress();
+  report.validation_loss = state_.validation_loss;
+  out.push_back(Report{std::move(report)});
+  at_boundary(out);
+}
+
+Actions TrainingJob::shard_failed(const Error& why) {
+  Actions out;
+  if (phase_ != Phase::kDone) finish(why, out);
+  return out;
+}
+
+Actions TrainingJob::snapshot_taken() {
+  Actions out;
+  if (phase_ != Phase::kCopying) return out;
+  writing_ = true;
+  snapshot_at_ = state_.steps_done;
+  at_boundary(out);
+  return out;
+}
+
+Actions TrainingJob::checkpoint_written(Status status) {
+  Actions out;
+  writing_ = false;
+  if (!status.ok())
+    out.push_back(Warn{"the checkpoint was not written: " + status.error().message()});
+  checkpoint_ = std::move(status);
+  if (phase_ == Phase::kWriting) at_boundary(out);
+  return out;
+}
+
+Actions TrainingJob::tick() {
+  Actions out;
+  if (phase_ == Phase::kIdle && cancelled()) at_boundary(out);
+  if (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating) return out;
+  ledger_.reopen_overdue(setup_.clock->now(), straggler_limit(step_time_));
+  hand_out(out);
+  return out;
+}
+
+void TrainingJob::finish(Result<TrainEnd> end, Actions& out) {
+  phase_ = Phase::kDone;
+  out.push_back(Finish{std::move(end)});
+}
+
+TrainProgress TrainingJob::progress() const {
+  TrainProgress report;
+  report.step = state_.steps_done;
+  report.steps = setup_.spec.steps;
+  report.epoch = static_cast<double>(state_.steps_done) * setup_.plan.sequences /
+                 static_cast<double>(setup_.windows);
+  report.loss = loss_;
+  report.learning_rate = learning_rate_;
+  report.grad_norm = grad_norm_;
+  const double step_time = seconds(step_time_);
+  if (step_time > 0)
+    report.tokens_per_second = static_cast<double>(setup_.plan.tokens_per_step) / step_time;
+  report.eta_seconds = step_time * static_cast<double>(report.steps - report.step);
+  report.tokens = state_.steps_done * setup_.plan.tokens_per_step;
+  if (state_.early.best_step >= 0) report.best_validation_loss = state_.early.best_loss;
+  report.skipped = skipped_;
+  report.trainers = static_cast<int>(trainers_.size());
+  return report;
+}
+
+TrainOutcome TrainingJob::outcome() const {
+  TrainOutcome outcome;
+  outcome.steps = state_.steps_done;
+  outcome.tokens = state_.steps_done * setup_.plan.tokens_per_step;
+  outcome.losses = history_;
+  if (state_.evaluated_at >= 0) outcome.validation_loss = state_.validation_loss;
+  if (state_.early.best_step >= 0) outcome.best_validation_loss = state_.early.best_loss;
+  outcome.best_step = state_.early.best_step;
+  const double trained =
+      static_cast<double>(history_.size()) * static_cast<double>(setup_.plan.tokens_per_step);
+  if (train_time_.count() > 0) outcome.tokens_per_second = trained / seconds(train_time_);
+  outcome.seconds = seconds(setup_.clock->now() - started_);
+  outcome.skipped = skipped_;
+  outcome.repeated_units = repeated_ + ledger_.repeated();
+  outcome.checkpoint = checkpoint_;
+  return outcome;
+}
+
+Json JobState::to_json() const {
+  Json json = Json::object({{"steps_done", steps_done},
+                            {"updates", updates},
+                            {"evaluated_at", evaluated_at},
+                            {"validation_loss", validation_loss},
+                            {"loss_scale", scaler.scale},
+                            {"good_steps", scaler.good_steps},
+                            {"best_step", early.best_step},
+                            {"worse", early.worse}});
+  if (early.best_step >= 0) json.set("best_loss", early.best_loss);
+  return json;
+}
+
+Result<JobState> JobState::from_json(const Json& json, const std::string& where) {
+  JobState state;
+  FS_ASSIGN(state.steps_done, json.int_or("steps_done", -1));
+  FS_ASSIGN(state.updates, json.int_or("updates", 0));
+  FS_ASSIGN(state.evaluated_at, json.int_or("evaluated_at", -1));
+  FS_ASSIGN(state.validation_loss, json.double_or("validation_loss", 0));
+  FS_ASSIGN(state.scaler.scale, json.double_or("loss_scale", LossScaler::kStart));
+  FS_ASSIGN(state.scaler.good_steps, json.int_or("good_steps", 0));
+  FS_ASSIGN(state.early.best_step, json.int_or("best_step", -1));
+  FS_ASSIGN(state.early.best_loss, json.double_or("best_loss", state.early.best_loss));
+  FS_ASSIGN(const int64_t worse, json.int_or("worse", 0));
+  state.early.worse = static_cast<int>(worse);
+  if (state.steps_done >= 0) return state;
+  return Error{ErrorCode::kCorrupt, "has no `steps_done`", where, ""};
+}
+
+}  // namespace fastserve

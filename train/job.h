@@ -1,0 +1,157 @@
+// The course of a training job, as arithmetic: told what happened, it says what to do.
+#pragma once
+
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "train/early_stop.h"
+#include "train/loss_scaler.h"
+#include "train/parameter_shard.h"
+#include "train/plan.h"
+#include "train/progress.h"
+#include "train/spec.h"
+#include "train/step_ledger.h"
+
+namespace fastserve {
+
+/// Where a job stands between two steps. With the weights and the optimiser it is all that resuming
+/// needs: data order and learning rate follow from the step.
+struct JobState {
+  int64_t steps_done = 0;
+  int64_t updates = 0;         ///< steps that were not skipped
+  int64_t evaluated_at = -1;   ///< steps done at the last evaluation
+  double validation_loss = 0;  ///< meaningful when evaluated_at >= 0
+  LossScaler scaler;
+  EarlyStop early;
+
+  Json to_json() const;
+  static Result<JobState> from_json(const Json& json, const std::string& where);
+};
+
+/// What one trainer is asked to compute.
+struct WorkItem {
+  enum class Kind : uint8_t { kGradient, kEvaluation };
+  Kind kind = Kind::kGradient;
+  uint64_t round = 0;  ///< names the step or evaluation in the answer
+  uint32_t unit = 0;   ///< index in the round
+  StepId step;
+  Subtree subtree;  ///< microbatches of the step, or the one chunk of the evaluation
+  float scale = 1;  ///< of the gradient
+  Claim claim;
+};
+
+// What the job asks for.
+struct GiveWork {
+  TrainerId trainer;
+  WorkItem item;
+};
+struct ApplyStep {  ///< to every shard, which answers with shard_ready
+  ApplyOrder order;
+};
+struct SkipStep {  ///< to every shard, which answers with shard_ready
+  StepId step;
+};
+struct KeepBest {};    ///< copy the weights now: they are the best so far
+struct TakeSnapshot {  ///< copy all state, answer with snapshot_taken; write it, answer with
+                       ///< checkpoint_written
+  JobState state;
+};
+struct Report {
+  TrainProgress progress;
+};
+struct Warn {
+  std::string line;
+};
+struct Finish {
+  Result<TrainEnd> end;
+};
+using Action =
+    std::variant<GiveWork, ApplyStep, SkipStep, KeepBest, TakeSnapshot, Report, Warn, Finish>;
+using Actions = std::vector<Action>;
+
+/// Drives steps, evaluations and checkpoints.
+///
+/// Events come in through the calls below, in any order and as late as they like; what to do comes
+/// back. Late and repeated events change nothing. After Finish nothing more is asked.
+/// Threads:  not thread-safe.
+/// Promises: the weights' bits depend on the settings and the data alone: neither on how many
+///           trainers and shards there are, nor on who is lost when.
+class TrainingJob {
+ public:
+  struct Setup {
+    TrainSpec spec;  ///< with steps > 0
+    TrainPlan plan;
+    int shards = 1;
+    uint64_t windows = 1;            ///< sequences of an epoch
+    uint32_t evaluation_chunks = 0;  ///< 0: no validation split
+    int64_t evaluation_counted = 0;
+    bool checkpoints = false;
+    const Clock* clock = nullptr;
+    const CancelFlag* cancel = nullptr;  ///< may be null
+  };
+  TrainingJob(Setup setup, const JobState& state);
+
+  Actions trainer_joined(TrainerId trainer);
+  /// Its work goes to others. The last one's loss ends the job with `why`.
+  Actions trainer_lost(TrainerId trainer, const Error& why);
+  /// `losses`: summed loss of each microbatch (or of the chunk) of the unit.
+  Actions work_done(TrainerId trainer, uint64_t round, uint32_t unit,
+                    std::span<const double> losses);
+  /// A shard has the whole step's gradient; `squares` of its tiles in their order.
+  Actions shard_gathered(ShardId shard, StepId step, std::vector<double> squares);
+  /// A shard has applied or skipped the step.
+  Actions shard_ready(ShardId shard, StepId step);
+  Actions shard_failed(const Error& why);
+  Actions snapshot_taken();
+  Actions checkpoint_written(Status status);
+  /// Now and then: looks for stragglers, and for a cancel while nothing moves.
+  Actions tick();
+
+  const JobState& state() const { return state_; }
+  /// What is known of the outcome; the shell adds weights and memory.
+  TrainOutcome outcome() const;
+
+ private:
+  enum class Phase { kIdle, kComputing, kApplying, kEvaluating, kCopying, kWriting, kDone };
+
+  bool cancelled() const { return setup_.cancel != nullptr && setup_.cancel->raised(); }
+  bool last_step_done() const;
+  void at_boundary(Actions& out);
+  void begin_round(Phase phase, uint32_t units, Actions& out);
+  void hand_out(Actions& out);
+  void close_step_if_whole(Actions& out);
+  void close_step(double squares, Actions& out);
+  void close_evaluation(Actions& out);
+  void finish(Result<TrainEnd> end, Actions& out);
+  TrainProgress progress() const;
+
+  Setup setup_;
+  JobState state_;
+  StepLayout layout_;
+  std::vector<Subtree> units_;  // of a step
+  Phase phase_ = Phase::kIdle;
+  std::set<TrainerId> trainers_;
+  StepLedger ledger_;
+  uint64_t round_ = 0;
+  std::vector<double> losses_;                // of the round: per microbatch or chunk
+  std::vector<std::vector<double>> squares_;  // per shard
+  std::set<ShardId> answered_;                // shards that gathered, then shards that are ready
+  int64_t snapshot_at_;
+  bool writing_ = false;
+  Status checkpoint_;
+
+  double loss_ = 0, learning_rate_ = 0, grad_norm_ = 0;
+  std::vector<double> history_;
+  int64_t skipped_ = 0, repeated_ = 0;
+  Nanoseconds started_, step_started_{0}, step_time_{0}, train_time_{0};  // step_time_: smoothed
+};
+
+/// Steps of a job: as given, or as many as its epochs need.
+int64_t resolve_steps(const TrainSpec& spec, uint64_t windows);
+
+}  // namespace fastserve

@@ -1,0 +1,83 @@
+// One parameter server's share of the weights, and of the optimiser.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "train/backend.h"
+#include "train/gradient_tree.h"
+#include "train/spec.h"
+
+namespace fastserve {
+
+/// A copy of what a shard holds: three equally long runs of floats from `offset` on.
+struct ShardState {
+  size_t offset = 0;
+  std::vector<float> weights, m, v;
+};
+
+/// What every shard is told once the whole step's gradient is known.
+struct ApplyOrder {
+  StepId step;
+  double learning_rate = 0;
+  double grad_scale = 1;  ///< clipping and loss scale
+  int64_t update = 1;     ///< AdamW's t: updates so far, this one included
+};
+
+/// Sums the gradients of its run of tiles and updates the masters there with AdamW.
+///
+/// Owns:     AdamW's m and v for its range. The masters and their packed copies are the backend's.
+/// Threads:  not thread-safe. Shards of one job work at the same time on their disjoint ranges.
+/// Promises: the same bits however many shards there are, and in whatever order gradients come.
+/// Refuses:  a subtree outside the step, a step that has not begun (kInvalidArgument). Repeats and
+///           late comers are dropped, and counted.
+class ParameterShard {
+ public:
+  struct Range {
+    size_t first_tile, tiles;  ///< into backend.tiles()
+    size_t begin, end;         ///< elements; the ranges of all shards join without gaps
+  };
+  /// Cuts the tiles into at most `shards` runs of about equal size.
+  static std::vector<Range> ranges(TrainBackend& backend, int shards);
+
+  /// `backend` must outlive this.
+  ParameterShard(TrainBackend& backend, Range range, const TrainSpec& spec, StepLayout layout,
+                 StepId first_step);
+
+  enum class Added { kMore, kComplete, kRepeated, kLate };
+  /// kComplete: this one was the last missing.
+  Result<Added> add(StepId step, Subtree subtree, GradientHandle sum);
+  /// Sum of squares of each tile's gradient, in tile order. Requires a complete step; once a step.
+  std::vector<double> squares();
+  /// Updates the weights and begins the next step. Requires the current step and its squares().
+  void apply(const ApplyOrder& order);
+  /// Drops the step's gradient and begins the next step.
+  void skip(StepId step);
+
+  StepId step() const { return step_; }
+  int64_t dropped() const { return dropped_; }
+  size_t bytes() const { return (m_.size() + v_.size()) * sizeof(float); }
+
+  std::shared_ptr<const ShardState> snapshot() const;
+  /// Takes this range's part of m and v, each of all elements.
+  void restore(std::span<const float> m, std::span<const float> v);
+
+ private:
+  void next_step();
+
+  TrainBackend& backend_;
+  Range range_;
+  std::span<const ParameterTile> tiles_;
+  AdamW hyper_{};  // the settings that stay
+  StepLayout layout_;
+  GradientTree tree_;
+  StepId step_;
+  std::vector<const float*> sums_;  // per tile, between squares() and apply()
+  std::vector<float> m_, v_;
+  int64_t dropped_ = 0;
+};
+
+}  // namespace fastserve

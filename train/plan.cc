@@ -1,0 +1,89 @@
+#include "train/plan.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace fastserve {
+namespace {
+
+constexpr int64_t kSmall = 3'000'000;   // parameters: gradients stay in the caches
+constexpr int64_t kLarge = 30'000'000;  // parameters: a gradient buffer is expensive
+
+}  // namespace
+
+int64_t count_parameters(const ModelConfig& config) {
+  const int64_t hidden = config.hidden_size, vocab = config.vocab_size, head = config.head_dim;
+  int64_t total = vocab * hidden * (config.tied_embeddings ? 1 : 2);
+  if (!config.rope) total += config.max_positions * hidden;
+  const int64_t norm = hidden * (config.norm == NormKind::kLayerNorm ? 2 : 1);
+  for (int layer = 0; layer < config.layers; layer++) {
+    const int64_t width = config.mlp_width(layer), qkv = config.qkv_width();
+    const int64_t up = width * (config.mlp == MlpKind::kSwiGlu ? 2 : 1);
+    total += qkv * hidden + config.heads * head * hidden + (up + width) * hidden + 2 * norm;
+    if (config.qkv_bias) total += qkv;
+    if (config.output_bias) total += hidden;
+    if (config.mlp_bias) total += up + hidden;
+    if (config.qk_norm) total += 2 * head;
+  }
+  return total + norm;
+}
+
+int choose_microbatches(const TrainSpec& spec) {
+  const int64_t sequences = int64_t{spec.batch} * spec.accumulation;
+  const int64_t rows = sequences * spec.block, parameters = count_parameters(spec.model);
+  if (parameters >= kLarge) {
+    constexpr int64_t kMostRows = 1024;
+    return static_cast<int>(std::clamp<int64_t>((rows + kMostRows - 1) / kMostRows, 1, sequences));
+  }
+  const int64_t target = parameters < kSmall ? 192 : 512;
+  constexpr int64_t kMany = 32, kMostRows = 2048;
+  int64_t parts = std::clamp<int64_t>(rows / target, 4, kMany);
+  parts = std::max(parts, (rows + kMostRows - 1) / kMostRows);
+  return static_cast<int>(std::clamp<int64_t>(parts, 1, sequences));
+}
+
+TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, int cores) {
+  TrainPlan plan;
+  plan.sequences = spec.batch * spec.accumulation;
+  plan.microbatches = spec.microbatches > 0 ? spec.microbatches : choose_microbatches(spec);
+  plan.max_rows = (plan.sequences + plan.microbatches - 1) / plan.microbatches * spec.block;
+  plan.tokens_per_step = int64_t{plan.sequences} * spec.block;
+  plan.lanes = placement.lanes > 0 ? placement.lanes : cores;
+  const bool large = count_parameters(spec.model) >= kLarge;
+  // Large models: one trainer whose lanes split each op, so that activations and gradients exist
+  // once.
+  plan.trainers = placement.trainers > 0 ? placement.trainers
+                  : large                ? 1
+                                         : std::min(plan.lanes, plan.microbatches);
+  plan.shards = placement.shards > 0 ? placement.shards : plan.lanes;
+  const auto parts = static_cast<uint32_t>(plan.microbatches);
+  const auto wanted =
+      static_cast<uint32_t>(large ? plan.trainers + 1 : std::max(8, 4 * plan.trainers));
+  plan.unit = parts <= wanted ? 1 : std::bit_floor(parts / wanted);
+  return plan;
+}
+
+MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints) {
+  const ModelConfig& model = spec.model;
+  const auto parameters = static_cast<uint64_t>(count_parameters(model));
+  const uint64_t width = spec.precision == Precision::kFloat32 ? 4 : 2;
+  MemoryEstimate bytes;
+  bytes.weights = parameters * (4 + 2 * (spec.precision == Precision::kBFloat16 ? 2 : 4));
+  bytes.optimiser = parameters * 8;
+  // All units of a step, and what a trainer sums inside the unit it works on.
+  const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
+  const uint64_t inside = std::bit_width(plan.unit) - 1;
+  bytes.gradients = parameters * 4 * (units + inside * static_cast<uint64_t>(plan.trainers));
+  uint64_t row = static_cast<uint64_t>(model.vocab_size) * width;  // dlogits
+  for (int layer = 0; layer < model.layers; layer++) {
+    const uint64_t hidden = model.hidden_size, ff = model.mlp_width(layer), qkv = model.qkv_width();
+    const uint64_t slope = model.mlp == MlpKind::kSwiGlu ? 2 * ff : ff;
+    row += 2 * 4 * hidden + width * (3 * hidden + qkv + ff + slope);
+  }
+  bytes.activations =
+      row * static_cast<uint64_t>(plan.max_rows) * static_cast<uint64_t>(plan.trainers);
+  bytes.snapshots = parameters * 4 * (checkpoints ? 4 : 1);  // weights, m, v; the best weights
+  return bytes;
+}
+
+}  // namespace fastserve

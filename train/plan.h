@@ -1,0 +1,40 @@
+// The numbers a job runs with, worked out from its settings.
+#pragma once
+
+#include "train/spec.h"
+#include "train/step_layout.h"
+
+namespace fastserve {
+
+/// Parameters of a model of this shape, without building it.
+int64_t count_parameters(const ModelConfig& config);
+
+/// Microbatches of a step. It decides bits, so it looks at shapes alone, never at the machine:
+/// small models get 192 rows and more and at least four parts (so that lanes can take turns), large
+/// ones as few parts as activations allow, since each costs a gradient buffer.
+int choose_microbatches(const TrainSpec& spec);
+
+/// How a job is run on `cores` cores: fills in what the placement leaves open.
+struct TrainPlan {
+  int sequences = 0;     ///< per step
+  int microbatches = 0;  ///< per step
+  int max_rows = 0;      ///< of a microbatch
+  int trainers = 0, shards = 0;
+  int lanes = 0;      ///< in all
+  uint32_t unit = 1;  ///< microbatches handed out at once; changes no bits
+  int64_t tokens_per_step = 0;
+
+  int lanes_of(int trainer) const {
+    return std::max(1, lanes / trainers + (trainer < lanes % trainers ? 1 : 0));
+  }
+};
+TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, int cores);
+
+/// Bytes a job needs at its peak: what is trained, and what it takes to train it.
+struct MemoryEstimate {
+  uint64_t weights = 0, optimiser = 0, gradients = 0, activations = 0, snapshots = 0;
+  uint64_t total() const { return weights + optimiser + gradients + activations + snapshots; }
+};
+MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints);
+
+}  // namespace fastserve

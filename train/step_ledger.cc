@@ -1,0 +1,89 @@
+#include "train/step_ledger.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace fastserve {
+
+StepLedger::StepLedger(uint32_t units) : units_(units), left_(units) {
+  for (uint32_t i = 0; i < units; i++) open_.push_back(i);
+}
+
+void StepLedger::join(TrainerId trainer) { queues_.try_emplace(trainer); }
+
+void StepLedger::lose(TrainerId trainer) {
+  const auto it = queues_.find(trainer);
+  if (it == queues_.end()) return;
+  const std::deque<uint32_t> units = std::move(it->second);
+  queues_.erase(it);
+  for (auto unit = units.rbegin(); unit != units.rend(); ++unit) {
+    if (units_[*unit].state != Unit::kOut) continue;
+    // Whoever has it queued as well may have passed it by: the lost one may hold the claim.
+    for (auto& [other, queue] : queues_) std::erase(queue, *unit);
+    units_[*unit] = {};
+    open_.push_front(*unit);
+  }
+}
+
+bool StepLedger::complete(TrainerId trainer, uint32_t unit) {
+  FS_CHECK(unit < units_.size());
+  for (auto& [other, queue] : queues_) std::erase(queue, unit);
+  if (units_[unit].state == Unit::kDone) {
+    repeated_++;
+    return false;
+  }
+  std::erase(open_, unit);
+  units_[unit].state = Unit::kDone;
+  left_--;
+  return true;
+}
+
+Handout StepLedger::give(TrainerId trainer, uint32_t unit, Nanoseconds now) {
+  Unit& entry = units_[unit];
+  if (entry.state == Unit::kOpen) {
+    entry.state = Unit::kOut;
+    entry.claim = std::make_shared<std::atomic<bool>>(false);
+    entry.since = now;
+  }
+  queues_[trainer].push_back(unit);
+  return {trainer, unit, entry.claim};
+}
+
+bool StepLedger::steal_for(TrainerId trainer, Nanoseconds now, std::vector<Handout>& out) {
+  for (auto& [other, queue] : queues_) {
+    if (other == trainer || queue.size() < 2 || queue.back() == queue.front()) continue;
+    out.push_back(give(trainer, queue.back(), now));
+    return true;
+  }
+  return false;
+}
+
+std::vector<Handout> StepLedger::hand_out(Nanoseconds now) {
+  std::vector<Handout> out;
+  for (size_t depth = 0; depth < 2; depth++)
+    for (auto& [trainer, queue] : queues_) {
+      if (queue.size() != depth) continue;
+      if (!open_.empty()) {
+        const uint32_t unit = open_.front();
+        open_.pop_front();
+        out.push_back(give(trainer, unit, now));
+      } else if (depth == 0) {
+        steal_for(trainer, now, out);
+      }
+    }
+  return out;
+}
+
+void StepLedger::reopen_overdue(Nanoseconds now, Nanoseconds limit) {
+  const bool somebody_idle = std::any_of(queues_.begin(), queues_.end(),
+                                         [](const auto& entry) { return entry.second.empty(); });
+  if (!somebody_idle) return;
+  for (uint32_t i = 0; i < units_.size(); i++) {
+    if (units_[i].state != Unit::kOut || now - units_[i].since < limit) continue;
+    units_[i].state = Unit::kOpen;  // the straggler keeps its copy; the first result counts
+    open_.push_back(i);
+  }
+}
+
+}  // namespace fastserve
