@@ -8,7 +8,8 @@ namespace fastserve {
 namespace {
 
 /// config.v5.json, when there: the same config as transformers >= 5 spells it.
-Status check_config(const Path& directory, const ModelConfig& config, ParityLog& log) {
+/// The files alone count here, not what generation_config.json adds.
+Status check_config(const Path& directory, const ModelBundle& bundle, ParityLog& log) {
   const Path path = directory / "config.v5.json";
   const std::string quantity = "config.v5.json means the same as config.json";
   auto text = read_file(path, uint64_t{1} << 24);
@@ -17,9 +18,12 @@ Status check_config(const Path& directory, const ModelConfig& config, ParityLog&
     log.skip(quantity, "there is no config.v5.json");
     return {};
   }
-  FS_ASSIGN(const Json json, Json::parse(*text, path.string()));
-  FS_ASSIGN(const ModelConfig other, ModelConfig::from_json(json, path.string()));
-  log.compare(quantity, other == config ? 0 : 1, 0);
+  const std::string where = (directory / "config.json").string();
+  FS_ASSIGN(const Json old_json, Json::parse(bundle.documents.at("config.json"), where));
+  FS_ASSIGN(const ModelConfig old_config, ModelConfig::from_json(old_json, where));
+  FS_ASSIGN(const Json new_json, Json::parse(*text, path.string()));
+  FS_ASSIGN(const ModelConfig new_config, ModelConfig::from_json(new_json, path.string()));
+  log.compare(quantity, new_config == old_config ? 0 : 1, 0);
   return {};
 }
 
@@ -40,7 +44,7 @@ Result<ModelParity> check_model(const Path& directory, Device& device,
 
   ModelParity parity{directory.string(), {}};
   ParityLog log(parity);
-  FS_TRY(check_config(directory, config, log));
+  FS_TRY(check_config(directory, model.bundle, log));
   FS_TRY(check_forward(model, reference, device, Precision::kFloat32, log));
   if (options.bf16) FS_TRY(check_forward(model, reference, device, Precision::kBFloat16, log));
   FS_TRY(check_training(model, reference, device, log));
