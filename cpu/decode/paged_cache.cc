@@ -1,0 +1,43 @@
+#include "cpu/decode/paged_cache.h"
+
+#include <limits>
+#include <string>
+
+namespace fastserve {
+
+PagedCache::PagedCache(const KvShape& shape) : KvCache(shape) {
+  layout_.head_dim = shape.head_dim;
+  layout_.wide = (shape.head_dim + 15) / 16 * 16;
+  layout_.block_tokens = shape.block_tokens;
+  layout_.block_tiles = (shape.block_tokens + 15) / 16;
+  layout_.half = shape.type == KvType::kFloat16;
+  const size_t slots = static_cast<size_t>(layout_.block_tiles) * 16;
+  key_block_ = slots * static_cast<size_t>(layout_.head_dim);
+  value_block_ = slots * static_cast<size_t>(layout_.wide);
+}
+
+Result<std::unique_ptr<PagedCache>> PagedCache::make(const KvShape& shape) {
+  constexpr int kMostTokens = 1 << 20, kMostHeadDim = 1 << 14;
+  if (shape.layers < 1 || shape.kv_heads < 1 || shape.head_dim < 1 ||
+      shape.head_dim > kMostHeadDim || shape.block_tokens < 1 || shape.block_tokens > kMostTokens ||
+      shape.blocks < 1)
+    return Error{ErrorCode::kInvalidArgument,
+                 "a KV cache of " + std::to_string(shape.layers) + " layers, " +
+                     std::to_string(shape.kv_heads) + " heads of " +
+                     std::to_string(shape.head_dim) + ", " + std::to_string(shape.blocks) +
+                     " blocks of " + std::to_string(shape.block_tokens) + " tokens cannot be",
+                 "the KV cache", "every size must be at least 1"};
+  std::unique_ptr<PagedCache> cache(new PagedCache(shape));
+  size_t blocks = 0, values = 0;
+  const bool overflow =
+      __builtin_mul_overflow(static_cast<size_t>(shape.layers) *
+                                 static_cast<size_t>(shape.kv_heads) * cache->element_bytes(),
+                             static_cast<size_t>(shape.blocks), &blocks) ||
+      __builtin_mul_overflow(blocks, cache->value_block_, &values);
+  if (overflow) values = std::numeric_limits<size_t>::max() / 4;
+  cache->values_at_ = overflow ? values : (blocks * cache->key_block_ + 63) / 64 * 64;
+  FS_ASSIGN(cache->memory_, HostMemory::allocate(cache->values_at_ + values, "the KV cache"));
+  return cache;
+}
+
+}  // namespace fastserve
