@@ -23,7 +23,8 @@ struct EncodeOptions {
 /// fallback (Llama 2's legacy normaliser, Metaspace), with added and special tokens.
 ///
 /// Threads: const calls from any thread. Exact to tokenizers 0.23 on the constructs it accepts;
-/// others are refused by name (kUnsupported), never guessed.
+/// others are refused by name (kUnsupported), never guessed. "truncation" and "padding" in the file
+/// are left to the caller: a text is always encoded whole.
 class Tokenizer {
  public:
   /// kCorrupt: a merge of unknown tokens, a missing merge result, no model section, broken JSON.
@@ -43,10 +44,21 @@ class Tokenizer {
   virtual bool is_special(int32_t id) const = 0;
   /// tokenizer.json, as loaded or as trained.
   virtual const std::string& json() const = 0;
+
+  /// decode() of ids that come one by one; what it hands out joins to decode(all ids).
+  class Stream {
+   public:
+    virtual ~Stream() = default;
+    virtual std::string push(int32_t id) = 0;
+    virtual std::string finish() = 0;
+  };
+  /// The tokenizer must outlive the stream: StreamDecoder sees to that.
+  virtual std::unique_ptr<Stream> open_stream(bool skip_special_tokens) const = 0;
 };
 
 /// Decodes one stream of ids piece by piece: text is handed out as soon as no later id can change
-/// it (a partial UTF-8 character or a leading space waits). The pieces join to decode(all ids).
+/// it (a partial UTF-8 character or a run of byte tokens waits). The pieces join to decode(all
+/// ids); a push costs the same however many came before.
 class StreamDecoder {
  public:
   StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special_tokens);
@@ -55,14 +67,11 @@ class StreamDecoder {
 
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;
-  bool skip_special_;
-  std::vector<int32_t> ids_;
-  size_t window_ = 0;    ///< ids before it are settled
-  std::string settled_;  ///< decode(ids_[window_ .. handed out))
+  std::unique_ptr<Tokenizer::Stream> stream_;
 };
 
 struct BpeTrainerOptions {
-  int vocab_size = 4096;  ///< with the special tokens
+  int vocab_size = 4096;  ///< with the special tokens; 0: the alphabet and them, no merges
   /// Alphabet: all 256 bytes (any text can be encoded), or only those that occur (nanoGPT's
   /// character models: unseen characters cannot be encoded).
   enum class Alphabet { kAllBytes, kSeenBytes } alphabet = Alphabet::kAllBytes;
@@ -71,7 +80,10 @@ struct BpeTrainerOptions {
 };
 
 /// Trains a byte-level BPE with the GPT-2 pre-tokeniser on `texts` and returns its tokenizer.json,
-/// which transformers loads. Ties break by the lower pair of ids, so the result is the same everywhere.
+/// which transformers loads. Ids: the alphabet in byte order, what the merges make, the special
+/// tokens. Ties break by the lower pair of ids, so the result is the same everywhere.
+/// kInvalidArgument: a text that is not UTF-8, a vocab_size too small for the alphabet and the
+/// special tokens, a special token that is empty, repeated or already in the vocabulary.
 Result<std::string> train_bpe(std::span<const std::string_view> texts, const BpeTrainerOptions& options);
 
 }  // namespace fastserve
