@@ -33,11 +33,15 @@ size_t quality_rank(WeightFormat format) {
   return found == std::end(kByQuality) ? 0 : static_cast<size_t>(found - kByQuality);
 }
 
+bool rises_too_far(const CompressSpec& spec, const Measurement& before, const Measurement& after) {
+  return spec.max_perplexity_increase > 0 &&
+         after.perplexity > before.perplexity * (1 + spec.max_perplexity_increase);
+}
+
 bool quality_broken(const CompressSpec& spec, const Measurement& before, const Measurement& after) {
   if (!std::isfinite(after.perplexity)) return true;
   if (spec.max_perplexity > 0 && after.perplexity > spec.max_perplexity) return true;
-  return spec.max_perplexity_increase > 0 &&
-         after.perplexity > before.perplexity * (1 + spec.max_perplexity_increase);
+  return rises_too_far(spec, before, after);
 }
 
 bool cost_broken(const CompressSpec& spec, const Measurement& after) {
@@ -155,7 +159,7 @@ std::vector<std::string> broken_bounds(const CompressSpec& spec, const Measureme
     broken.push_back(
         fmt::format("the perplexity is {} (it was {:.4g})", after.perplexity, before.perplexity));
   } else {
-    if (spec.max_perplexity_increase > 0 && increase > spec.max_perplexity_increase)
+    if (rises_too_far(spec, before, after))
       broken.push_back(fmt::format(
           "the perplexity rises by {:.3g} % ({:.5g} to {:.5g}) and may rise by {:.3g} %",
           100 * increase, before.perplexity, after.perplexity, 100 * spec.max_perplexity_increase));
