@@ -15,6 +15,7 @@
 #include "base/result.h"
 #include "compress/contract.h"
 #include "cpu/isa.h"
+#include "model/decode_ops.h"
 #include "serve/service.h"
 #include "store/store.h"
 #include "train/spec.h"

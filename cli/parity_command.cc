@@ -8,14 +8,14 @@
 namespace fastserve {
 namespace {
 
-void print_check(const ParityCheck& check) {
-  fmt::print("{} {:<34} {:<44} {:>10.3e}  (tolerance {:.1e}){}{}\n", check.passed ? "ok  " : "FAIL", check.subject,
+void print_check(const std::string& subject, const ParityCheck& check) {
+  fmt::print("{} {:<34} {:<44} {:>10.3e}  (tolerance {:.1e}){}{}\n", check.skipped ? "skip" : check.passed ? "ok  " : "FAIL", subject,
              check.quantity, check.error, check.tolerance, check.note.empty() ? "" : "  ", check.note);
 }
 
-Json to_json(const ParityCheck& c) {
-  return Json::object({{"subject", c.subject}, {"quantity", c.quantity}, {"error", c.error},
-                       {"tolerance", c.tolerance}, {"passed", c.passed}, {"note", c.note}});
+Json to_json(const std::string& subject, const ParityCheck& c) {
+  return Json::object({{"subject", subject}, {"quantity", c.quantity}, {"error", c.error},
+                       {"tolerance", c.tolerance}, {"passed", c.passed}, {"skipped", c.skipped}, {"note", c.note}});
 }
 
 int run_parity(const CommandLine& line, const std::string& directory) {
@@ -23,11 +23,11 @@ int run_parity(const CommandLine& line, const std::string& directory) {
   if (!isa.ok()) return fail(line, isa.error());
   size_t checks = 0, failed = 0;
   Json::Array rows;
-  const Status status = check_parity(directory, *isa, std::max(1, line.lanes), [&](const ParityCheck& check) {
+  const Status status = check_parity(directory, *isa, std::max(1, line.lanes), [&](const std::string& subject, const ParityCheck& check) {
     checks++;
     failed += check.passed ? 0 : 1;
-    if (line.json) rows.push_back(to_json(check));
-    else print_check(check);
+    if (line.json) rows.push_back(to_json(subject, check));
+    else print_check(subject, check);
   });
   if (!status.ok()) return fail(line, status.error());
   const Json document = Json::object({{"isa", isa_name(*isa)}, {"checks", checks}, {"failed", failed}, {"results", rows}});

@@ -1,0 +1,161 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "api/bench_models.h"
+#include "base/rng.h"
+#include "compress/quantisers.h"
+#include "cpu/cpu_device.h"
+#include "model/decoder.h"
+
+namespace fastserve {
+namespace {
+
+constexpr int kPrompt = 128, kBlockTokens = 16;
+
+ModelConfig config_of(BenchModel model) {
+  ModelConfig c;
+  c.rope = Rope{};
+  c.vocab_size = 32000;
+  c.head_dim = 64;
+  c.kv_heads = 4;
+  c.layers = model == BenchModel::k110M ? 12 : 22;
+  c.hidden_size = model == BenchModel::k110M ? 768 : 2048;
+  c.heads = c.hidden_size / c.head_dim;
+  c.intermediate_size = model == BenchModel::k110M ? 2048 : 5632;
+  c.max_positions = 2048;
+  return c;
+}
+
+/// A bundle of random weights, its projections and head quantised.
+Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format) {
+  auto tensors = std::make_shared<TensorMap>("random weights");
+  Json formats = Json::object({});
+  Rng rng(7);
+  for (const Parameter& p : ParameterLayout(config).parameters()) {
+    std::vector<float> values(p.size(), 1.0f);
+    if (p.decay)
+      for (float& v : values) v = static_cast<float>(rng.uniform() - 0.5) * 0.07f;
+    if (p.decay && p.name.find("embed_tokens") == std::string::npos) {
+      FS_ASSIGN(const QuantisedMatrix matrix, quantise(values, p.rows, p.cols, format, p.name));
+      add_quantised(*tensors, p.name, matrix);
+      formats.set(p.name, weight_format_name(format));
+    } else {
+      tensors->add(p.name, Tensor::from_floats(p.shape, values, p.decay ? DType::kBF16 : DType::kF32));
+    }
+  }
+  Json json = config.to_json();
+  json.set("fastserve", Json::object({{"weights", formats}}));
+  return ModelBundle{{{"config.json", json.dump()}}, tensors};
+}
+
+/// A loaded decoder and the sequences it runs, each with its blocks of the pool.
+class Streams {
+ public:
+  static Result<std::unique_ptr<Streams>> load(const BenchContext& context, BenchModel model, WeightFormat format,
+                                               int streams, int tokens_each) {
+    auto self = std::unique_ptr<Streams>(new Streams);
+    FS_ASSIGN(self->device_, make_cpu_device({context.lanes, context.isa}));
+    FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(model), format));
+    const int blocks_each = (tokens_each + kBlockTokens - 1) / kBlockTokens;
+    DecoderOptions options;
+    options.kv_blocks = streams * blocks_each;
+    options.block_tokens = kBlockTokens;
+    options.max_logits = streams;
+    FS_ASSIGN(self->decoder_, Decoder::load(*self->device_, bundle, options));
+    for (int s = 0; s < streams; s++) {
+      self->blocks_.emplace_back();
+      for (int b = 0; b < blocks_each; b++) self->blocks_.back().push_back(s * blocks_each + b);
+    }
+    return self;
+  }
+
+  /// Runs `count` random tokens of one stream from `position`.
+  void prefill(int stream, int position, int count) {
+    std::vector<int32_t> tokens(static_cast<size_t>(count));
+    for (int32_t& token : tokens) token = static_cast<int32_t>(rng_.below(32000));
+    for (int from = 0; from < count; from += decoder_->options().max_rows) {
+      const int rows = std::min(decoder_->options().max_rows, count - from);
+      const Segment segment{0, rows, position + from, blocks_[static_cast<size_t>(stream)]};
+      const int32_t last = rows - 1;
+      decoder_->step(std::span(tokens).subspan(static_cast<size_t>(from), static_cast<size_t>(rows)), {&segment, 1}, {&last, 1});
+    }
+  }
+  /// One token of every stream at `position`, greedily from the step before.
+  void decode(int position) {
+    const size_t n = blocks_.size();
+    last_.resize(n, 1);
+    std::vector<Segment> segments;
+    std::vector<int32_t> wanted;
+    for (size_t s = 0; s < n; s++) {
+      segments.push_back({static_cast<int>(s), 1, position, blocks_[s]});
+      wanted.push_back(static_cast<int32_t>(s));
+    }
+    const auto logits = decoder_->step(last_, segments, wanted);
+    const size_t vocab = logits.size() / n;
+    for (size_t s = 0; s < n; s++) {
+      const auto row = logits.subspan(s * vocab, vocab);
+      last_[s] = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+    }
+  }
+  const Decoder& decoder() const { return *decoder_; }
+  size_t count() const { return blocks_.size(); }
+
+ private:
+  Streams() = default;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Decoder> decoder_;
+  std::vector<std::vector<int32_t>> blocks_;
+  std::vector<int32_t> last_;
+  Rng rng_{11};
+};
+
+/// Repeats `body` (which does `work` tokens) until the time is up, at least three times.
+template <class Body>
+std::vector<double> measure(const BenchContext& context, double work, const Body& body) {
+  const SystemClock clock;
+  std::vector<double> rates;
+  body();  // warm-up
+  const Nanoseconds start = clock.now();
+  while (!context.cancel.raised() &&
+         (rates.size() < 3 || std::chrono::duration<double>(clock.now() - start).count() < context.seconds)) {
+    const Nanoseconds begin = clock.now();
+    body();
+    rates.push_back(work / std::chrono::duration<double>(clock.now() - begin).count());
+  }
+  return rates;
+}
+
+Result<BenchResult> result_of(const BenchContext& context, const std::vector<double>& rates, const Streams& streams,
+                              WeightFormat format) {
+  if (context.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped", "bench", ""};
+  BenchResult result;
+  result.unit = "tokens/s";
+  summarise(rates, result);
+  const double bytes = static_cast<double>(streams.decoder().weight_bytes());
+  result.detail = Json::object({{"format", weight_format_name(format)}, {"streams", streams.count()},
+                                {"weight_bytes", bytes}, {"repetitions", rates.size()}});
+  if (streams.count() == 1) result.detail.set("read_gb_per_s", bytes * result.value * 1e-9);
+  return result;
+}
+
+}  // namespace
+
+Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape) {
+  FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams, kPrompt + shape.tokens));
+  for (int s = 0; s < shape.streams; s++) streams->prefill(s, 0, kPrompt);
+  const auto rates = measure(context, static_cast<double>(shape.streams) * shape.tokens, [&] {
+    for (int t = 0; t < shape.tokens; t++) streams->decode(kPrompt + t);
+  });
+  return result_of(context, rates, *streams, shape.format);
+}
+
+Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model, WeightFormat format, int tokens) {
+  FS_ASSIGN(const auto streams, Streams::load(context, model, format, 1, tokens));
+  const auto rates = measure(context, tokens, [&] { streams->prefill(0, 0, tokens); });
+  FS_ASSIGN(BenchResult result, result_of(context, rates, *streams, format));
+  result.detail.set("read_gb_per_s", Json());
+  return result;
+}
+
+}  // namespace fastserve

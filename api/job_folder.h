@@ -1,0 +1,44 @@
+// What the disk remembers of a job: root/jobs/ID/job.json beside its checkpoints.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api/node.h"
+
+namespace fastserve {
+
+/// One job's folder, held by the process that runs it.
+///
+/// Owns:     the folder's lock; a folder whose lock is free and whose record says "running" belonged
+///           to a process that died, and reads as "interrupted".
+/// Threads:  one caller at a time.
+class JobFolder {
+ public:
+  /// A new folder with a fresh id.
+  static Result<std::unique_ptr<JobFolder>> create(const Path& root, const Clock& clock, JobInfo info);
+  /// An existing one, to go on with. kNotFound lists the ids there are; kUnavailable: it is running.
+  static Result<std::unique_ptr<JobFolder>> open(const Path& root, const std::string& id);
+
+  const JobInfo& info() const { return info_; }
+  Path path() const { return path_; }
+  Path checkpoints() const { return path_ / "checkpoints"; }
+  /// Replaces the record atomically.
+  Status save(const JobInfo& info);
+
+ private:
+  JobFolder(Path path, FileLock lock, JobInfo info)
+      : path_(std::move(path)), lock_(std::move(lock)), info_(std::move(info)) {}
+  Path path_;
+  FileLock lock_;
+  JobInfo info_;
+};
+
+/// Every job below `root`, oldest first. A record that cannot be read is listed as failed with the reason.
+Result<std::vector<JobInfo>> list_jobs(const Path& root);
+/// kNotFound, or kUnavailable while it runs.
+Status remove_job_folder(const Path& root, const std::string& id);
+
+}  // namespace fastserve

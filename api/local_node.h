@@ -1,0 +1,61 @@
+// The Node that runs everything in this process.
+#pragma once
+
+#include "api/job_folder.h"
+#include "api/node.h"
+#include "api/train_material.h"
+#include "train/progress.h"
+
+namespace fastserve {
+
+class LocalNode final : public Node {
+ public:
+  LocalNode(NodeOptions options, Isa isa) : options_(std::move(options)), isa_(isa) {}
+
+  const NodeOptions& options() const override { return options_; }
+  Result<std::unique_ptr<Store>> open_store() const override;
+
+  // node_train.cc
+  Result<TrainResult> train(const TrainRequest& request, const std::function<void(const TrainUpdate&)>& progress,
+                            const CancelFlag& cancel) override;
+  // node_compress.cc
+  Result<CompressResult> compress(const CompressRequest& request,
+                                  const std::function<void(std::string_view stage, double)>& progress,
+                                  const CancelFlag& cancel) override;
+  // node_deploy.cc
+  Result<std::unique_ptr<Deployment>> deploy(const DeployRequest& request, bool listen) override;
+
+  Result<ModelRef> import_directory(const Path& directory, const std::string& name,
+                                    const std::function<void(double)>& progress, const CancelFlag& cancel) override;
+  Status export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised) override;
+
+  Result<std::vector<JobInfo>> jobs() const override;
+  Result<JobInfo> job(const std::string& id) const override;
+  Status remove_job(const std::string& id) override;
+
+ private:
+  Result<std::unique_ptr<Store>> open_store_within(Nanoseconds patience) const;
+  /// A stored model by "name", "name@3" or "name@tag", and the store it is read from.
+  struct Opened {
+    std::unique_ptr<Store> store;  ///< first: it outlives the model
+    StoredModel model;
+  };
+  Result<Opened> open_model(const std::string& text) const;
+
+  // node_train.cc
+  Result<TrainMaterial> new_material(const TrainRequest& request);
+  Result<TrainMaterial> resumed_material(const JobFolder& job) const;
+  Status save_documents(const JobFolder& job, const TrainMaterial& material) const;
+  Result<TrainResult> run_job(JobFolder& job, TrainMaterial material, const TrainPlacement& placement,
+                              const std::function<void(const TrainUpdate&)>& progress, const CancelFlag& cancel);
+  Error discard_job(JobFolder& job, const Error& error) const;
+  Result<TrainResult> finish_job(JobFolder& job, const TrainMaterial& material, const TrainOutcome& outcome);
+  Result<ModelRef> publish_trained(const JobFolder& job, const TrainMaterial& material,
+                                   const std::vector<float>& weights, const Json& details);
+
+  NodeOptions options_;
+  Isa isa_;
+  SystemClock clock_;
+};
+
+}  // namespace fastserve

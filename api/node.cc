@@ -1,0 +1,90 @@
+// The node's wiring: who gets which clock, log, device and store. Training, compression and serving
+// are wired in files of their own beside this one.
+#include "api/local_node.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "cpu/cpu_device.h"
+#include "model/huggingface.h"
+#include "model/tokenizer.h"
+
+namespace fastserve {
+
+Path default_root() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr && *value != 0 ? Path(value) : Path();
+  };
+  if (Path home = variable("FASTSERVE_HOME"); !home.empty()) return home;
+  if (Path data = variable("XDG_DATA_HOME"); !data.empty()) return data / "fastserve";
+  if (Path home = variable("HOME"); !home.empty()) return home / ".local/share/fastserve";
+  return "fastserve-data";
+}
+
+Result<std::unique_ptr<Node>> Node::create(NodeOptions options) {
+  if (options.root.empty()) options.root = default_root();
+  if (options.lanes < 0 || options.lanes > 1024)
+    return Error{ErrorCode::kInvalidArgument, fmt::format("cannot be {}", options.lanes), "lanes", "1 to 1024, or 0"};
+  if (options.lanes == 0) options.lanes = usable_cores();
+  FS_ASSIGN(const Isa isa, choose_isa());
+  return std::unique_ptr<Node>(new LocalNode(std::move(options), isa));
+}
+
+Result<std::unique_ptr<Store>> LocalNode::open_store() const {
+  // Another process holds the store only for one piece of work: wait a little for it.
+  constexpr auto kPatience = std::chrono::seconds(3);
+  return open_store_within(kPatience);
+}
+
+Result<std::unique_ptr<Store>> LocalNode::open_store_within(Nanoseconds patience) const {
+  const Nanoseconds deadline = clock_.now() + patience;
+  for (;;) {
+    auto store = Store::open(options_.root, {&clock_});
+    if (store.ok() || store.error().code != ErrorCode::kUnavailable || clock_.now() >= deadline) return store;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+Result<LocalNode::Opened> LocalNode::open_model(const std::string& text) const {
+  FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));
+  Opened opened;
+  FS_ASSIGN(opened.store, open_store());
+  FS_ASSIGN(opened.model, opened.store->open_model(ref));
+  return opened;
+}
+
+Result<ModelRef> LocalNode::import_directory(const Path& directory, const std::string& name,
+                                             const std::function<void(double)>& progress, const CancelFlag& cancel) {
+  FS_ASSIGN(const ModelBundle bundle, read_model_directory(directory));
+  if (const auto it = bundle.documents.find("tokenizer.json"); it != bundle.documents.end()) {
+    auto tokenizer = Tokenizer::from_json(it->second, (directory / "tokenizer.json").string());
+    if (!tokenizer.ok()) return std::move(tokenizer).error();
+  }
+  FS_ASSIGN(const auto store, open_store());
+  Store::PublishOptions options;
+  options.progress = progress;
+  options.cancel = &cancel;
+  return store->publish(name, bundle, {"import", "", Json::object({{"directory", directory.filename().string()}})}, options);
+}
+
+Status LocalNode::export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised) {
+  FS_ASSIGN(const auto store, open_store());
+  FS_ASSIGN(const StoredModel model, store->open_model(ref));
+  return write_model_directory(directory, model.bundle, keep_quantised);
+}
+
+Result<std::vector<JobInfo>> LocalNode::jobs() const { return list_jobs(options_.root); }
+
+Result<JobInfo> LocalNode::job(const std::string& id) const {
+  FS_ASSIGN(const auto all, list_jobs(options_.root));
+  for (const JobInfo& job : all)
+    if (job.id == id) return job;
+  return Error{ErrorCode::kNotFound, "no such job", id, "fsctl jobs list shows those there are"};
+}
+
+Status LocalNode::remove_job(const std::string& id) { return remove_job_folder(options_.root, id); }
+
+}  // namespace fastserve
