@@ -1,0 +1,161 @@
+#include "actors/coordinator.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace fastserve {
+
+using namespace messages;
+
+namespace {
+
+constexpr auto kTick = std::chrono::milliseconds(500);
+
+/// Carries out the job's orders.
+class Shell {
+ public:
+  Shell(CoordinatorActor::pointer self, std::shared_ptr<CoordinatorParts> parts)
+      : self_(self), parts_(std::move(parts)) {}
+
+  TrainingJob& job() { return *parts_->job; }
+
+  void begin() {
+    for (const auto& trainer : parts_->trainers) self_->monitor(trainer);
+    for (const auto& shard : parts_->shards) self_->monitor(shard);
+    for (uint32_t i = 0; i < parts_->trainers.size(); i++) carry_out(job().trainer_joined({i}));
+  }
+
+  void carry_out(Actions actions) {
+    for (Action& action : actions)
+      std::visit([this](auto& order) { carry_out(order); }, action);
+  }
+
+  void down(const caf::down_msg& message) {
+    const auto& trainers = parts_->trainers;
+    for (uint32_t i = 0; i < trainers.size(); i++)
+      if (trainers[i].address() == message.source)
+        return carry_out(job().trainer_lost({i}, {ErrorCode::kUnavailable, "has stopped", "", ""}));
+    for (const auto& shard : parts_->shards)
+      if (shard.address() == message.source)
+        return carry_out(job().shard_failed(
+            {ErrorCode::kInternal, "a parameter server has stopped", "",
+             "start the job again: it goes on from the last checkpoint"}));
+  }
+
+  void copied(std::shared_ptr<const ShardState> part) {
+    copies_.push_back(std::move(part));
+    if (copies_.size() < parts_->shards.size()) return;
+    self_->send(parts_->writer, WriteCheckpoint{copied_state_, std::move(copies_), parts_->best});
+    copies_.clear();
+    carry_out(job().snapshot_taken());
+  }
+
+ private:
+  void carry_out(GiveWork& order) {
+    self_->send(parts_->trainers[order.trainer.value], Work{std::move(order.item)});
+  }
+  void carry_out(const ApplyStep& order) {
+    for (const auto& shard : parts_->shards) self_->send(shard, Apply{order.order});
+  }
+  void carry_out(const SkipStep& order) {
+    for (const auto& shard : parts_->shards) self_->send(shard, Skip{order.step});
+  }
+  void carry_out(const KeepBest&) {
+    const auto masters = parts_->backend->masters();
+    parts_->best = std::make_shared<const std::vector<float>>(masters.begin(), masters.end());
+  }
+  void carry_out(const TakeSnapshot& order) {
+    copied_state_ = order.state;
+    copies_.clear();
+    for (const auto& shard : parts_->shards) self_->send(shard, CopyState{});
+  }
+  void carry_out(const Report& order) {
+    if (parts_->progress) parts_->progress(order.progress);
+  }
+  void carry_out(const Warn& order) { parts_->log.warning(order.line); }
+  void carry_out(Finish& order) {
+    if (!order.end.ok()) {
+      parts_->completion->set(std::move(order.end).error());
+      return;
+    }
+    TrainOutcome outcome = job().outcome();
+    outcome.end = *order.end;
+    const auto masters = parts_->backend->masters();
+    outcome.weights.assign(masters.begin(), masters.end());
+    if (parts_->best != nullptr) outcome.best_weights = *parts_->best;
+    if (parts_->complete_outcome) parts_->complete_outcome(outcome);
+    parts_->completion->set(std::move(outcome));
+  }
+
+  CoordinatorActor::pointer self_;
+  std::shared_ptr<CoordinatorParts> parts_;
+  JobState copied_state_;
+  std::vector<std::shared_ptr<const ShardState>> copies_;
+};
+
+}  // namespace
+
+void Completion::set(Result<TrainOutcome> outcome) {
+  std::lock_guard lock(mutex_);
+  if (!outcome_) outcome_ = std::move(outcome);
+  changed_.notify_all();
+}
+
+Result<TrainOutcome> Completion::wait() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return outcome_.has_value(); });
+  return *outcome_;
+}
+
+CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
+                                            std::shared_ptr<CoordinatorParts> parts) {
+  // Whatever ends this actor, whoever waits for the outcome must hear of it.
+  self->attach_functor([completion = parts->completion](const caf::error&) {
+    completion->set(Error{ErrorCode::kCancelled, "the training system was shut down", "", ""});
+  });
+  auto shell = std::make_shared<Shell>(self, std::move(parts));
+  self->set_down_handler([shell](const caf::down_msg& message) { shell->down(message); });
+  return {
+      [=](const Begin&) {
+        shell->begin();
+        self->delayed_send(self, kTick, Tick{});
+      },
+      [=](const WorkDone& done) {
+        shell->carry_out(shell->job().work_done(done.trainer, done.round, done.unit, done.losses));
+      },
+      [=](const TrainerFailed& failed) {
+        shell->carry_out(shell->job().trainer_lost(failed.trainer, failed.error));
+      },
+      [=](Gathered& gathered) {
+        shell->carry_out(shell->job().shard_gathered(gathered.shard, gathered.step,
+                                                     std::move(gathered.squares)));
+      },
+      [=](const ShardReady& ready) {
+        shell->carry_out(shell->job().shard_ready(ready.shard, ready.step));
+      },
+      [=](const ShardFailed& failed) { shell->carry_out(shell->job().shard_failed(failed.error)); },
+      [=](StateCopied& copied) { shell->copied(std::move(copied.part)); },
+      [=](const CheckpointWritten& written) {
+        shell->carry_out(shell->job().checkpoint_written(*written.status));
+      },
+      [=](const Tick&) {
+        shell->carry_out(shell->job().tick());
+        self->delayed_send(self, kTick, Tick{});
+      },
+  };
+}
+
+CheckpointWriterActor::behavior_type checkpoint_writer(
+    CheckpointWriterActor::pointer self, std::shared_ptr<CheckpointDirectory> directory,
+    CheckpointHeader header, CoordinatorActor coordinator) {
+  return {
+      [=](const WriteCheckpoint& order) mutable {
+        header.state = order.state;
+        auto status = std::make_shared<const Status>(
+            directory->write(header, order.parts, order.best.get()));
+        self->send(coordinator, CheckpointWritten{std::move(status)});
+      },
+  };
+}
+
+}  // namespace fastserve

@@ -1,0 +1,53 @@
+// The coordinator actor: carries events to the TrainingJob and its orders to everyone.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "actors/messages.h"
+#include "base/log.h"
+
+namespace fastserve {
+
+/// Where a job's outcome is left for whoever waits. Threads: any.
+class Completion {
+ public:
+  /// The first call counts.
+  void set(Result<TrainOutcome> outcome);
+  /// Blocks until set.
+  Result<TrainOutcome> wait();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<Result<TrainOutcome>> outcome_;
+};
+
+/// What a coordinator drives. Filled in before it is told to Begin.
+struct CoordinatorParts {
+  std::unique_ptr<TrainingJob> job;
+  TrainBackend* backend = nullptr;
+  std::vector<TrainerActor> trainers;
+  std::vector<ParameterServerActor> shards;
+  CheckpointWriterActor writer;  ///< may be empty when the job writes no checkpoints
+  std::shared_ptr<const std::vector<float>> best;  ///< weights of the best evaluation so far
+  std::function<void(const TrainProgress&)> progress;
+  std::function<void(TrainOutcome&)> complete_outcome;  ///< adds what the job cannot know
+  Log log;
+  std::shared_ptr<Completion> completion;
+};
+
+/// `parts` are looked at from Begin on. Monitors trainers and shards; never blocks.
+CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
+                                            std::shared_ptr<CoordinatorParts> parts);
+
+/// Writes checkpoints, detached.
+CheckpointWriterActor::behavior_type checkpoint_writer(
+    CheckpointWriterActor::pointer self, std::shared_ptr<CheckpointDirectory> directory,
+    CheckpointHeader header, CoordinatorActor coordinator);
+
+}  // namespace fastserve

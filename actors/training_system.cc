@@ -1,0 +1,270 @@
+#include "actors/training_system.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "actors/coordinator.h"
+#include "actors/parameter_server.h"
+#include "actors/trainer.h"
+#include "cpu/cpu_device.h"
+
+namespace fastserve {
+namespace {
+
+/// Bytes that can be had without swapping; nothing when the system does not say.
+std::optional<uint64_t> available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  for (uint64_t kib; file >> key >> kib; std::getline(file, unit))
+    if (key == "MemAvailable:") return kib << 10;
+  return std::nullopt;
+}
+
+uint64_t peak_memory() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) << 10;
+}
+
+Status check_memory(const MemoryEstimate& need, uint64_t limit) {
+  std::optional<uint64_t> have = limit > 0 ? std::optional(limit) : available_memory();
+  if (!have || need.total() <= *have) return {};
+  return Error{ErrorCode::kResourceExhausted,
+               fmt::format("training needs {} of memory (weights {}, optimiser {}, gradients {}, "
+                           "activations {}, copies {}) and {} can be had",
+                           human_bytes(need.total()), human_bytes(need.weights),
+                           human_bytes(need.optimiser), human_bytes(need.gradients),
+                           human_bytes(need.activations), human_bytes(need.snapshots),
+                           human_bytes(*have)),
+               "", "choose a smaller batch, block or model"};
+}
+
+}  // namespace
+
+struct TrainingSystem::State {
+  explicit State(Config given) : config(std::move(given)) {}
+  ~State();
+
+  Status open();
+  Status open_backend();
+  Status resume();
+  Status start_actors();
+  const Clock& clock() const { return config.clock != nullptr ? *config.clock : system_clock; }
+
+  Config config;
+  SystemClock system_clock;
+  TrainPlan plan;
+  std::shared_ptr<TrainBackend> backend;
+  std::unique_ptr<Sampler> sampler;
+  std::unique_ptr<EvaluationPlan> evaluation;
+  std::unique_ptr<GradientPool> pool;
+  std::shared_ptr<CheckpointDirectory> checkpoints;
+  std::optional<Checkpoint> resumed;
+  std::shared_ptr<Completion> completion = std::make_shared<Completion>();
+  uint64_t planned_memory = 0;
+
+  caf::actor_system_config actor_config;
+  std::optional<caf::actor_system> actors;
+  CoordinatorActor coordinator_handle;
+  CheckpointWriterActor writer;
+  std::vector<TrainerActor> trainers;
+  std::vector<ParameterServerActor> shards;
+};
+
+TrainingSystem::State::~State() {
+  // The actors know each other, so none would ever be unreferenced: each is told to go.
+  const auto dismiss = [](const auto& actor) {
+    if (actor) caf::anon_send_exit(actor, caf::exit_reason::kill);
+  };
+  for (const auto& trainer : trainers) dismiss(trainer);
+  for (const auto& shard : shards) dismiss(shard);
+  dismiss(writer);
+  dismiss(coordinator_handle);
+  trainers.clear();
+  shards.clear();
+  writer = nullptr;
+  coordinator_handle = nullptr;
+  actors.reset();  // waits for all of them
+}
+
+Status TrainingSystem::State::open() {
+  TrainSpec& spec = config.spec;
+  FS_CHECK(config.dataset != nullptr);
+  if (config.backend == nullptr) FS_TRY(spec.validate());
+  const Dataset& data = *config.dataset;
+  if (data.train.size() <= static_cast<size_t>(spec.block))
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("is {}, and there are {} tokens to train on", spec.block,
+                             data.train.size()),
+                 "block", "add text, or choose a smaller block"};
+  if (config.checkpoint_directory) {
+    FS_ASSIGN(checkpoints, CheckpointDirectory::open(*config.checkpoint_directory));
+    FS_TRY(resume());
+  }
+  plan = plan_training(spec, config.placement, usable_cores());
+  spec.microbatches = plan.microbatches;
+  const MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr);
+  planned_memory = need.total();
+  if (config.backend == nullptr) FS_TRY(check_memory(need, config.memory_limit));
+  sampler = std::make_unique<Sampler>(
+      data.train, Sampler::Shape{spec.block, plan.sequences, plan.microbatches}, spec.seed);
+  spec.steps = resolve_steps(spec, sampler->windows());
+  if (data.validation.size() > 1)
+    evaluation = std::make_unique<EvaluationPlan>(data.validation, spec.block,
+                                                  spec.evaluate_sequences, plan.max_rows);
+  FS_TRY(open_backend());
+  return start_actors();
+}
+
+Status TrainingSystem::State::resume() {
+  if (config.resume == Resume::kNever) {
+    if (!checkpoints->newest(Log())) return {};
+    return Error{ErrorCode::kAlreadyExists, "holds the checkpoints of another job",
+                 checkpoints->path().string(), "resume that job, or use another directory"};
+  }
+  resumed = checkpoints->newest(config.log);
+  if (!resumed) {
+    if (config.resume == Resume::kIfThere) return {};
+    return Error{ErrorCode::kNotFound, "holds no whole checkpoint to resume from",
+                 checkpoints->path().string(), "start the job afresh"};
+  }
+  if (config.spec.microbatches == 0)
+    config.spec.microbatches = resumed->header.spec.microbatches;
+  return check_resumable(resumed->header, config.spec, config.dataset->fingerprint);
+}
+
+Status TrainingSystem::State::open_backend() {
+  backend = config.backend;
+  if (backend == nullptr) {
+    if (!config.make_device) {
+      Isa isa = Isa::kPortable;
+      if (config.isa) isa = *config.isa;
+      else {
+        FS_ASSIGN(isa, choose_isa());
+      }
+      config.make_device = [isa](int lanes) { return make_cpu_device({lanes, isa}); };
+    }
+    FS_ASSIGN(backend, make_device_backend(config.spec.model, config.spec.precision,
+                                           config.make_device));
+  }
+  const std::span<float> masters = backend->masters();
+  const std::vector<float>& given = resumed ? resumed->weights : config.initial_weights;
+  if (!given.empty()) {
+    if (given.size() != masters.size())
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("holds {} weights, and the model has {}", given.size(),
+                               masters.size()),
+                   resumed ? resumed->path.string() : "initial weights", ""};
+    std::copy(given.begin(), given.end(), masters.begin());
+  } else {
+    FS_CHECK(config.backend == nullptr);
+    initialise_parameters(config.spec.model, ParameterLayout(config.spec.model), config.spec.seed,
+                          masters);
+  }
+  backend->refresh_all();
+  if (resumed && resumed->header.numerics_id != backend->numerics_id())
+    config.log.warning(fmt::format("the checkpoint was computed on {} and goes on on {}: the result "
+                                   "is as good, but not the same bits",
+                                   resumed->header.numerics_id, backend->numerics_id()));
+  return {};
+}
+
+Status TrainingSystem::State::start_actors() {
+  std::vector<std::shared_ptr<GradientWorker>> workers;
+  pool = std::make_unique<GradientPool>(
+      [backend = backend.get()] { return backend->allocate(backend->elements() * sizeof(float)); });
+  for (int i = 0; i < plan.trainers; i++) {
+    FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
+    workers.push_back(
+        std::make_shared<GradientWorker>(std::move(source), *sampler, evaluation.get(), *pool));
+  }
+  const JobState state = resumed ? resumed->header.state : JobState{};
+  const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
+  std::vector<std::shared_ptr<ParameterShard>> parts;
+  for (const auto& range : ParameterShard::ranges(*backend, plan.shards)) {
+    parts.push_back(std::make_shared<ParameterShard>(
+        *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)}));
+    if (resumed) parts.back()->restore(resumed->m, resumed->v);
+  }
+  auto driven = std::make_shared<CoordinatorParts>();
+  TrainingJob::Setup setup;
+  setup.spec = config.spec;
+  setup.plan = plan;
+  setup.shards = static_cast<int>(parts.size());
+  setup.windows = sampler->windows();
+  if (evaluation != nullptr) {
+    setup.evaluation_chunks = evaluation->chunks();
+    setup.evaluation_counted = evaluation->counted();
+  }
+  setup.checkpoints = checkpoints != nullptr;
+  setup.clock = &clock();
+  setup.cancel = config.cancel;
+  driven->job = std::make_unique<TrainingJob>(std::move(setup), state);
+  driven->backend = backend.get();
+  if (resumed && !resumed->best.empty())
+    driven->best = std::make_shared<const std::vector<float>>(std::move(resumed->best));
+  driven->progress = config.progress;
+  driven->complete_outcome = [planned = planned_memory](TrainOutcome& outcome) {
+    outcome.peak_memory_bytes = peak_memory();
+    outcome.planned_memory_bytes = planned;
+  };
+  driven->log = config.log;
+  driven->completion = completion;
+  CheckpointHeader header{config.spec, state, config.tokenizer_json, config.dataset->fingerprint,
+                          backend->numerics_id()};
+  if (resumed) resumed->weights = resumed->m = resumed->v = {};
+  try {
+    actor_config.set("scheduler.max-threads", size_t{1});  // the actors here are all detached
+    actor_config.set("scheduler.policy", caf::atom("sharing"));
+    actors.emplace(actor_config);
+    coordinator_handle = actors->spawn<caf::detached>(coordinator, driven);
+    for (uint32_t i = 0; i < parts.size(); i++)
+      shards.push_back(actors->spawn<caf::detached>(parameter_server, ShardId{i}, parts[i],
+                                                    coordinator_handle));
+    for (uint32_t i = 0; i < workers.size(); i++)
+      trainers.push_back(actors->spawn<caf::detached>(trainer, TrainerId{i}, workers[i],
+                                                      coordinator_handle, shards));
+    if (checkpoints != nullptr)
+      writer = actors->spawn<caf::detached>(checkpoint_writer, checkpoints, std::move(header),
+                                            coordinator_handle);
+  } catch (const std::exception& error) {
+    return Error{ErrorCode::kResourceExhausted,
+                 std::string("the actors cannot be started: ") + error.what(), "",
+                 "use fewer trainers or shards"};
+  }
+  driven->trainers = trainers;
+  driven->shards = shards;
+  driven->writer = writer;
+  caf::anon_send(coordinator_handle, messages::Begin{});
+  return {};
+}
+
+TrainingSystem::TrainingSystem(std::unique_ptr<State> state) : state_(std::move(state)) {}
+TrainingSystem::~TrainingSystem() = default;
+
+Result<std::unique_ptr<TrainingSystem>> TrainingSystem::start(Config config) {
+  auto state = std::make_unique<State>(std::move(config));
+  FS_TRY(state->open());
+  return std::unique_ptr<TrainingSystem>(new TrainingSystem(std::move(state)));
+}
+
+Result<TrainOutcome> TrainingSystem::wait() { return state_->completion->wait(); }
+
+void TrainingSystem::kill_trainer(int i) {
+  caf::anon_send_exit(state_->trainers[static_cast<size_t>(i)], caf::exit_reason::kill);
+}
+
+int TrainingSystem::trainers() const { return static_cast<int>(state_->trainers.size()); }
+const TrainSpec& TrainingSystem::spec() const { return state_->config.spec; }
+
+std::string TrainingSystem::description() const {
+  const TrainPlan& plan = state_->plan;
+  return fmt::format("{}; {} trainers on {} lanes, {} parameter servers; {} microbatches of up to {} tokens",
+                     state_->backend->description(), plan.trainers, plan.lanes,
+                     state_->shards.size(), plan.microbatches, plan.max_rows);
+}
+
+}  // namespace fastserve
