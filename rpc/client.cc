@@ -1,0 +1,430 @@
+#include "rpc/client.h"
+
+#include <capnp/rpc-twoparty.h>
+#include <fmt/format.h>
+#include <kj/async-io.h>
+
+#include <condition_variable>
+#include <deque>
+#include <future>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "rpc/mailbox.h"
+#include "rpc/messages.h"
+#include "rpc/socket.h"
+
+namespace fastserve {
+namespace {
+
+constexpr const char* kClientName = "fastserve " FASTSERVE_VERSION;
+constexpr size_t kEventsAhead = 8;  // that the caller may lag behind before the server is held back
+constexpr auto kLookAtCancel = std::chrono::milliseconds(20);
+
+Error no_answer(const std::string& endpoint, Nanoseconds timeout) {
+  return {
+      ErrorCode::kDeadlineExceeded,
+      fmt::format("gave no answer within {:.3g} s", std::chrono::duration<double>(timeout).count()),
+      endpoint, "see whether the server still runs, and is a fastserve server"};
+}
+
+/// One answer on its way from the loop's thread to the caller's.
+template <class T>
+class Answer {
+ public:
+  void set(Result<T> value) {
+    const std::lock_guard lock(mutex_);
+    if (!value_) value_.emplace(std::move(value));
+    ready_.notify_all();
+  }
+  std::optional<Result<T>> wait(Nanoseconds timeout) {
+    std::unique_lock lock(mutex_);
+    ready_.wait_for(lock, timeout, [&] { return value_.has_value(); });
+    return std::move(value_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::optional<Result<T>> value_;
+};
+
+/// A running generation: events from the loop's thread to the caller's.
+class Receiving {
+ public:
+  // On the loop's thread.
+
+  /// False: answer the server only after release().
+  bool add(GenerateEvent event) {
+    const std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+    news_.notify_all();
+    holding_ = holding_ || events_.size() > kEventsAhead;
+    return !holding_;
+  }
+  /// No more events will come; `why` when that is not because the last one came.
+  void fail(Error why) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::move(why);
+    news_.notify_all();
+  }
+  void answered() {
+    const std::lock_guard lock(mutex_);
+    answered_ = true;
+    news_.notify_all();
+  }
+  void cancel() {
+    cancelled = true;
+    KJ_IF_MAYBE (running, generation) {
+      calls.push_back(running->cancelRequest().send().ignoreResult().eagerlyEvaluate(nullptr));
+    }
+  }
+  void release() {
+    for (auto& answer : held) answer->fulfill();
+    held.clear();
+  }
+  void drop() {
+    release();
+    calls.clear();
+    generation = nullptr;
+  }
+
+  // Only touched on the loop's thread.
+  kj::Maybe<wire::Generation::Client> generation;
+  std::vector<kj::Own<kj::PromiseFulfiller<void>>> held;
+  std::list<kj::Promise<void>> calls;
+  bool cancelled = false;
+
+  // On the caller's thread.
+
+  struct News {
+    std::optional<GenerateEvent> event;
+    std::optional<Error> failure;
+    bool answered = false;  ///< the server took the request
+    bool release = false;   ///< the caller has caught up: release() is due
+  };
+  News wait(Nanoseconds timeout) {
+    std::unique_lock lock(mutex_);
+    const bool known = answered_;
+    news_.wait_for(lock, timeout,
+                   [&] { return !events_.empty() || failure_ || answered_ != known; });
+    News news;
+    news.answered = answered_;
+    if (!events_.empty()) {
+      news.event = std::move(events_.front());
+      events_.pop_front();
+      news.release = holding_ && events_.empty();
+      if (news.release) holding_ = false;
+    } else {
+      news.failure = failure_;
+    }
+    return news;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable news_;
+  std::deque<GenerateEvent> events_;
+  std::optional<Error> failure_;
+  bool answered_ = false;
+  bool holding_ = false;
+};
+
+class SinkServer final : public wire::EventSink::Server {
+ public:
+  explicit SinkServer(std::shared_ptr<Receiving> receiving) : receiving_(std::move(receiving)) {}
+  kj::Promise<void> push(PushContext context) override {
+    if (receiving_->add(read_event(context.getParams().getEvent()))) return kj::READY_NOW;
+    context.releaseParams();
+    auto answer = kj::newPromiseAndFulfiller<void>();
+    receiving_->held.push_back(kj::mv(answer.fulfiller));
+    return kj::mv(answer.promise);
+  }
+
+ private:
+  const std::shared_ptr<Receiving> receiving_;
+};
+
+/// What runs on the client's thread.
+struct ClientLoop final : kj::TaskSet::ErrorHandler {
+  explicit ClientLoop(kj::Own<kj::AsyncIoStream> connected)
+      : stream(kj::mv(connected)),
+        rpc(*stream),
+        service(rpc.bootstrap().castAs<wire::FastServe>()),
+        tasks(*this) {}
+  ~ClientLoop() {
+    for (const auto& one : receiving) one->drop();
+  }
+  void taskFailed(kj::Exception&&) override {}  // each call hands its failure to its caller
+
+  kj::Own<kj::AsyncIoStream> stream;
+  capnp::TwoPartyClient rpc;
+  wire::FastServe::Client service;
+  std::list<std::shared_ptr<Receiving>> receiving;
+  kj::TaskSet tasks;
+};
+
+class SilentLog final : public kj::ExceptionCallback {
+ public:
+  void logMessage(kj::LogSeverity, const char*, int, int, kj::String&&) override {}
+};
+
+class ConnectedClient final : public RpcClient {
+ public:
+  ConnectedClient(Socket socket, std::string endpoint, Nanoseconds timeout)
+      : endpoint_(std::move(endpoint)), timeout_(timeout) {
+    std::promise<void> started;
+    thread_ = std::thread([this, socket = std::move(socket), &started]() mutable {
+      run(std::move(socket), started);
+    });
+    started.get_future().get();
+  }
+  ~ConnectedClient() override {
+    mailbox_->post([this] { stop_->fulfill(); });
+    thread_.join();
+  }
+
+  Status hello();
+  Result<std::vector<ServedModel>> models() override;
+  Result<ServerHealth> health() override;
+  Result<std::vector<int32_t>> tokenise(const std::string& model, const std::string& text,
+                                        bool add_special_tokens) override;
+  Result<std::string> detokenise(const std::string& model,
+                                 std::span<const int32_t> tokens) override;
+  Result<std::string> format_chat(
+      const std::string& model,
+      std::span<const std::pair<std::string, std::string>> role_and_content) override;
+  Status generate(const GenerateRequest& request, const OnEvent& on_event,
+                  const CancelFlag* cancel) override;
+  const std::string& server() const override { return server_; }
+
+ private:
+  void run(Socket socket, std::promise<void>& started);
+  void start_generation(const GenerateRequest& request,
+                        const std::shared_ptr<Receiving>& receiving);
+  Status receive(Receiving& receiving, const std::shared_ptr<Receiving>& shared,
+                 const OnEvent& on_event, const CancelFlag* cancel);
+
+  /// `send` makes the call on the loop's thread and reads its answer: kj::Promise<Result<T>>.
+  template <class T, class Send>
+  Result<T> call(Send send) {
+    auto answer = std::make_shared<Answer<T>>();
+    mailbox_->post([this, answer, send = std::move(send)] {
+      loop_->tasks.add(send(loop_->service)
+                           .then([answer](Result<T> value) { answer->set(std::move(value)); },
+                                 [this, answer](kj::Exception&& exception) {
+                                   answer->set(from_exception(exception, endpoint_));
+                                 }));
+    });
+    std::optional<Result<T>> value = answer->wait(timeout_);
+    if (!value) return no_answer(endpoint_, timeout_);
+    return std::move(*value);
+  }
+
+  const std::string endpoint_;
+  const Nanoseconds timeout_;
+  std::string server_;
+  const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
+  ClientLoop* loop_ = nullptr;                  // the thread's, as is stop_
+  kj::PromiseFulfiller<void>* stop_ = nullptr;  // both set before the constructor returns
+  std::thread thread_;
+};
+
+void ConnectedClient::run(Socket socket, std::promise<void>& started) {
+  SilentLog silent;
+  auto io = kj::setupAsyncIo();
+  auto stop = kj::newPromiseAndFulfiller<void>();
+  ClientLoop loop(io.lowLevelProvider->wrapSocketFd(
+      kj::AutoCloseFd(socket.release()), kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
+                                             kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK));
+  loop_ = &loop;
+  stop_ = stop.fulfiller.get();
+  started.set_value();
+  const auto lost = [this, &loop]() {
+    for (const auto& receiving : loop.receiving)
+      receiving->fail(from_exception(KJ_EXCEPTION(DISCONNECTED, "lost"), endpoint_));
+  };
+  loop.tasks.add(loop.rpc.onDisconnect().then(lost, [lost](kj::Exception&&) { lost(); }));
+  loop.tasks.add(mailbox_->run(io.unixEventPort));
+  stop.promise.wait(io.waitScope);
+  mailbox_->close();
+}
+
+Status ConnectedClient::hello() {
+  struct Greeting {
+    unsigned protocol, oldest;
+    std::string server;
+  };
+  Result<Greeting> greeting = call<Greeting>([](wire::FastServe::Client& service) {
+    auto hello = service.helloRequest();
+    hello.setProtocol(wire::PROTOCOL);
+    hello.setClient(kClientName);
+    return hello.send().then([](auto&& reply) -> Result<Greeting> {
+      return Greeting{reply.getProtocol(), reply.getOldestProtocol(), to_string(reply.getServer())};
+    });
+  });
+  if (!greeting.ok()) {
+    Error error = greeting.error();
+    if (error.code == ErrorCode::kUnavailable) {
+      error.what = "closed the connection";
+      error.hint = "it may have as many connections as it takes, or be no fastserve server";
+    }
+    return error;
+  }
+  server_ = greeting->server;
+  const unsigned own = wire::PROTOCOL;
+  if (greeting->oldest <= own && own <= greeting->protocol) return {};
+  const bool old_client = own < greeting->oldest;
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("{} speaks protocol {} to {}, this client {}", server_, greeting->oldest,
+                           greeting->protocol, own),
+               endpoint_, old_client ? "update this client" : "update the server"};
+}
+
+Result<std::vector<ServedModel>> ConnectedClient::models() {
+  using Models = std::vector<ServedModel>;
+  return call<Models>([](wire::FastServe::Client& service) {
+    return service.listModelsRequest().send().then([](auto&& reply) -> Result<Models> {
+      Models models;
+      for (const auto model : reply.getModels()) models.push_back(read_model(model));
+      return models;
+    });
+  });
+}
+
+Result<ServerHealth> ConnectedClient::health() {
+  return call<ServerHealth>([](wire::FastServe::Client& service) {
+    return service.healthRequest().send().then(
+        [](auto&& reply) -> Result<ServerHealth> { return read_health(reply.getHealth()); });
+  });
+}
+
+Result<std::vector<int32_t>> ConnectedClient::tokenise(const std::string& model,
+                                                       const std::string& text,
+                                                       bool add_special_tokens) {
+  using Tokens = std::vector<int32_t>;
+  return call<Tokens>([model, text, add_special_tokens](wire::FastServe::Client& service) {
+    auto tokenise = service.tokeniseRequest();
+    tokenise.setModel(to_text(model));
+    tokenise.setText(to_text(text));
+    tokenise.setAddSpecialTokens(add_special_tokens);
+    return tokenise.send().then([](auto&& reply) -> Result<Tokens> {
+      if (reply.hasError()) return read_error(reply.getError());
+      Tokens tokens;
+      for (const int32_t token : reply.getTokens()) tokens.push_back(token);
+      return tokens;
+    });
+  });
+}
+
+Result<std::string> ConnectedClient::detokenise(const std::string& model,
+                                                std::span<const int32_t> tokens) {
+  return call<std::string>([model, tokens = std::vector<int32_t>(tokens.begin(), tokens.end())](
+                               wire::FastServe::Client& service) {
+    auto detokenise = service.detokeniseRequest();
+    detokenise.setModel(to_text(model));
+    auto list = detokenise.initTokens(static_cast<unsigned>(tokens.size()));
+    for (unsigned i = 0; i < tokens.size(); i++) list.set(i, tokens[i]);
+    return detokenise.send().then([](auto&& reply) -> Result<std::string> {
+      if (reply.hasError()) return read_error(reply.getError());
+      return to_string(reply.getText());
+    });
+  });
+}
+
+Result<std::string> ConnectedClient::format_chat(
+    const std::string& model,
+    std::span<const std::pair<std::string, std::string>> role_and_content) {
+  using Messages = std::vector<std::pair<std::string, std::string>>;
+  return call<std::string>(
+      [model, messages = Messages(role_and_content.begin(), role_and_content.end())](
+          wire::FastServe::Client& service) {
+        auto format = service.formatChatRequest();
+        format.setModel(to_text(model));
+        auto list = format.initMessages(static_cast<unsigned>(messages.size()));
+        for (unsigned i = 0; i < messages.size(); i++) {
+          list[i].setRole(to_text(messages[i].first));
+          list[i].setContent(to_text(messages[i].second));
+        }
+        return format.send().then([](auto&& reply) -> Result<std::string> {
+          if (reply.hasError()) return read_error(reply.getError());
+          return to_string(reply.getPrompt());
+        });
+      });
+}
+
+/// On the loop's thread.
+void ConnectedClient::start_generation(const GenerateRequest& request,
+                                       const std::shared_ptr<Receiving>& receiving) {
+  loop_->receiving.push_back(receiving);
+  auto generate = loop_->service.generateRequest();
+  write_request(generate.initRequest(), request);
+  generate.setSink(kj::heap<SinkServer>(receiving));
+  loop_->tasks.add(generate.send().then(
+      [receiving](auto&& reply) {
+        if (reply.hasError()) {
+          receiving->fail(read_error(reply.getError()));
+          return;
+        }
+        receiving->generation = reply.getGeneration();
+        if (receiving->cancelled) receiving->cancel();
+        receiving->answered();
+      },
+      [this, receiving](kj::Exception&& exception) {
+        receiving->fail(from_exception(exception, endpoint_));
+      }));
+}
+
+Status ConnectedClient::generate(const GenerateRequest& request, const OnEvent& on_event,
+                                 const CancelFlag* cancel) {
+  const auto receiving = std::make_shared<Receiving>();
+  mailbox_->post([this, request, receiving] { start_generation(request, receiving); });
+  Status ended = receive(*receiving, receiving, on_event, cancel);
+  // Its capabilities belong to the loop's thread: they are dropped there.
+  mailbox_->post([this, receiving] {
+    receiving->drop();
+    loop_->receiving.remove(receiving);
+  });
+  return ended;
+}
+
+Status ConnectedClient::receive(Receiving& receiving, const std::shared_ptr<Receiving>& shared,
+                                const OnEvent& on_event, const CancelFlag* cancel) {
+  using Time = std::chrono::steady_clock;
+  Time::time_point give_up = Time::now() + timeout_;  // for the answer, later for a cancel's effect
+  bool answered = false, cancelling = false;
+  for (;;) {
+    const bool waits_for_answer = !answered || cancelling;
+    if (waits_for_answer && Time::now() >= give_up) return no_answer(endpoint_, timeout_);
+    auto news = receiving.wait(kLookAtCancel);
+    answered = answered || news.answered || news.event;
+    if (news.failure) return std::move(*news.failure);
+    if (news.event) {
+      const bool last = news.event->finish != FinishReason::kNone;
+      std::optional<Error> error = news.event->error;
+      on_event(std::move(*news.event));
+      if (last) return error ? Status(std::move(*error)) : Status();
+    }
+    if (news.release) mailbox_->post([shared] { shared->release(); });
+    if (cancel != nullptr && cancel->raised() && !cancelling) {
+      cancelling = true;
+      give_up = Time::now() + timeout_;
+      mailbox_->post([shared] { shared->cancel(); });
+    }
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RpcClient>> RpcClient::connect(const std::string& host, int port,
+                                                      Nanoseconds timeout) {
+  FS_ASSIGN(Socket socket, connect_to(host, port, timeout));
+  auto client =
+      std::make_unique<ConnectedClient>(std::move(socket), endpoint_text(host, port), timeout);
+  FS_TRY(client->hello());
+  return std::unique_ptr<RpcClient>(std::move(client));
+}
+
+}  // namespace fastserve

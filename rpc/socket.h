@@ -1,0 +1,45 @@
+// Listening and connecting with plain sockets: what fails is an Error before any loop runs.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/result.h"
+
+namespace fastserve {
+
+/// A file descriptor with one owner.
+class Socket {
+ public:
+  explicit Socket(int fd = -1) : fd_(fd) {}
+  ~Socket();
+  Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Socket& operator=(Socket&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+struct Listening {
+  Socket socket;
+  int port = 0;
+  std::string endpoint;  ///< "127.0.0.1:8080", "[::1]:8080"
+};
+
+/// Listens on a numeric address or "localhost". An address that other machines can reach needs
+/// `allow_remote`.
+Result<Listening> listen_on(const std::string& address, int port, bool allow_remote);
+
+/// "host:port" as people write it.
+std::string endpoint_text(const std::string& host, int port);
+
+/// Connects to any of the host's addresses within `timeout`.
+Result<Socket> connect_to(const std::string& host, int port, Nanoseconds timeout);
+
+}  // namespace fastserve
