@@ -142,10 +142,11 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
 }  // namespace
 
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape) {
-  FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams, kPrompt + shape.tokens));
-  for (int s = 0; s < shape.streams; s++) streams->prefill(s, 0, kPrompt);
+  const int prompt = shape.streams == 1 ? 0 : kPrompt;  // as llama-bench and llama-batched-bench measure
+  FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams, prompt + shape.tokens));
+  for (int s = 0; s < shape.streams && prompt > 0; s++) streams->prefill(s, 0, prompt);
   const auto rates = measure(context, static_cast<double>(shape.streams) * shape.tokens, [&] {
-    for (int t = 0; t < shape.tokens; t++) streams->decode(kPrompt + t);
+    for (int t = 0; t < shape.tokens; t++) streams->decode(prompt + t);
   });
   return result_of(context, rates, *streams, shape.format);
 }

@@ -1,0 +1,91 @@
+// Serving: stored models into memory, an engine for each, a port in front of them.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "actors/serving_system.h"
+#include "api/local_node.h"
+#include "compress/compressor.h"
+#include "model/huggingface.h"
+#include "rpc/server.h"
+
+namespace fastserve {
+namespace {
+
+constexpr int kBlockTokens = 16;
+
+class LocalDeployment final : public Deployment {
+ public:
+  LocalDeployment(std::shared_ptr<ServingSystem> system, std::unique_ptr<RpcServer> server)
+      : system_(std::move(system)), server_(std::move(server)) {}
+  int port() const override { return server_ ? server_->port() : 0; }
+  GenerateService& service() override { return *system_; }
+
+ private:
+  std::shared_ptr<ServingSystem> system_;
+  std::unique_ptr<RpcServer> server_;  // last: it stops calling before the system goes
+};
+
+/// Tokens of KV cache a model gets when the request leaves it open: room for sixteen whole contexts,
+/// within a gibibyte, and at least one context.
+int choose_context_tokens(const ModelConfig& config, KvType kv) {
+  const int64_t bytes_a_token = int64_t{2} * config.layers * config.kv_heads * config.head_dim *
+                                (kv == KvType::kFloat16 ? 2 : 4);
+  const int64_t affordable = (int64_t{1} << 30) / bytes_a_token;
+  const int64_t wanted = std::min<int64_t>(int64_t{16} * config.max_positions, affordable);
+  return static_cast<int>(std::max<int64_t>(wanted, config.max_positions));
+}
+
+/// A bundle held as floats, quantised in memory when the request asks for a quantised format.
+Result<ModelBundle> in_format(ModelBundle bundle, WeightFormat format) {
+  if (!is_quantised(format)) return bundle;
+  FS_ASSIGN(const auto formats, bundle_weight_formats(bundle));
+  if (!formats.empty()) return bundle;
+  CompressSpec spec;
+  spec.weights = format;
+  return Compressor(std::move(bundle), {}).compress(spec);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& request, bool listen) {
+  if (request.models.empty())
+    return Error{ErrorCode::kInvalidArgument, "names no model", "deploy", "fsctl models list shows those there are"};
+  ServingSystem::Config config;
+  config.lanes = options_.lanes;
+  config.isa = isa_;
+  config.max_queue = request.max_queue;
+  config.clock = &clock_;
+  config.log = options_.log;
+  config.progress = request.progress;
+  std::unique_ptr<Store> store;  // until the weights are in memory
+  FS_ASSIGN(store, open_store());
+  for (const std::string& text : request.models) {
+    FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));
+    FS_ASSIGN(const StoredModel stored, store->open_model(ref));
+    FS_ASSIGN(const ModelConfig model, bundle_config(stored.bundle));
+    ServingSystem::Model served;
+    served.name = stored.ref.name;
+    served.version = std::to_string(stored.ref.version);
+    FS_ASSIGN(served.bundle, in_format(stored.bundle, request.weights));
+    if (!is_quantised(request.weights)) served.options.weights = request.weights;
+    served.options.kv = request.kv;
+    served.options.block_tokens = kBlockTokens;
+    const int tokens = request.context_tokens > 0 ? request.context_tokens : choose_context_tokens(model, request.kv);
+    served.options.kv_blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+    config.models.push_back(std::move(served));
+  }
+  FS_ASSIGN(auto system, ServingSystem::start(std::move(config)));
+  std::unique_ptr<RpcServer> server;
+  if (listen) {
+    RpcServerOptions options;
+    options.address = request.address;
+    options.port = request.port;
+    options.allow_remote = request.allow_remote;
+    options.log = options_.log;
+    FS_ASSIGN(server, RpcServer::start(options, system));
+  }
+  return std::unique_ptr<Deployment>(new LocalDeployment(std::move(system), std::move(server)));
+}
+
+}  // namespace fastserve
