@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 
@@ -32,6 +32,28 @@ inline float exp_of_negative(float z) {
   return z > -87.0f ? e * power : 0.0f;
 }
 
+/// Four lanes in the compiler's own vector types, which any target has.
+typedef float Lanes __attribute__((vector_size(16)));
+typedef int32_t Flags __attribute__((vector_size(16)));
+
+/// The maximum of a whole block; raises `bad` where a logit is NaN or +infinity.
+float block_maximum(const float* x, Flags& bad) {
+  Lanes most[4], next[4];
+  std::memcpy(most, x, sizeof most);
+  for (const Lanes& lanes : most) bad |= ~(lanes < kInfinity);
+  for (int i = 16; i < LogitScan::kBlock; i += 16) {
+    std::memcpy(next, x + i, sizeof next);
+    for (size_t l = 0; l < 4; ++l) {
+      bad |= ~(next[l] < kInfinity);
+      most[l] = next[l] > most[l] ? next[l] : most[l];
+    }
+  }
+  for (size_t l = 1; l < 4; ++l) most[0] = most[l] > most[0] ? most[l] : most[0];
+  float max = most[0][0];
+  for (int i = 1; i < 4; ++i) max = most[0][i] > max ? most[0][i] : max;
+  return max;
+}
+
 }  // namespace
 
 float exp_weight(float x, float max, float scale) { return exp_of_negative((x - max) * scale); }
@@ -50,28 +72,20 @@ LogitScan::LogitScan(int vocab_size)
 
 bool LogitScan::scan(std::span<const float> logits) {
   logits_ = logits;
-  const size_t blocks = (logits.size() + kBlock - 1) / kBlock;
+  const size_t whole = logits.size() / kBlock, blocks = (logits.size() + kBlock - 1) / kBlock;
   FS_CHECK(blocks > 0 && blocks <= block_max_.size());
-  uint32_t bad = 0;
-  for (size_t b = 0; b < blocks; ++b) {
-    const size_t begin = b * kBlock, n = std::min<size_t>(kBlock, logits.size() - begin);
-    const float* x = logits.data() + begin;
-    float lane[16];
-    std::fill_n(lane, 16, -kInfinity);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-      for (size_t l = 0; l < 16; ++l) {
-        lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
-        bad |= x[i + l] < kInfinity ? 0u : 1u;
-      }
-    for (; i < n; ++i) {
-      lane[0] = std::max(lane[0], x[i]);
-      bad |= x[i] < kInfinity ? 0u : 1u;
-    }
-    block_max_[b] = *std::max_element(lane, lane + 16);
+  Flags bad = {};
+  for (size_t b = 0; b < whole; ++b) block_max_[b] = block_maximum(logits.data() + b * kBlock, bad);
+  if (whole < blocks) {  // the last block, filled up
+    float rest[kBlock];
+    std::fill_n(rest, kBlock, -kInfinity);
+    std::copy(logits.begin() + static_cast<long>(whole * kBlock), logits.end(), rest);
+    block_max_[whole] = block_maximum(rest, bad);
   }
   max_ = *std::max_element(block_max_.begin(), block_max_.begin() + static_cast<long>(blocks));
-  return bad == 0 && max_ > -kInfinity;
+  for (int i = 0; i < 4; ++i)
+    if (bad[i] != 0) return false;
+  return max_ > -kInfinity;
 }
 
 int32_t LogitScan::argmax() const {

@@ -12,6 +12,8 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kSumBlock = 64;
+constexpr size_t kFewTokens = 2048;  ///< so many are selected from without bins
+constexpr float kBinsPerNat = 32;
 
 bool greedy(const SamplingParameters& p) { return p.temperature < 1e-6; }
 
@@ -132,29 +134,29 @@ Sampler::Cut Sampler::top_p_cut(std::span<const float> logits, const SamplingPar
       const size_t i = static_cast<size_t>(id);
       dense_[i] = exp_weight(logits[i], scan_.max(), scale);
     }
-    return crossing(logits, parameters.top_p * mass_of_order());
+    return crossing(logits, parameters.top_p * mass_of_order(), scale);
   }
   exp_weights(logits, scan_.max(), scale, dense_);
   const double mass = parameters.top_p * sum_blocks(dense_);
   // Most of the mass is near the top: look there before looking everywhere.
   for (const double ratio : {1e-2, 1e-4}) {
     scan_.collect(round_up(scan_.max() + std::log(ratio) * parameters.temperature), order_);
-    if (mass_of_order() >= mass) return crossing(logits, mass);
+    if (mass_of_order() >= mass) return crossing(logits, mass, scale);
   }
   order_.assign(every_token_.begin(), every_token_.end());
-  return crossing(logits, mass);
+  return crossing(logits, mass, scale);
 }
 
 /// The token of order_ at which the running sum, likeliest first, reaches `mass`: a selection by
 /// halves, so that only the part around the answer is ever sorted.
-Sampler::Cut Sampler::crossing(std::span<const float> logits, double mass) {
+Sampler::Cut Sampler::crossing(std::span<const float> logits, double mass, float scale) {
   const auto likelier = [&](int32_t a, int32_t b) {
     const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
     return x != y ? x > y : a < b;
   };
   const auto weight = [&](auto it) { return double{dense_[static_cast<size_t>(*it)]}; };
+  double above = order_.size() > kFewTokens ? narrow_to_bin(logits, mass, scale) : 0.0;
   auto begin = order_.begin(), end = order_.end();
-  double above = 0;
   while (end - begin > 64) {
     const auto middle = begin + (end - begin) / 2;
     std::nth_element(begin, middle, end, likelier);
@@ -171,6 +173,24 @@ Sampler::Cut Sampler::crossing(std::span<const float> logits, double mass) {
   auto last = begin;
   for (above += weight(last); above < mass && last + 1 != end; above += weight(last)) ++last;
   return {logits[static_cast<size_t>(*last)], *last};
+}
+
+/// Leaves in order_ only the tokens of the likelihood bin in which the running sum reaches `mass`;
+/// returns the mass above that bin.
+double Sampler::narrow_to_bin(std::span<const float> logits, double mass, float scale) {
+  const auto bin_of = [&](int32_t id) {
+    const float below = (scan_.max() - logits[static_cast<size_t>(id)]) * (scale * kBinsPerNat);
+    return below < kBins - 1 ? static_cast<size_t>(below) : kBins - 1;
+  };
+  bin_mass_.fill(0);
+  for (int32_t id : order_) bin_mass_[bin_of(id)] += dense_[static_cast<size_t>(id)];
+  size_t last = kBins - 1;
+  while (bin_mass_[last] == 0) --last;
+  double above = 0;
+  size_t bin = 0;
+  for (; bin < last && above + bin_mass_[bin] < mass; ++bin) above += bin_mass_[bin];
+  std::erase_if(order_, [&](int32_t id) { return bin_of(id) != bin; });
+  return above;
 }
 
 void Sampler::keep(std::span<const float> logits, Cut cut, float scale) {

@@ -1,6 +1,7 @@
 // From a row of logits to a token.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -50,7 +51,8 @@ class Sampler {
   Cut find_cut(std::span<const float> logits, const SamplingParameters& parameters);
   Cut top_p_cut(std::span<const float> logits, const SamplingParameters& parameters,
                 bool among_all);
-  Cut crossing(std::span<const float> logits, double mass);
+  Cut crossing(std::span<const float> logits, double mass, float scale);
+  double narrow_to_bin(std::span<const float> logits, double mass, float scale);
   void keep(std::span<const float> logits, Cut cut, float scale);
   double sum_blocks(std::span<const float> weights);
   int32_t draw(const Distribution& from, double uniform) const;
@@ -65,6 +67,8 @@ class Sampler {
   std::vector<int32_t> kept_, order_;
   std::vector<float> kept_weights_;
   std::vector<double> block_sums_;
+  static constexpr size_t kBins = 1024;
+  std::array<double, kBins> bin_mass_;
 };
 
 /// The probability of every token after the processors: the whole vocabulary, zeros included. A
