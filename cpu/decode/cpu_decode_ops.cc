@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kRowBlock = 512;        // rows prepared at once: bounds scratch, keeps them in cache
 constexpr int kPrivateValues = 4096;  // up to here each lane prepares all rows for itself
-constexpr int kItemsPerLane = 6;      // a stolen core holds back at most a sixth of a lane's share
+constexpr int kItemsPerLane = 6;      // when rows are many
 
 PrepareRow::Norm norm_of(const DecodeNorm* norm) {
   if (norm == nullptr) return PrepareRow::Norm::kNone;
@@ -33,6 +33,53 @@ MultiplyTask::Epilogue epilogue_of(DecodeEpilogue epilogue) {
   return MultiplyTask::Epilogue::kStore;
 }
 
+/// Cuts a product into items. Few rows: each lane's first item is half its share of the columns,
+/// its next a quarter, and so on: long streams of memory, and little to wait for at the end. Many
+/// rows: equal items, cut by rows as well when there are too few columns.
+class Shares {
+ public:
+  Shares(int quads, int rows, int lanes) : quads_(quads), rows_(rows), lanes_(lanes) {
+    streams_ = rows <= 8;
+    if (streams_) {
+      items_ = 0;
+      for (int left = quads; left > 0; left -= std::min(left, lanes * level_size(left)))
+        items_ +=
+            (std::min(left, lanes * level_size(left)) + level_size(left) - 1) / level_size(left);
+      return;
+    }
+    const int wanted = lanes == 1 ? 1 : lanes * kItemsPerLane;
+    size_ = std::max(1, quads / wanted);
+    const int column_items = (quads + size_ - 1) / size_;
+    row_items_ = std::clamp(wanted / column_items, 1, std::max(1, rows / 32));
+    row_chunk_ = (rows + row_items_ - 1) / row_items_;
+    items_ = int64_t{column_items} * row_items_;
+  }
+  int64_t items() const { return items_; }
+  void assign(int64_t item, MultiplyTask& task) const {
+    if (!streams_) {
+      task.quad = static_cast<int>(item / row_items_) * size_;
+      task.quads = std::min(size_, quads_ - task.quad);
+      task.row = static_cast<int>(item % row_items_) * row_chunk_;
+      task.rows = std::min(row_chunk_, rows_ - task.row);
+      return;
+    }
+    int left = quads_;
+    for (; item >= lanes_; item -= lanes_) left -= std::min(left, lanes_ * level_size(left));
+    task.quad = quads_ - left + static_cast<int>(item) * level_size(left);
+    task.quads = std::min(level_size(left), quads_ - task.quad);
+    task.row = 0;
+    task.rows = rows_;
+  }
+
+ private:
+  /// Quads of one item while `left` are left.
+  int level_size(int left) const { return lanes_ == 1 ? left : std::max(1, left / (2 * lanes_)); }
+  int quads_, rows_, lanes_;
+  bool streams_;
+  int size_ = 1, row_items_ = 1, row_chunk_ = 1;
+  int64_t items_;
+};
+
 }  // namespace
 
 void PreparedRows::reserve(size_t rows, size_t row_bytes, size_t groups) {
@@ -46,7 +93,8 @@ CpuDecodeOps::CpuDecodeOps(Isa isa, LanePool& lanes)
     : kernels_(decode_kernels(isa)), lanes_(lanes), lane_(static_cast<size_t>(lanes.lanes())) {}
 
 Result<std::unique_ptr<DecodeMatrix>> CpuDecodeOps::make_matrix(const DecodeMatrixSource& source) {
-  FS_ASSIGN(std::unique_ptr<DecodeMatrix> matrix, PackedMatrix::make(source, kernels_, lanes_));
+  FS_ASSIGN(std::unique_ptr<DecodeMatrix> matrix,
+            PackedMatrix::make(source, kernels_, lanes_, weights_));
   return matrix;
 }
 
@@ -173,12 +221,7 @@ void CpuDecodeOps::matmul_block(const DecodeMatmul& op, int first, int rows) {
     });
   }
 
-  const int wanted = lanes == 1 ? 1 : lanes * kItemsPerLane;
-  const int quads = std::max(1, w.quads() / wanted);  // an item's
-  const int column_items = (w.quads() + quads - 1) / quads;
-  // Too few columns for the lanes: share out rows as well, in whole tiles.
-  const int row_items = std::clamp(wanted / column_items, 1, std::max(1, rows / 32));
-  const int row_chunk = (rows + row_items - 1) / row_items;
+  const Shares shares(w.quads(), rows, lanes);
   const auto body = [&](int64_t item, int lane_index) {
     PreparedRows* prepared = &shared_;
     if (alone) {
@@ -191,13 +234,10 @@ void CpuDecodeOps::matmul_block(const DecodeMatmul& op, int first, int rows) {
       }
     }
     MultiplyTask task = multiply_task(op, first, *prepared);
-    task.quad = static_cast<int>(item / row_items) * quads;
-    task.quads = std::min(quads, w.quads() - task.quad);
-    task.row = static_cast<int>(item % row_items) * row_chunk;
-    task.rows = std::min(row_chunk, rows - task.row);
+    shares.assign(item, task);
     if (task.rows > 0) multiply(task);
   };
-  lanes_.run(int64_t{column_items} * row_items, body);
+  lanes_.run(shares.items(), body);
 }
 
 void CpuDecodeOps::cross_entropy(const float* logits, int rows, int vocab, int ld,

@@ -56,6 +56,7 @@ class CpuDecodeOps final : public DecodeOps {
 
   const DecodeKernels& kernels_;
   LanePool& lanes_;
+  WeightMemory weights_;
   std::vector<Lane> lane_;
   PreparedRows shared_;
   uint64_t op_ = 0;

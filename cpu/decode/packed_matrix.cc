@@ -59,6 +59,24 @@ uint32_t codes_word(const uint8_t* codes, int from, int in) {
 
 }  // namespace
 
+Result<WeightMemory::Piece> WeightMemory::take(size_t bytes) {
+  constexpr size_t kShared = size_t{32} << 20;  // what small matrices are gathered in
+  bytes = (bytes + 63) / 64 * 64;
+  if (bytes > kShared / 4) {
+    FS_ASSIGN(HostMemory own, HostMemory::allocate(bytes, "a weight matrix"));
+    auto owner = std::make_shared<HostMemory>(std::move(own));
+    return Piece{owner, owner->data()};
+  }
+  if (open_ == nullptr || used_ + bytes > open_->size()) {
+    FS_ASSIGN(HostMemory fresh, HostMemory::allocate(kShared, "a weight matrix"));
+    open_ = std::make_shared<HostMemory>(std::move(fresh));
+    used_ = 0;
+  }
+  std::byte* data = open_->data() + used_;
+  used_ += bytes;
+  return Piece{open_, data};
+}
+
 PackedMatrix::PackedMatrix(const DecodeMatrixSource& source, int out)
     : DecodeMatrix(out, source.in, source.format), swiglu_(source.swiglu) {
   depth_ = round_up(in_, 16);
@@ -104,12 +122,14 @@ PackedMatrix::PackedMatrix(const DecodeMatrixSource& source, int out)
 
 Result<std::unique_ptr<PackedMatrix>> PackedMatrix::make(const DecodeMatrixSource& source,
                                                          const DecodeKernels& kernels,
-                                                         LanePool& lanes) {
+                                                         LanePool& lanes, WeightMemory& memory) {
   FS_TRY(check(source));
   int out = 0;
   for (const DecodeMatrixSource::Part& part : source.parts) out += part.rows;
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix(source, out));
-  FS_ASSIGN(matrix->memory_, HostMemory::allocate(matrix->bytes(), "a weight matrix"));
+  FS_ASSIGN(WeightMemory::Piece piece, memory.take(matrix->bytes()));
+  matrix->memory_ = std::move(piece.owner);
+  matrix->weights_ = reinterpret_cast<uint8_t*>(piece.data);
   const auto depth = static_cast<size_t>(matrix->depth_);
   std::vector<uint16_t> halves(depth * static_cast<size_t>(lanes.lanes()));
   lanes.run(matrix->panels_, [&](int64_t panel, int lane) {
@@ -139,7 +159,7 @@ PackedMatrix::Column PackedMatrix::column(const DecodeMatrixSource& source, int 
 
 void PackedMatrix::pack_panel(const DecodeMatrixSource& source, const DecodeKernels& kernels,
                               int panel, uint16_t* halves) {
-  uint8_t* to = reinterpret_cast<uint8_t*>(memory_.data()) + static_cast<size_t>(panel) * panel_;
+  uint8_t* to = weights_ + static_cast<size_t>(panel) * panel_;
   for (int lane = 0; lane < kPanelColumns; lane++) {
     const Column from = column(source, panel, lane);
     if (from.floats != nullptr) pack_floats(from.floats, to, lane, kernels, halves);

@@ -10,6 +10,22 @@
 
 namespace fastserve {
 
+/// Memory for many matrices, in huge pages that neighbours share: a model is read in the order in
+/// which it was packed. A page lives as long as a matrix in it.
+class WeightMemory {
+ public:
+  struct Piece {
+    std::shared_ptr<HostMemory> owner;
+    std::byte* data = nullptr;  ///< zeroed, 64-byte aligned
+  };
+  /// kResourceExhausted with the size.
+  Result<Piece> take(size_t bytes);
+
+ private:
+  std::shared_ptr<HostMemory> open_;  // has room behind used_
+  size_t used_ = 0;
+};
+
 /// A matrix cut into panels of 16 output columns, each one contiguous run of bytes, so that a batch
 /// of one row streams through memory once and in order:
 ///   header  quantised formats: f16 scales [groups][16] (kInt8Row: float [16]), padded to 64 bytes
@@ -28,7 +44,8 @@ class PackedMatrix final : public DecodeMatrix {
   /// Packs with all lanes. kInvalidArgument when the parts contradict the source's shape or format;
   /// kResourceExhausted with the size.
   static Result<std::unique_ptr<PackedMatrix>> make(const DecodeMatrixSource& source,
-                                                    const DecodeKernels& kernels, LanePool& lanes);
+                                                    const DecodeKernels& kernels, LanePool& lanes,
+                                                    WeightMemory& memory);
   size_t bytes() const override { return panel_ * static_cast<size_t>(panels_); }
 
   PanelKind kind() const { return kind_; }
@@ -43,7 +60,7 @@ class PackedMatrix final : public DecodeMatrix {
   int columns() const { return swiglu_ ? out_ / 2 : out_; }
   size_t header_bytes() const { return header_; }
   size_t panel_bytes() const { return panel_; }
-  const uint8_t* weights() const { return reinterpret_cast<const uint8_t*>(memory_.data()); }
+  const uint8_t* weights() const { return weights_; }
 
  private:
   PackedMatrix(const DecodeMatrixSource& source, int out);
@@ -63,7 +80,8 @@ class PackedMatrix final : public DecodeMatrix {
   bool swiglu_ = false;
   int depth_ = 0, group_ = 0, groups_ = 0, scale_groups_ = 0, zero_ = 0, panels_ = 0;
   size_t header_ = 0, panel_ = 0;
-  HostMemory memory_;
+  std::shared_ptr<HostMemory> memory_;
+  uint8_t* weights_ = nullptr;  // in memory_
 };
 
 }  // namespace fastserve
