@@ -1,0 +1,104 @@
+// Attention of packed sequences, forward and backward.
+#include "tests/cpu/op_harness.h"
+
+namespace fastserve::harness {
+namespace {
+
+struct AttentionShape {
+  HeadShape heads;
+  std::vector<int32_t> lengths;
+  int window;
+  double sharpness = 1;  ///< scale of the scores: large ones make softmax pick single rows
+  std::string text() const {
+    std::string text = std::to_string(heads.heads) + "/" + std::to_string(heads.kv_heads) +
+                       " heads of " + std::to_string(heads.head_dim) + ", lengths";
+    for (int32_t n : lengths) text += " " + std::to_string(n);
+    return text + (window ? ", window " + std::to_string(window) : "");
+  }
+};
+
+const std::vector<AttentionShape> kShapes = {
+    {{1, 1, 1}, {1}, 0},       {{1, 1, 5}, {3}, 0},           {{1, 1, 16}, {1}, 0},
+    {{2, 2, 64}, {64, 64}, 0}, {{4, 4, 32}, {64, 64, 64}, 0}, {{4, 2, 16}, {5, 17, 1}, 0},
+    {{3, 3, 24}, {33}, 0},     {{4, 1, 80}, {70}, 0},         {{2, 2, 32}, {100}, 16},
+    {{2, 1, 32}, {67, 2}, 1},  {{6, 2, 64}, {130, 31}, 50},   {{2, 1, 128}, {40, 3}, 0},
+    {{1, 1, 64}, {300}, 0},    {{2, 2, 20}, {47}, 1000},      {{2, 2, 64}, {90}, 0, 30},
+    {{7, 7, 33}, {19, 21}, 0},
+};
+
+Outputs run_attention(TrainOps& ops, const AttentionShape& s) {
+  Rng rng(31);
+  const Precision precision = ops.precision();
+  std::vector<int32_t> starts = {0};
+  int longest = 0;
+  for (int32_t n : s.lengths) {
+    starts.push_back(starts.back() + n);
+    longest = std::max(longest, n);
+  }
+  const int rows = starts.back(), width = s.heads.heads * s.heads.head_dim;
+  const size_t n = reference::at(rows, width), wide = reference::at(rows, s.heads.width());
+  Array qkv = random_compute(rng, precision, wide), dout = random_compute(rng, precision, n);
+  Array out = unwritten_compute(precision, n), dqkv = unwritten_compute(precision, wide);
+  Array alone = unwritten_compute(precision, n);
+  Array stats = unwritten_floats(2 * static_cast<size_t>(rows * s.heads.heads));
+  AttentionForward forward{
+      .shape = s.heads,
+      .qkv = qkv.data(),
+      .out = out.data(),
+      .stats = stats.floats(),
+      .starts = starts,
+      .window = s.window,
+      .scale = static_cast<float>(s.sharpness / std::sqrt(double(s.heads.head_dim)))};
+  ops.attention_forward(forward);
+  ops.attention_backward({forward, dout.data(), dqkv.data()});
+  // Probabilities, output, their gradients and the score's gradient are each rounded once, and
+  // backward takes differences of rounded products.
+  const double terms = longest + s.heads.head_dim;
+  Outputs outputs = {
+      compute_output("out", precision, out, terms * s.sharpness * s.sharpness, 2),
+      compute_output("dqkv", precision, dqkv, terms * s.sharpness * s.sharpness, 6 * s.sharpness)};
+  forward.out = alone.data();
+  forward.stats = nullptr;
+  ops.attention_forward(forward);
+  outputs.push_back(
+      compute_output("out without stats", precision, alone, terms * s.sharpness * s.sharpness, 2));
+  return outputs;
+}
+
+}  // namespace
+
+TEST_CASE("every path attends as the reference does, forward and backward") {
+  check_train_op("attention", kShapes, run_attention);
+}
+
+TEST_CASE("a sequence's attention does not depend on its neighbours in the microbatch") {
+  const HeadShape heads{2, 1, 32};
+  for (const Precision precision : kPrecisions)
+    for (const Isa isa : paths()) {
+      const auto ops = device_of(isa, 1).make_train_ops(precision);
+      Rng rng(32);
+      constexpr int kRows = 37;
+      const size_t wide = reference::at(kRows, heads.width()), n = reference::at(kRows, 64);
+      Array qkv = random_compute(rng, precision, 2 * wide);
+      Array dout = random_compute(rng, precision, 2 * n);
+      const auto run = [&](int sequences) {
+        std::vector<int32_t> starts;
+        for (int s = 0; s <= sequences; ++s) starts.push_back(s * kRows);
+        Array out = unwritten_compute(precision, 2 * n),
+              dqkv = unwritten_compute(precision, 2 * wide);
+        Array stats = unwritten_floats(4 * 2 * kRows);
+        const AttentionForward forward{heads,  qkv.data(), out.data(), stats.floats(),
+                                       starts, 0,          0.2f};
+        ops->attention_forward(forward);
+        ops->attention_backward({forward, dout.data(), dqkv.data()});
+        Outputs outputs = {compute_output("out", precision, out, 1),
+                           compute_output("dqkv", precision, dqkv, 1)};
+        outputs[0].values.resize(n);
+        outputs[1].values.resize(wide);
+        return outputs;
+      };
+      require_same_bits(std::string("attention, ") + isa_name(isa), run(1), run(2));
+    }
+}
+
+}  // namespace fastserve::harness
