@@ -176,6 +176,13 @@ void read_widths(Reader& in, ModelConfig& config) {
                      fmt::format("\"intermediate_sizes\" holds {}", width.dump()));
     config.intermediate_sizes.push_back(static_cast<int>(width.as_int()));
   }
+  std::vector<int>& sizes = config.intermediate_sizes;
+  if (sizes.empty()) return;
+  config.intermediate_size = *std::max_element(sizes.begin(), sizes.end());
+  const bool alike =
+      sizes.size() == static_cast<size_t>(config.layers) &&
+      std::count(sizes.begin(), sizes.end(), config.intermediate_size) == config.layers;
+  if (alike) sizes.clear();  // one width needs no list
 }
 
 void read_gpt2(Reader& in, ModelConfig& config) {
