@@ -176,10 +176,12 @@ class ConnectedClient final : public RpcClient {
   ConnectedClient(Socket socket, std::string endpoint, Nanoseconds timeout)
       : endpoint_(std::move(endpoint)), timeout_(timeout) {
     std::promise<void> started;
-    thread_ = std::thread([this, socket = std::move(socket), &started]() mutable {
-      run(std::move(socket), started);
-    });
-    started.get_future().get();
+    const std::future<void> ready = started.get_future();
+    thread_ =
+        std::thread([this, socket = std::move(socket), started = std::move(started)]() mutable {
+          run(std::move(socket), std::move(started));
+        });
+    ready.wait();
   }
   ~ConnectedClient() override {
     mailbox_->post([this] { stop_->fulfill(); });
@@ -201,7 +203,7 @@ class ConnectedClient final : public RpcClient {
   const std::string& server() const override { return server_; }
 
  private:
-  void run(Socket socket, std::promise<void>& started);
+  void run(Socket socket, std::promise<void> started);
   void start_generation(const GenerateRequest& request,
                         const std::shared_ptr<Receiving>& receiving);
   Status receive(Receiving& receiving, const std::shared_ptr<Receiving>& shared,
@@ -232,7 +234,7 @@ class ConnectedClient final : public RpcClient {
   std::thread thread_;
 };
 
-void ConnectedClient::run(Socket socket, std::promise<void>& started) {
+void ConnectedClient::run(Socket socket, std::promise<void> started) {
   SilentLog silent;
   auto io = kj::setupAsyncIo();
   auto stop = kj::newPromiseAndFulfiller<void>();
@@ -246,7 +248,8 @@ void ConnectedClient::run(Socket socket, std::promise<void>& started) {
     for (const auto& receiving : loop.receiving)
       receiving->fail(from_exception(KJ_EXCEPTION(DISCONNECTED, "lost"), endpoint_));
   };
-  loop.tasks.add(loop.rpc.onDisconnect().then(lost, [lost](kj::Exception&&) { lost(); }));
+  loop.tasks.add(
+      loop.rpc.onDisconnect().then([lost]() { lost(); }, [lost](kj::Exception&&) { lost(); }));
   loop.tasks.add(mailbox_->run(io.unixEventPort));
   stop.promise.wait(io.waitScope);
   mailbox_->close();

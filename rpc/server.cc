@@ -258,9 +258,10 @@ void ServerLoop::add(kj::Own<kj::AsyncIoStream> stream) {
       connection->network, capnp::Capability::Client(kj::heap<FastServeServer>(*this, id)));
   // Closed from the mailbox: not from inside the promise that belongs to it.
   const auto closed = [this, id]() { mailbox_->post([this, id] { close(id); }); };
-  connection->disconnected = connection->network.onDisconnect()
-                                 .then(closed, [closed](kj::Exception&&) { closed(); })
-                                 .eagerlyEvaluate(nullptr);
+  connection->disconnected =
+      connection->network.onDisconnect()
+          .then([closed]() { closed(); }, [closed](kj::Exception&&) { closed(); })
+          .eagerlyEvaluate(nullptr);
   connections_.emplace(id, kj::mv(connection));
   connection_count_ = connections_.size();
 }
@@ -357,10 +358,12 @@ class RunningServer final : public RpcServer {
         port_(listening.port),
         endpoint_(std::move(listening.endpoint)) {
     std::promise<void> started;
-    thread_ = std::thread([this, socket = std::move(listening.socket), &started]() mutable {
-      run(std::move(socket), started);
-    });
-    started.get_future().get();
+    const std::future<void> ready = started.get_future();
+    thread_ = std::thread(
+        [this, socket = std::move(listening.socket), started = std::move(started)]() mutable {
+          run(std::move(socket), std::move(started));
+        });
+    ready.wait();
   }
   ~RunningServer() override {
     mailbox_->post([this] { stop_->fulfill(); });
@@ -371,7 +374,7 @@ class RunningServer final : public RpcServer {
   size_t connections() const override { return connections_; }
 
  private:
-  void run(Socket socket, std::promise<void>& started) {
+  void run(Socket socket, std::promise<void> started) {
     LoopLog loop_log(options_.log);
     auto io = kj::setupAsyncIo();
     io.waitScope.setBusyPollInterval(64);  // turns between two looks at the sockets
