@@ -1,4 +1,7 @@
 fastserve_test(serve
   SOURCES
+    ${CMAKE_CURRENT_LIST_DIR}/engine_test.cc
+    ${CMAKE_CURRENT_LIST_DIR}/kv_pages_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/sampler_test.cc
-  USES serve)
+    ${CMAKE_CURRENT_LIST_DIR}/scheduler_test.cc
+  USES serve LABELS sanitized)

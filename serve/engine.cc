@@ -1,0 +1,232 @@
+#include "serve/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "serve/stop_matcher.h"
+
+namespace fastserve {
+namespace {
+
+constexpr size_t kMaxStops = 16;
+constexpr size_t kMaxStopBytes = 1024;
+/// A timeout beyond this is none; it keeps sums of times far from overflow.
+constexpr Nanoseconds kForever = std::chrono::hours(24 * 365 * 10);
+
+Error refuse(std::string what, const char* field, const char* hint) {
+  return {ErrorCode::kInvalidArgument, std::move(what), field, hint};
+}
+
+SchedulerLimits cut_to(const DecoderOptions& options, SchedulerLimits limits) {
+  const int logits = options.max_logits > 0 ? options.max_logits : options.max_rows;
+  limits.step_rows = std::min(limits.step_rows, options.max_rows);
+  limits.max_running = std::min(limits.max_running, logits);
+  return limits;
+}
+
+int context_of(const Decoder& decoder) {
+  const DecoderOptions& options = decoder.options();
+  const int64_t held = int64_t{options.kv_blocks} * options.block_tokens;
+  return static_cast<int>(std::min<int64_t>(held, decoder.config().max_positions));
+}
+
+Status check_stops(const std::vector<std::string>& stops) {
+  if (stops.size() > kMaxStops)
+    return refuse(fmt::format("{} stop strings", stops.size()), "stop", "at most 16");
+  for (const std::string& stop : stops)
+    if (stop.empty() || stop.size() > kMaxStopBytes)
+      return refuse("a stop string is empty or over 1024 bytes", "stop", "leave it out");
+  return {};
+}
+
+}  // namespace
+
+/// One request from submission to its last event.
+struct Engine::Live : Sequence {
+  Live(RequestId request_id, GenerateRequest asked, std::shared_ptr<const Tokenizer> tokenizer)
+      : id(request_id),
+        request(std::move(asked)),
+        decoder(std::move(tokenizer), /*skip_special_tokens=*/true),
+        stops(request.stop) {
+    tokens = std::move(request.prompt_tokens);
+    prompt_tokens = static_cast<int>(tokens.size());
+  }
+  int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
+
+  RequestId id;
+  GenerateRequest request;
+  StreamDecoder decoder;
+  StopMatcher stops;
+  int prompt_tokens = 0;
+  std::optional<Nanoseconds> deadline;
+  int event = -1;  ///< index in events_ of this step's event
+};
+
+Engine::Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer> tokenizer,
+               SchedulerLimits limits)
+    : decoder_(std::move(decoder)),
+      tokenizer_(std::move(tokenizer)),
+      context_length_(context_of(*decoder_)),
+      pages_(decoder_->options().kv_blocks, decoder_->options().block_tokens),
+      scheduler_(cut_to(decoder_->options(), limits), pages_),
+      sampler_(decoder_->config().vocab_size) {
+  tokens_.reserve(static_cast<size_t>(decoder_->options().max_rows));
+}
+
+Engine::~Engine() = default;
+
+Result<GenerateRequest> Engine::check(GenerateRequest request) const {
+  FS_TRY(request.sampling.validate());
+  FS_TRY(check_stops(request.stop));
+  if (request.max_tokens < 1)
+    return refuse("not a positive number", "max_tokens", "ask for at least one token");
+  if (!request.prompt.empty()) {
+    if (!request.prompt_tokens.empty())
+      return refuse("given as text and as tokens", "prompt", "give one of them");
+    // A text that spells its own beginning-of-text token, as chat templates do, gets no second one.
+    const auto& bos = decoder_->config().bos_token;
+    const std::string bos_text = bos ? tokenizer_->token_text(*bos) : "";
+    const bool has_bos = !bos_text.empty() && request.prompt.starts_with(bos_text);
+    FS_ASSIGN(request.prompt_tokens,
+              tokenizer_->encode(request.prompt, {.add_special_tokens = !has_bos}));
+    request.prompt.clear();
+  }
+  if (request.prompt_tokens.empty())
+    return refuse("empty", "prompt", "give at least one character or token");
+  if (request.prompt_tokens.size() > static_cast<size_t>(context_length_))
+    return refuse(fmt::format("{} tokens, and the context holds {}", request.prompt_tokens.size(),
+                              context_length_),
+                  "prompt", "shorten it, or deploy with a longer context");
+  const int vocab = decoder_->config().vocab_size;
+  for (int32_t token : request.prompt_tokens)
+    if (token < 0 || token >= vocab)
+      return refuse(fmt::format("token {} is not in the model's vocabulary of {}", token, vocab),
+                    "prompt", "use the ids of this model's tokenizer");
+  return request;
+}
+
+Status Engine::submit(RequestId id, GenerateRequest checked, Nanoseconds now) {
+  const std::optional<Nanoseconds> timeout = checked.timeout;
+  auto live = std::make_unique<Live>(id, std::move(checked), tokenizer_);
+  if (timeout && *timeout < kForever) live->deadline = now + std::max(*timeout, Nanoseconds{0});
+  if (!scheduler_.add(*live))
+    return Error{ErrorCode::kResourceExhausted, "the queue of requests is full", "",
+                 "try again later, or deploy with a longer queue"};
+  FS_CHECK(live_.emplace(id, std::move(live)).second);
+  return {};
+}
+
+void Engine::cancel(RequestId id) {
+  const auto it = live_.find(id);
+  if (it != live_.end()) end(*it->second, FinishReason::kCancelled);
+}
+
+void Engine::cancel_all() {
+  while (!live_.empty()) end(*live_.begin()->second, FinishReason::kCancelled);
+}
+
+std::vector<GenerateEvent> Engine::step(Nanoseconds now) {
+  expire(now);
+  const auto turns = scheduler_.plan();
+  if (!turns.empty()) run(turns);
+  for (Live* live : answering_) live->event = -1;
+  return std::exchange(events_, {});
+}
+
+void Engine::expire(Nanoseconds now) {
+  answering_.clear();
+  for (const auto& [id, live] : live_)
+    if (live->deadline && *live->deadline <= now) answering_.push_back(live.get());
+  std::sort(answering_.begin(), answering_.end(),
+            [](const Live* a, const Live* b) { return a->arrival < b->arrival; });
+  for (Live* live : answering_) end(*live, FinishReason::kDeadline);
+  answering_.clear();
+}
+
+void Engine::run(std::span<const Scheduler::Turn> turns) {
+  tokens_.clear();
+  segments_.clear();
+  wanted_.clear();
+  for (const Scheduler::Turn& turn : turns) {
+    Live& live = static_cast<Live&>(*turn.sequence);
+    const int first = static_cast<int>(tokens_.size());
+    const auto begin = live.tokens.begin() + live.computed;
+    tokens_.insert(tokens_.end(), begin, begin + turn.rows);
+    segments_.push_back({first, turn.rows, live.computed, live.blocks});
+    if (turn.rows < live.pending()) continue;
+    wanted_.push_back(first + turn.rows - 1);
+    answering_.push_back(&live);
+  }
+  const std::span<const float> logits = decoder_->step(tokens_, segments_, wanted_);
+  scheduler_.advance();
+  const size_t vocab = static_cast<size_t>(decoder_->config().vocab_size);
+  size_t kept = 0;
+  for (size_t i = 0; i < answering_.size(); ++i) {
+    const RequestId id = answering_[i]->id;
+    take_token(*answering_[i], logits.subspan(i * vocab, vocab));
+    if (live_.contains(id)) answering_[kept++] = answering_[i];
+  }
+  answering_.resize(kept);
+}
+
+void Engine::take_token(Live& live, std::span<const float> logits) {
+  auto sampled = sampler_.sample(logits, live.request.sampling, live.tokens, live.generated());
+  if (!sampled.ok()) return end(live, FinishReason::kError, std::move(sampled).error());
+  const int32_t token = sampled->token;
+  live.tokens.push_back(token);
+  ++tokens_generated_;
+  GenerateEvent& event = event_of(live);
+  event.tokens.push_back(*std::move(sampled));
+  event.text += live.stops.push(live.decoder.push(token));
+  const FinishReason reason = finish_of(live, token);
+  if (reason != FinishReason::kNone) end(live, reason);
+}
+
+FinishReason Engine::finish_of(const Live& live, int32_t token) const {
+  const auto& eos = decoder_->config().eos_tokens;
+  if (live.stops.matched()) return FinishReason::kStop;
+  if (!live.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())
+    return FinishReason::kEos;
+  if (live.generated() >= live.request.max_tokens) return FinishReason::kLength;
+  if (static_cast<int>(live.tokens.size()) > context_length_) return FinishReason::kContext;
+  return FinishReason::kNone;
+}
+
+void Engine::end(Live& live, FinishReason reason, std::optional<Error> error) {
+  GenerateEvent& event = event_of(live);
+  event.text += live.stops.push(live.decoder.finish());
+  event.text += live.stops.finish();
+  // The held-back text of a natural end may complete a stop string.
+  const bool natural = reason == FinishReason::kEos || reason == FinishReason::kLength ||
+                       reason == FinishReason::kContext;
+  event.finish = natural && live.stops.matched() ? FinishReason::kStop : reason;
+  event.error = std::move(error);
+  event.prompt_tokens = live.prompt_tokens;
+  event.generated_tokens = live.generated();
+  ++requests_finished_;
+  scheduler_.remove(live);
+  const RequestId id = live.id;
+  live_.erase(id);
+}
+
+GenerateEvent& Engine::event_of(Live& live) {
+  if (live.event < 0) {
+    live.event = static_cast<int>(events_.size());
+    events_.emplace_back().request = live.id;
+  }
+  return events_[static_cast<size_t>(live.event)];
+}
+
+EngineHealth Engine::health() const {
+  return {.running = scheduler_.running(),
+          .queued = scheduler_.waiting(),
+          .kv_blocks_free = pages_.free(),
+          .kv_blocks = pages_.blocks(),
+          .tokens_generated = tokens_generated_,
+          .requests_finished = requests_finished_,
+          .preemptions = scheduler_.preemptions(),
+          .prompt_tokens_shared = scheduler_.shared_tokens()};
+}
+
+}  // namespace fastserve

@@ -1,0 +1,84 @@
+// One model answering many requests at once.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "model/decoder.h"
+#include "model/tokenizer.h"
+#include "serve/kv_pages.h"
+#include "serve/request.h"
+#include "serve/sampler.h"
+#include "serve/scheduler.h"
+
+namespace fastserve {
+
+struct EngineHealth {
+  int running = 0, queued = 0;
+  int kv_blocks_free = 0, kv_blocks = 0;
+  int64_t tokens_generated = 0, requests_finished = 0;
+  int64_t preemptions = 0, prompt_tokens_shared = 0;
+};
+
+/// A decoder, a scheduler and a sampler, and the requests between them.
+///
+/// Owns:     all of them. What a request needs is allocated when it comes and freed when it ends.
+/// Threads:  one caller; but check() and context_length() may come from any thread.
+/// Promises: each accepted request ends with exactly one event whose `finish` is not kNone. Its
+///           tokens and text do not depend on which requests share its steps, on when it was
+///           preempted, or on what the prefix memory held.
+class Engine {
+ public:
+  /// `limits` are cut to what the decoder can do in one step.
+  Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer> tokenizer,
+         SchedulerLimits limits);
+  ~Engine();
+
+  const Decoder& decoder() const { return *decoder_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  /// Tokens of prompt and answer together: the model's positions, or what the KV pool holds.
+  int context_length() const { return context_length_; }
+
+  /// The request with its prompt as tokens, or kInvalidArgument naming what is wrong with it.
+  Result<GenerateRequest> check(GenerateRequest request) const;
+
+  /// Queues what check() returned; `id` must be new. kResourceExhausted when the queue is full.
+  Status submit(RequestId id, GenerateRequest checked, Nanoseconds now);
+  /// The next step's events end the request with kCancelled. Unknown ids are ignored.
+  void cancel(RequestId id);
+  void cancel_all();
+
+  /// Requests are waiting or running, or events wait to be handed out.
+  bool has_work() const { return !live_.empty() || !events_.empty(); }
+  /// One ragged batch: every event since the last step, at most one for each request.
+  std::vector<GenerateEvent> step(Nanoseconds now);
+
+  EngineHealth health() const;
+
+ private:
+  struct Live;
+  void expire(Nanoseconds now);
+  void run(std::span<const Scheduler::Turn> turns);
+  void take_token(Live& live, std::span<const float> logits);
+  FinishReason finish_of(const Live& live, int32_t token) const;
+  void end(Live& live, FinishReason reason, std::optional<Error> error = {});
+  GenerateEvent& event_of(Live& live);
+
+  const std::unique_ptr<Decoder> decoder_;
+  const std::shared_ptr<const Tokenizer> tokenizer_;
+  const int context_length_;
+  KvPages pages_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
+  std::vector<GenerateEvent> events_;
+  int64_t tokens_generated_ = 0, requests_finished_ = 0;
+  // The batch of one step, kept to be filled again.
+  std::vector<int32_t> tokens_, wanted_;
+  std::vector<Segment> segments_;
+  std::vector<Live*> answering_;
+};
+
+}  // namespace fastserve

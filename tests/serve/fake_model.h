@@ -1,0 +1,137 @@
+// A decoder and a tokenizer small enough to reason about.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "model/decoder.h"
+#include "model/tokenizer.h"
+
+namespace fastserve {
+
+struct FakeShape {
+  int vocab = 256, positions = 64, blocks = 16, block_tokens = 4, max_rows = 32;
+  std::vector<int> eos = {};
+};
+
+/// What several tests want to know of a decoder after it moved into an engine.
+struct FakeRecord {
+  int64_t steps = 0, rows = 0;
+  int most_segments = 0;
+  std::vector<int> rows_of_step;
+  /// Tokens of which the logits are given: text so far -> next token, said with certainty.
+  std::map<std::vector<int32_t>, int32_t> script;
+  float poison = 0;  ///< not 0: the logits of every row
+};
+
+/// Logits are a hash of the text that lies in the sequence's blocks: a token written to a wrong
+/// block, not written, or overwritten changes what follows.
+class FakeDecoder final : public Decoder {
+ public:
+  FakeDecoder(const FakeShape& shape, std::shared_ptr<FakeRecord> record)
+      : record_(std::move(record)),
+        memory_(static_cast<size_t>(shape.blocks * shape.block_tokens), -1) {
+    config_.vocab_size = shape.vocab;
+    config_.max_positions = shape.positions;
+    config_.eos_tokens = shape.eos;
+    options_.kv_blocks = shape.blocks;
+    options_.block_tokens = shape.block_tokens;
+    options_.max_rows = options_.max_logits = shape.max_rows;
+  }
+  const ModelConfig& config() const override { return config_; }
+  const DecoderOptions& options() const override { return options_; }
+  size_t weight_bytes() const override { return 0; }
+  size_t kv_bytes() const override { return 0; }
+
+  std::span<const float> step(std::span<const int32_t> tokens, std::span<const Segment> segments,
+                              std::span<const int32_t> wanted) override {
+    REQUIRE(static_cast<int>(tokens.size()) <= options_.max_rows);
+    ++record_->steps;
+    record_->rows += static_cast<int64_t>(tokens.size());
+    record_->rows_of_step.push_back(static_cast<int>(tokens.size()));
+    record_->most_segments = std::max(record_->most_segments, static_cast<int>(segments.size()));
+    logits_.assign(wanted.size() * static_cast<size_t>(config_.vocab_size), 0);
+    for (const Segment& s : segments)
+      for (int r = 0; r < s.rows; ++r) {
+        slot(s, s.position + r) = tokens[static_cast<size_t>(s.first_row + r)];
+        for (size_t w = 0; w < wanted.size(); ++w)
+          if (wanted[w] == s.first_row + r) answer(s, s.position + r, w);
+      }
+    return logits_;
+  }
+  std::vector<double> score(std::span<const int32_t>, std::span<const int32_t>) override {
+    return {};
+  }
+
+ private:
+  int32_t& slot(const Segment& s, int position) {
+    const size_t block = static_cast<size_t>(position / options_.block_tokens);
+    REQUIRE(block < s.blocks.size());
+    return memory_[static_cast<size_t>(s.blocks[block] * options_.block_tokens +
+                                       position % options_.block_tokens)];
+  }
+  void answer(const Segment& s, int last, size_t row) {
+    std::vector<int32_t> text;
+    uint64_t hash = 0;
+    for (int p = 0; p <= last; ++p) {
+      text.push_back(slot(s, p));
+      hash = mix64(hash ^ static_cast<uint64_t>(text.back()));
+    }
+    const size_t vocab = static_cast<size_t>(config_.vocab_size);
+    for (size_t v = 0; v < vocab; ++v) {
+      float& logit = logits_[row * vocab + v];
+      logit = static_cast<float>(mix64(hash + v) >> 40) * 0x1.0p-22f;
+      if (record_->poison != 0) logit = record_->poison;
+    }
+    const auto said = record_->script.find(text);
+    if (said != record_->script.end())
+      logits_[row * vocab + static_cast<size_t>(said->second)] = 100;
+  }
+
+  std::shared_ptr<FakeRecord> record_;
+  ModelConfig config_;
+  DecoderOptions options_;
+  std::vector<int32_t> memory_;
+  std::vector<float> logits_;
+};
+
+/// One token a byte; ids from 256 on are special and print as nothing.
+class ByteTokenizer final : public Tokenizer {
+ public:
+  Result<std::vector<int32_t>> encode(std::string_view text, const EncodeOptions&) const override {
+    std::vector<int32_t> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  std::string decode(std::span<const int32_t> ids, bool) const override {
+    std::string text;
+    for (int32_t id : ids)
+      if (id < 256) text += static_cast<char>(id);
+    return text;
+  }
+  int vocab_size() const override { return 256; }
+  std::optional<int32_t> token_id(std::string_view) const override { return std::nullopt; }
+  std::string token_text(int32_t) const override { return ""; }
+  bool is_special(int32_t id) const override { return id >= 256; }
+  const std::string& json() const override { return json_; }
+  std::unique_ptr<Stream> open_stream(bool) const override {
+    return std::make_unique<ByteStream>();
+  }
+
+ private:
+  class ByteStream final : public Stream {
+   public:
+    std::string push(int32_t id) override {
+      return id < 256 ? std::string(1, static_cast<char>(id)) : "";
+    }
+    std::string finish() override { return ""; }
+  };
+  std::string json_ = "{}";
+};
+
+}  // namespace fastserve
