@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kRowBlock = 512;        // rows prepared at once: bounds scratch, keeps them in cache
 constexpr int kPrivateValues = 4096;  // up to here each lane prepares all rows for itself
-constexpr int kItemsPerLane = 6;      // when rows are many
+constexpr int kItemsPerLane = 16;     // when rows are many
 
 PrepareRow::Norm norm_of(const DecodeNorm* norm) {
   if (norm == nullptr) return PrepareRow::Norm::kNone;
@@ -39,7 +39,7 @@ MultiplyTask::Epilogue epilogue_of(DecodeEpilogue epilogue) {
 class Shares {
  public:
   Shares(int quads, int rows, int lanes) : quads_(quads), rows_(rows), lanes_(lanes) {
-    streams_ = rows <= 8;
+    streams_ = rows <= 64;
     if (streams_) {
       items_ = 0;
       for (int left = quads; left > 0; left -= std::min(left, lanes * level_size(left)))
@@ -73,7 +73,9 @@ class Shares {
 
  private:
   /// Quads of one item while `left` are left.
-  int level_size(int left) const { return lanes_ == 1 ? left : std::max(1, left / (2 * lanes_)); }
+  int level_size(int left) const {
+    return lanes_ == 1 ? left : std::max(1, left * 3 / (4 * lanes_));
+  }
   int quads_, rows_, lanes_;
   bool streams_;
   int size_ = 1, row_items_ = 1, row_chunk_ = 1;
@@ -99,7 +101,7 @@ Result<std::unique_ptr<DecodeMatrix>> CpuDecodeOps::make_matrix(const DecodeMatr
 }
 
 Result<std::unique_ptr<KvCache>> CpuDecodeOps::make_cache(const KvShape& shape) {
-  FS_ASSIGN(std::unique_ptr<KvCache> cache, PagedCache::make(shape));
+  FS_ASSIGN(std::unique_ptr<KvCache> cache, PagedCache::make(shape, lanes_));
   return cache;
 }
 

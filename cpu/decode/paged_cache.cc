@@ -1,5 +1,6 @@
 #include "cpu/decode/paged_cache.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -16,7 +17,7 @@ PagedCache::PagedCache(const KvShape& shape) : KvCache(shape) {
   value_block_ = slots * static_cast<size_t>(layout_.wide);
 }
 
-Result<std::unique_ptr<PagedCache>> PagedCache::make(const KvShape& shape) {
+Result<std::unique_ptr<PagedCache>> PagedCache::make(const KvShape& shape, LanePool& lanes) {
   constexpr int kMostTokens = 1 << 20, kMostHeadDim = 1 << 14;
   if (shape.layers < 1 || shape.kv_heads < 1 || shape.head_dim < 1 ||
       shape.head_dim > kMostHeadDim || shape.block_tokens < 1 || shape.block_tokens > kMostTokens ||
@@ -37,6 +38,13 @@ Result<std::unique_ptr<PagedCache>> PagedCache::make(const KvShape& shape) {
   if (overflow) values = std::numeric_limits<size_t>::max() / 4;
   cache->values_at_ = overflow ? values : (blocks * cache->key_block_ + 63) / 64 * 64;
   FS_ASSIGN(cache->memory_, HostMemory::allocate(cache->values_at_ + values, "the KV cache"));
+  constexpr size_t kPage = 4096, kPart = size_t{2} << 20;
+  std::byte* data = cache->memory_.data();
+  const size_t size = cache->memory_.size();
+  lanes.run(static_cast<int64_t>((size + kPart - 1) / kPart), [&](int64_t part, int) {
+    const size_t from = static_cast<size_t>(part) * kPart, to = std::min(size, from + kPart);
+    for (size_t i = from; i < to; i += kPage) data[i] = std::byte{0};
+  });
   return cache;
 }
 

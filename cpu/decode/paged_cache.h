@@ -5,17 +5,18 @@
 
 #include "cpu/decode/decode_kernels.h"
 #include "cpu/host_memory.h"
+#include "cpu/lane_pool.h"
 #include "model/decode_ops.h"
 
 namespace fastserve {
 
 /// Keys and values in two pools [layer][kv head][block], each block as KvLayout says. Blocks with
 /// neighbouring ids are neighbours in memory, so a sequence that was given a run of ids is read as
-/// two streams a head. Pages are taken from the system when first written.
+/// two streams a head. All pages are taken from the system at once, not when a request meets them.
 class PagedCache final : public KvCache {
  public:
   /// kInvalidArgument for a shape without tokens; kResourceExhausted with the size.
-  static Result<std::unique_ptr<PagedCache>> make(const KvShape& shape);
+  static Result<std::unique_ptr<PagedCache>> make(const KvShape& shape, LanePool& lanes);
   size_t bytes() const override { return memory_.size(); }
 
   const KvLayout& layout() const { return layout_; }
