@@ -92,7 +92,7 @@ class ScriptedService final : public GenerateService {
   /// Blocks until the engine has nothing left to do.
   void wait_for_idle() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return running_.empty(); });
+    changed_.wait(lock, [&] { return running_.empty() && !telling_; });
   }
   GenerateRequest last_request;
 
@@ -140,10 +140,12 @@ class ScriptedService final : public GenerateService {
         news.emplace_back(at->second.sink, step(at->first, at->second));
         at = news.back().second.finish == FinishReason::kNone ? std::next(at) : running_.erase(at);
       }
+      telling_ = true;
       lock.unlock();
       for (auto& [sink, event] : news) sink({std::move(event)});
       std::this_thread::yield();
       lock.lock();
+      telling_ = false;
       changed_.notify_all();
     }
   }
@@ -153,6 +155,7 @@ class ScriptedService final : public GenerateService {
   std::map<RequestId, Running> running_;
   std::set<RequestId> cancelled_;
   uint64_t submitted_ = 0;
+  bool telling_ = false;  // sinks are being called
   bool stop_ = false;
   std::thread engine_;
 };
