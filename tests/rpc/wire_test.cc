@@ -84,8 +84,8 @@ TEST_CASE("sixteen messages go unanswered, the rest waits and is merged") {
   size_t total = 0;
   for (const size_t count : sink->tokens) total += count;
   CHECK(total == 1000);
-  CHECK(sink->tokens.size() <=
-        18);  // what the port had heard of by then in one, the rest in another
+  // What the port had heard of by then in one message, the rest in another.
+  CHECK(sink->tokens.size() <= 18);
 }
 
 TEST_CASE("a client that vanishes frees its work") {
