@@ -56,7 +56,9 @@ Actions TrainingJob::trainer_joined(TrainerId trainer) {
 Actions TrainingJob::trainer_lost(TrainerId trainer, const Error& why) {
   Actions out;
   if (phase_ == Phase::kDone || trainers_.erase(trainer) == 0) return out;
-  ledger_.lose(trainer);
+  const bool gathering =
+      phase_ == Phase::kComputing && answered_.size() != static_cast<size_t>(setup_.shards);
+  ledger_.lose(trainer, gathering);
   if (trainers_.empty()) {
     finish(why, out);
     return out;
@@ -131,6 +133,7 @@ Actions TrainingJob::work_done(TrainerId trainer, uint64_t round, uint32_t unit,
                                std::span<const double> losses) {
   Actions out;
   if (round != round_ || (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating)) return out;
+  if (!trainers_.contains(trainer)) return out;  // lost since; its gradients may be lost as well
   const bool gradient = phase_ == Phase::kComputing;
   const Subtree subtree = gradient ? units_[unit] : Subtree{unit, 1};
   FS_CHECK(losses.size() == subtree.count);

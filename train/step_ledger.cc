@@ -12,7 +12,7 @@ StepLedger::StepLedger(uint32_t units) : units_(units), left_(units) {
 
 void StepLedger::join(TrainerId trainer) { queues_.try_emplace(trainer); }
 
-void StepLedger::lose(TrainerId trainer) {
+void StepLedger::lose(TrainerId trainer, bool results_too) {
   const auto it = queues_.find(trainer);
   if (it == queues_.end()) return;
   const std::deque<uint32_t> units = std::move(it->second);
@@ -23,6 +23,12 @@ void StepLedger::lose(TrainerId trainer) {
     for (auto& [other, queue] : queues_) std::erase(queue, *unit);
     units_[*unit] = {};
     open_.push_front(*unit);
+  }
+  for (uint32_t i = 0; results_too && i < units_.size(); i++) {
+    if (units_[i].state != Unit::kDone || units_[i].by != trainer) continue;
+    units_[i] = {};
+    open_.push_back(i);
+    left_++;
   }
 }
 
@@ -35,6 +41,7 @@ bool StepLedger::complete(TrainerId trainer, uint32_t unit) {
   }
   std::erase(open_, unit);
   units_[unit].state = Unit::kDone;
+  units_[unit].by = trainer;
   left_--;
   return true;
 }

@@ -29,14 +29,15 @@ struct Handout {
 /// dry is given what another has queued: whoever begins first claims it. The unit of a lost or a
 /// straggling trainer is given out anew; the first result counts.
 /// Threads:  not thread-safe.
-/// Promises: complete() says true exactly once per unit.
+/// Promises: complete() says true exactly once per unit, and once more if the unit was lost since.
 class StepLedger {
  public:
   explicit StepLedger(uint32_t units = 0);
 
   void join(TrainerId trainer);
-  /// Its unfinished units are open again.
-  void lose(TrainerId trainer);
+  /// Its unfinished units are open again. So are those it finished, if `results_too`: what it sent
+  /// elsewhere beside its word of completion may not have arrived.
+  void lose(TrainerId trainer, bool results_too = false);
   /// True when this is the unit's first result.
   bool complete(TrainerId trainer, uint32_t unit);
   bool done() const { return left_ == 0; }
@@ -54,6 +55,7 @@ class StepLedger {
     enum { kOpen, kOut, kDone } state = kOpen;
     Claim claim;
     Nanoseconds since{0};
+    TrainerId by;  // whose result counted
   };
   Handout give(TrainerId trainer, uint32_t unit, Nanoseconds now);
   bool steal_for(TrainerId trainer, Nanoseconds now, std::vector<Handout>& out);

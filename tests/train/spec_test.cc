@@ -1,0 +1,73 @@
+#include "train/spec.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "model/parameters.h"
+#include "train/plan.h"
+
+using namespace fastserve;
+
+namespace {
+
+TrainSpec tiny() {
+  TrainSpec spec = find_preset("tiny")->spec;
+  spec.model.vocab_size = 65;
+  return spec;
+}
+
+}  // namespace
+
+TEST_CASE("every preset is a valid job once its vocabulary is known") {
+  for (Preset& preset : all_presets()) {
+    CAPTURE(preset.name);
+    preset.spec.model.vocab_size = preset.vocab_size > 0 ? preset.vocab_size : 65;
+    CHECK(preset.spec.validate().ok());
+    const auto back = TrainSpec::from_json(preset.spec.to_json(), "spec");
+    REQUIRE(back.ok());
+    CHECK(back->to_json() == preset.spec.to_json());
+    CHECK(count_parameters(preset.spec.model) ==
+          static_cast<int64_t>(ParameterLayout(preset.spec.model).trainable()));
+  }
+  CHECK(find_preset("huge").error().hint.find("tiny, small, gpt2") != std::string::npos);
+}
+
+TEST_CASE("a setting that cannot be is refused by its name") {
+  const auto refused = [](auto change) {
+    TrainSpec spec = tiny();
+    change(spec);
+    const Status status = spec.validate();
+    REQUIRE_FALSE(status.ok());
+    CHECK(status.error().code == ErrorCode::kInvalidArgument);
+    return status.error().where;
+  };
+  CHECK(refused([](TrainSpec& s) { s.block = 65; }) == "block");
+  CHECK(refused([](TrainSpec& s) { s.batch = 0; }) == "batch");
+  CHECK(refused([](TrainSpec& s) { s.batch = 1 << 30; }) == "batch");
+  CHECK(refused([](TrainSpec& s) { s.microbatches = 13; }) == "microbatches");
+  CHECK(refused([](TrainSpec& s) { s.learning_rate = std::nan(""); }) == "learning_rate");
+  CHECK(refused([](TrainSpec& s) { s.beta2 = 1; }) == "beta2");
+  CHECK(refused([](TrainSpec& s) { s.validation_fraction = 1; }) == "validation_fraction");
+  CHECK(refused([](TrainSpec& s) { s.steps = 0, s.epochs = 0; }) == "epochs");
+}
+
+TEST_CASE("microbatches follow from the shapes alone") {
+  CHECK(choose_microbatches(tiny()) == 4);
+  TrainSpec spec = find_preset("small")->spec;
+  spec.model.vocab_size = 4096;
+  CHECK(choose_microbatches(spec) == 4);
+  spec = find_preset("gpt2")->spec;
+  spec.model.vocab_size = 50257;
+  spec.accumulation = 1;
+  spec.block = 64;
+  CHECK(choose_microbatches(spec) == 1);
+  spec.batch = 1;
+  spec.block = 512;
+  CHECK(choose_microbatches(spec) == 1);
+  const TrainPlan plan = plan_training(spec, {}, 2);
+  CHECK(plan.trainers == 1);
+  CHECK(plan.lanes_of(0) == 2);
+  CHECK(plan_training(tiny(), {}, 2).trainers == 2);
+  CHECK(plan_training(tiny(), {.trainers = 7, .lanes = 2}, 8).lanes_of(6) == 1);
+}

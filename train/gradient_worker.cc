@@ -1,0 +1,44 @@
+#include "train/gradient_worker.h"
+
+#include "base/check.h"
+
+namespace fastserve {
+
+GradientWorker::GradientWorker(std::unique_ptr<GradientSource> source, const Sampler& sampler,
+                               const EvaluationPlan* evaluation, GradientPool& pool)
+    : source_(std::move(source)), sampler_(sampler), evaluation_(evaluation), pool_(pool) {}
+
+Result<GradientWorker::Done> GradientWorker::compute(const WorkItem& item) {
+  Done done;
+  if (item.claim != nullptr && item.claim->exchange(true)) {
+    done.passed_by = true;
+    return done;
+  }
+  if (item.kind == WorkItem::Kind::kEvaluation) {
+    FS_CHECK(evaluation_ != nullptr);
+    FS_ASSIGN(const double loss, source_->run(evaluation_->chunk(item.subtree.first), 0, nullptr));
+    done.losses.push_back(loss);
+    return done;
+  }
+  FS_ASSIGN(done.gradient, sum(item, item.subtree, done.losses));
+  return done;
+}
+
+Result<GradientHandle> GradientWorker::sum(const WorkItem& item, Subtree node,
+                                           std::vector<double>& losses) {
+  if (node.count == 1) {
+    FS_ASSIGN(GradientHandle gradient, pool_.take());
+    const Microbatch batch = sampler_.microbatch(static_cast<int64_t>(item.step.value),
+                                                 static_cast<int>(node.first));
+    FS_ASSIGN(const double loss, source_->run(batch, item.scale, gradient->data()));
+    losses.push_back(loss);
+    return gradient;
+  }
+  const auto [left, right] = StepLayout::children(node);
+  FS_ASSIGN(GradientHandle first, sum(item, left, losses));
+  FS_ASSIGN(const GradientHandle second, sum(item, right, losses));
+  source_->add(first->data(), second->data());
+  return first;
+}
+
+}  // namespace fastserve

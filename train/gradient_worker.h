@@ -1,0 +1,40 @@
+// One trainer's work on one unit.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "train/backend.h"
+#include "train/gradient_buffer.h"
+#include "train/job.h"
+#include "train/sampler.h"
+
+namespace fastserve {
+
+/// Computes the units it is given: a partial gradient of the step, or losses of an evaluation.
+///
+/// Owns:     its gradient source; gradients live in buffers of the pool.
+/// Threads:  one caller. The sampler, the plan and the pool must outlive it and may be shared.
+/// Promises: the partial sum of a subtree is taken along the canonical tree.
+class GradientWorker {
+ public:
+  GradientWorker(std::unique_ptr<GradientSource> source, const Sampler& sampler,
+                 const EvaluationPlan* evaluation, GradientPool& pool);
+
+  struct Done {
+    bool passed_by = false;      ///< another trainer had begun the unit
+    std::vector<double> losses;  ///< summed loss of each microbatch or chunk
+    GradientHandle gradient;     ///< null for an evaluation
+  };
+  Result<Done> compute(const WorkItem& item);
+
+ private:
+  Result<GradientHandle> sum(const WorkItem& item, Subtree node, std::vector<double>& losses);
+
+  std::unique_ptr<GradientSource> source_;
+  const Sampler& sampler_;
+  const EvaluationPlan* evaluation_;
+  GradientPool& pool_;
+};
+
+}  // namespace fastserve
