@@ -130,7 +130,8 @@ class DequantisedTensors final : public TensorSource {
     for (const auto& [name, format] : formats) {
       const auto& all = layout.parameters();
       const auto parameter =
-          std::find_if(all.begin(), all.end(), [&](const Parameter& p) { return p.name == name; });
+          std::find_if(all.begin(), all.end(),
+                       [&wanted = name](const Parameter& p) { return p.name == wanted; });
       const bool in_layout = parameter != all.end();
       FS_ASSIGN(const QuantisedMatrix matrix,
                 read_quantised(*bundle.tensors, name, format,
