@@ -1,0 +1,2 @@
+add_executable(kernels_decode ${CMAKE_CURRENT_LIST_DIR}/kernels_decode.cc)
+target_link_libraries(kernels_decode PRIVATE fastserve_flags fastserve_cpu_decode benchmark::benchmark)
