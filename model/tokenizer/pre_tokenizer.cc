@@ -11,6 +11,16 @@ namespace {
 constexpr const char* kGpt2Words =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+/// Punctuation as the tokenizers library knows it: ASCII's, and Unicode 8's category P. Excluded is
+/// what became punctuation later, added what later was something else.
+constexpr const char* kPunctuation =
+    R"((?![\x{61D}\x{9FD}\x{A76}\x{C77}\x{C84}\x{1B7D}-\x{1B7E}\x{2E43}-\x{2E4F}\x{2E52}-\x{2E5D})"
+    R"(\x{10EAD}\x{10F55}-\x{10F59}\x{10F86}-\x{10F89}\x{1144B}-\x{1144F}\x{1145A}-\x{1145B})"
+    R"(\x{1145D}\x{11660}-\x{1166C}\x{116B9}\x{1183B}\x{11944}-\x{11946}\x{119E2})"
+    R"(\x{11A3F}-\x{11A46}\x{11A9A}-\x{11A9C}\x{11A9E}-\x{11AA2}\x{11C41}-\x{11C45})"
+    R"(\x{11C70}-\x{11C71}\x{11EF7}-\x{11EF8}\x{11FFF}\x{12FF1}-\x{12FF2}\x{16E97}-\x{16E9A})"
+    R"(\x{16FE2}\x{1E95E}-\x{1E95F}])[\p{P}$+<=>\^\x60|~\x{166D}\x{111C9}])";
+
 /// Hands every stretch of `text` to add(begin, end, is_match), in order and without gaps.
 template <class Add>
 Status each_stretch(const Regex& regex, std::string_view text, Add add) {
@@ -103,7 +113,7 @@ Status PreTokenizer::add(const Section& section) {
   if (type == "Punctuation") {
     FS_ASSIGN(const std::string name, named.text("behavior", "Isolated"));
     FS_ASSIGN(const Behavior behavior, parse_behavior(named, name));
-    return add_pattern("[\\p{P}$+<=>\\^\\x60|~]", behavior, false, named.where);
+    return add_pattern(kPunctuation, behavior, false, named.where);
   }
   if (type == "WhitespaceSplit") return add_pattern("\\s", Behavior::kRemoved, false, named.where);
   if (type == "Whitespace")  // with the join controls, which this dialect's \w lacks

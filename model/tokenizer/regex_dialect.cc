@@ -89,7 +89,9 @@ class Translator {
   Status escape(bool in_class) {
     if (at_ + 1 >= in_.size()) return unsupported("a backslash without a character behind it");
     const char c = in_[at_ + 1];
-    constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+    // Outside a character class Oniguruma also counts Latin-1's superscripts and fractions.
+    const std::string word = std::string("\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}") +
+                             (in_class ? "" : "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}");
     constexpr std::string_view kHex = "0-9A-Fa-f";
     switch (c) {
       case 's':
@@ -105,7 +107,7 @@ class Translator {
         out_ += "\\P{Nd}";
         break;
       case 'w':
-        put_set(kWord, false, in_class);
+        put_set(word, false, in_class);
         break;
       case 'h':
         put_set(kHex, false, in_class);
@@ -113,7 +115,7 @@ class Translator {
       case 'W':
       case 'H':
         if (in_class) return unsupported(fmt::format("\\{} in a character class", c));
-        put_set(c == 'W' ? kWord : kHex, true, false);
+        put_set(c == 'W' ? std::string_view(word) : kHex, true, false);
         break;
       case 'v':
         out_ += "\\x0b";

@@ -79,6 +79,71 @@ void order_marks(std::vector<utf8proc_int32_t>& text) {
   }
 }
 
+/// Characters (first to last) that Unicode 9 did not have, or not with their present combining
+/// class and decomposition. The tokenizers library normalises by Unicode 9's tables: to it they are
+/// letters that nothing changes.
+struct Range {
+  char32_t first, last;
+};
+constexpr Range kAfterUnicode9[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},
+    {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},
+    {0xA82C, 0xA82C},   {0xAB69, 0xAB69},   {0x10781, 0x107BA}, {0x10D24, 0x10D27},
+    {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+    {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+    {0x11930, 0x11930}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
+    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
+    {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E030, 0x1E06D}, {0x1E08F, 0x1E08F},
+    {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF},
+    {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+
+bool is_after_unicode_9(char32_t c) {
+  const auto* const range = std::lower_bound(
+      std::begin(kAfterUnicode9), std::end(kAfterUnicode9), c,
+      [](const Range& candidate, char32_t value) { return candidate.last < value; });
+  return range != std::end(kAfterUnicode9) && c >= range->first;
+}
+
+/// Normalises what was put in and appends it to `out`.
+class NormalRun {
+ public:
+  NormalRun(NormalForm form, std::string& out)
+      : composes_(form == NormalForm::kC || form == NormalForm::kKC),
+        flags_(UTF8PROC_DECOMPOSE |
+               (form == NormalForm::kKC || form == NormalForm::kKD ? UTF8PROC_COMPAT : 0)),
+        out_(out) {}
+
+  void put(char32_t character) {
+    utf8proc_int32_t parts[32];  // the longest compatibility decomposition has 18
+    int boundary = UTF8PROC_BOUNDCLASS_START;
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(character), parts, 32,
+                                               static_cast<utf8proc_option_t>(flags_), &boundary);
+    FS_CHECK(count >= 0 && count <= 32);
+    characters_.insert(characters_.end(), parts, parts + count);
+  }
+
+  void flush() {
+    order_marks(characters_);
+    auto length = static_cast<utf8proc_ssize_t>(characters_.size());
+    if (composes_)
+      length = utf8proc_normalize_utf32(
+          characters_.data(), length,
+          static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+    FS_CHECK(length >= 0);
+    for (utf8proc_ssize_t i = 0; i < length; i++)
+      append_utf8(static_cast<char32_t>(characters_[static_cast<size_t>(i)]), out_);
+    characters_.clear();
+  }
+
+ private:
+  bool composes_;
+  int flags_;
+  std::string& out_;
+  std::vector<utf8proc_int32_t> characters_;
+};
+
 /// No character below this one changes under the form or combines with one before it.
 char32_t first_affected(NormalForm form) {
   switch (form) {
@@ -210,31 +275,19 @@ std::optional<std::string> unspell_bytes(std::string_view text) {
 
 std::string normalize_unicode(std::string_view text, NormalForm form) {
   if (is_unaffected(text, form)) return std::string(text);
-  const bool compatible = form == NormalForm::kKC || form == NormalForm::kKD;
-  const int flags = UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
-  std::vector<utf8proc_int32_t> characters;
-  characters.reserve(text.size());
-  int last_boundary = UTF8PROC_BOUNDCLASS_START;
-  for (size_t i = 0; i < text.size(); i += utf8_length(text[i])) {
-    utf8proc_int32_t parts[32];  // the longest compatibility decomposition has 18
-    const auto count =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(utf8_decode(text.data() + i)), parts,
-                                32, static_cast<utf8proc_option_t>(flags), &last_boundary);
-    FS_CHECK(count >= 0 && count <= 32);
-    characters.insert(characters.end(), parts, parts + count);
-  }
-  order_marks(characters);
-  size_t length = characters.size();
-  if (form == NormalForm::kC || form == NormalForm::kKC) {
-    const auto composed = utf8proc_normalize_utf32(
-        characters.data(), static_cast<utf8proc_ssize_t>(length),
-        static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
-    FS_CHECK(composed >= 0);
-    length = static_cast<size_t>(composed);
-  }
   std::string out;
   out.reserve(text.size());
-  for (size_t i = 0; i < length; i++) append_utf8(static_cast<char32_t>(characters[i]), out);
+  NormalRun run(form, out);
+  for (size_t i = 0; i < text.size(); i += utf8_length(text[i])) {
+    const char32_t character = utf8_decode(text.data() + i);
+    if (!is_after_unicode_9(character)) {
+      run.put(character);
+      continue;
+    }
+    run.flush();
+    append_utf8(character, out);
+  }
+  run.flush();
   return out;
 }
 
