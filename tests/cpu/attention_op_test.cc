@@ -51,17 +51,17 @@ Outputs run_attention(TrainOps& ops, const AttentionShape& s) {
       .scale = static_cast<float>(s.sharpness / std::sqrt(double(s.heads.head_dim)))};
   ops.attention_forward(forward);
   ops.attention_backward({forward, dout.data(), dqkv.data()});
-  // Probabilities, output, their gradients and the score's gradient are each rounded once, and
-  // backward takes differences of rounded products.
-  const double terms = longest + s.heads.head_dim;
-  Outputs outputs = {
-      compute_output("out", precision, out, terms * s.sharpness * s.sharpness, 2),
-      compute_output("dqkv", precision, dqkv, terms * s.sharpness * s.sharpness, 6 * s.sharpness)};
+  // Outputs are averages of values of size 1, so each rounding of a probability moves them by up to
+  // a unit of 1, however small the average comes out: hence the floor. Backward rounds
+  // probabilities and then the scores' gradients.
+  const double terms = (longest + s.heads.head_dim) * s.sharpness * s.sharpness;
+  Outputs outputs = {compute_output("out", precision, out, terms, 1),
+                     compute_output("dqkv", precision, dqkv, terms, 2 * s.sharpness)};
   forward.out = alone.data();
   forward.stats = nullptr;
   ops.attention_forward(forward);
-  outputs.push_back(
-      compute_output("out without stats", precision, alone, terms * s.sharpness * s.sharpness, 2));
+  outputs.push_back(compute_output("out without stats", precision, alone, terms, 1));
+  for (Output& o : outputs) o.floor = 1;
   return outputs;
 }
 

@@ -110,7 +110,7 @@ Outputs run_attention(DecodeOps& ops, const AttentionShape& s) {
     }
   // A last-bit difference may move the rounding of a key or value to half precision.
   Outputs outputs = {double_output("out", all, kContext + static_cast<double>(dim))};
-  outputs[0].roundings = s.type == KvType::kFloat16 ? 0.25 : 0;
+  outputs[0].roundings = s.type == KvType::kFloat16 ? 0.125 : 0;
   return outputs;
 }
 

@@ -85,8 +85,8 @@ std::vector<MatmulShape> matmul_shapes() {
 /// one: 3 sigma / 127 of one of the terms, below a few 2^-8 of the result. bfloat16 weights may
 /// meet activations rounded to bfloat16.
 double roundings(WeightFormat format, bool normed) {
-  if (format == WeightFormat::kBFloat16) return 3;
-  return is_quantised(format) && normed ? 4 : 0;
+  if (format == WeightFormat::kBFloat16) return 1.5;
+  return is_quantised(format) && normed ? 2 : 0;
 }
 
 Outputs run_matmul(DecodeOps& ops, const MatmulShape& s) {

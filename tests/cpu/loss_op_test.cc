@@ -39,10 +39,9 @@ Outputs run_loss(TrainOps& ops, const LossShape& s) {
       {head.get(), x.data(), s.rows, targets, losses.data(), dlogits.data(), ld, scale});
   ops.classifier_loss({head.get(), x.data(), s.rows, targets, alone.data(), nullptr, ld, scale});
   const double terms = (s.in + s.vocab) * s.spread * s.spread;
-  // Half has 2^-24 as its smallest step, which a relative bound does not cover: two roundings more.
   return {double_output("losses", losses, terms, s.spread),
           double_output("losses alone", alone, terms, s.spread),
-          compute_output("dlogits", precision, dlogits, terms, 2)};
+          compute_output("dlogits", precision, dlogits, terms)};
 }
 
 struct FlatShape {

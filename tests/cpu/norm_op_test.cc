@@ -66,7 +66,9 @@ Outputs run_norm(TrainOps& ops, const NormShape& s) {
                      .dweight = dweight.floats(),
                      .dbias = s.bias ? dbias.floats() : nullptr});
   outputs.push_back(float_output("dx", dx, s.channels));
+  outputs.back().floor = 1;  // dy less its mean: with two channels nothing is left
   outputs.push_back(compute_output("dx_compute", precision, dx_compute, s.channels));
+  outputs.back().floor = 1;
   outputs.push_back(float_output("dweight", dweight, s.rows));
   outputs.push_back(float_output("dbias", dbias, s.rows));
   return outputs;
@@ -155,6 +157,7 @@ Outputs run_rotary(TrainOps& ops, const RotaryShape& s) {
   ops.rotary_backward({forward, dqkv.data(), s.norms ? dq_norm.floats() : nullptr,
                        s.norms ? dk_norm.floats() : nullptr});
   outputs.push_back(compute_output("dqkv", precision, dqkv, s.heads.head_dim));
+  outputs.back().floor = s.norms ? 1 : 0;
   outputs.push_back(float_output("dq_norm", dq_norm, s.rows * s.heads.heads));
   outputs.push_back(float_output("dk_norm", dk_norm, s.rows * s.heads.kv_heads));
   return outputs;

@@ -91,7 +91,7 @@ void compare(const std::string& what, Precision precision, const Outputs& expect
     double square = 0;
     for (double v : a) square += v * v;
     const double rms = std::sqrt(square / std::max<double>(1, static_cast<double>(a.size())));
-    const double relative = expected[o].roundings * unit_roundoff(precision) +
+    const double relative = 2 * expected[o].roundings * unit_roundoff(precision) +
                             8 * std::sqrt(expected[o].terms) * kFloatRoundoff;
     double worst = 0;
     size_t where = 0;
