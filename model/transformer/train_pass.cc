@@ -17,11 +17,11 @@ TrainMemory TrainPass::estimate(const ModelConfig& config, const ParameterLayout
                                 Precision precision, int max_rows) {
   TrainMemory memory;
   memory.masters = layout.elements() * sizeof(float);
-  const uint64_t element = compute_bytes(precision);
+  // Panels of 64 columns for each direction. Half may be computed in float, so count it as float.
+  const uint64_t element = precision == Precision::kBFloat16 ? 2 : 4;
   const auto matrix = [&](const Block& block) {
-    const uint64_t out = static_cast<uint64_t>((block.rows + 63) / 64 * 64);
-    const uint64_t in = static_cast<uint64_t>((block.cols + 63) / 64 * 64);
-    memory.packed += 2 * out * in * element;
+    const uint64_t out = static_cast<uint64_t>(block.rows), in = static_cast<uint64_t>(block.cols);
+    memory.packed += ((out + 63) / 64 * 64 * in + (in + 63) / 64 * 64 * out) * element;
   };
   for (int l = 0; l < config.layers; ++l) {
     const LayerBlocks& b = layout.layer(l);
