@@ -5,7 +5,6 @@
 #include <kj/async-io.h>
 
 #include <condition_variable>
-#include <deque>
 #include <future>
 #include <list>
 #include <mutex>
@@ -14,13 +13,13 @@
 
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
+#include "rpc/receiving.h"
 #include "rpc/socket.h"
 
 namespace fastserve {
 namespace {
 
 constexpr const char* kClientName = "fastserve " FASTSERVE_VERSION;
-constexpr size_t kEventsAhead = 8;  // that the caller may lag behind before the server is held back
 constexpr auto kLookAtCancel = std::chrono::milliseconds(20);
 
 Error no_answer(const std::string& endpoint, Nanoseconds timeout) {
@@ -49,102 +48,6 @@ class Answer {
   std::mutex mutex_;
   std::condition_variable ready_;
   std::optional<Result<T>> value_;
-};
-
-/// A running generation: events from the loop's thread to the caller's.
-class Receiving {
- public:
-  // On the loop's thread.
-
-  /// False: answer the server only after release().
-  bool add(GenerateEvent event) {
-    const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
-    news_.notify_all();
-    holding_ = holding_ || events_.size() > kEventsAhead;
-    return !holding_;
-  }
-  /// No more events will come; `why` when that is not because the last one came.
-  void fail(Error why) {
-    const std::lock_guard lock(mutex_);
-    if (!failure_) failure_ = std::move(why);
-    news_.notify_all();
-  }
-  void answered() {
-    const std::lock_guard lock(mutex_);
-    answered_ = true;
-    news_.notify_all();
-  }
-  void cancel() {
-    cancelled = true;
-    KJ_IF_MAYBE (running, generation) {
-      calls.push_back(running->cancelRequest().send().ignoreResult().eagerlyEvaluate(nullptr));
-    }
-  }
-  void release() {
-    for (auto& answer : held) answer->fulfill();
-    held.clear();
-  }
-  void drop() {
-    release();
-    calls.clear();
-    generation = nullptr;
-  }
-
-  // Only touched on the loop's thread.
-  kj::Maybe<wire::Generation::Client> generation;
-  std::vector<kj::Own<kj::PromiseFulfiller<void>>> held;
-  std::list<kj::Promise<void>> calls;
-  bool cancelled = false;
-
-  // On the caller's thread.
-
-  struct News {
-    std::optional<GenerateEvent> event;
-    std::optional<Error> failure;
-    bool answered = false;  ///< the server took the request
-    bool release = false;   ///< the caller has caught up: release() is due
-  };
-  News wait(Nanoseconds timeout) {
-    std::unique_lock lock(mutex_);
-    const bool known = answered_;
-    news_.wait_for(lock, timeout,
-                   [&] { return !events_.empty() || failure_ || answered_ != known; });
-    News news;
-    news.answered = answered_;
-    if (!events_.empty()) {
-      news.event = std::move(events_.front());
-      events_.pop_front();
-      news.release = holding_ && events_.empty();
-      if (news.release) holding_ = false;
-    } else {
-      news.failure = failure_;
-    }
-    return news;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable news_;
-  std::deque<GenerateEvent> events_;
-  std::optional<Error> failure_;
-  bool answered_ = false;
-  bool holding_ = false;
-};
-
-class SinkServer final : public wire::EventSink::Server {
- public:
-  explicit SinkServer(std::shared_ptr<Receiving> receiving) : receiving_(std::move(receiving)) {}
-  kj::Promise<void> push(PushContext context) override {
-    if (receiving_->add(read_event(context.getParams().getEvent()))) return kj::READY_NOW;
-    context.releaseParams();
-    auto answer = kj::newPromiseAndFulfiller<void>();
-    receiving_->held.push_back(kj::mv(answer.fulfiller));
-    return kj::mv(answer.promise);
-  }
-
- private:
-  const std::shared_ptr<Receiving> receiving_;
 };
 
 /// What runs on the client's thread.
