@@ -32,7 +32,8 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
   auto tensors = std::make_shared<TensorMap>("random weights");
   Json formats = Json::object({});
   Rng rng(7);
-  for (const Parameter& p : ParameterLayout(config).parameters()) {
+  const ParameterLayout layout(config);
+  for (const Parameter& p : layout.parameters()) {
     std::vector<float> values(p.size(), 1.0f);
     if (p.decay)
       for (float& v : values) v = static_cast<float>(rng.uniform() - 0.5) * 0.07f;

@@ -5,6 +5,10 @@
 
 add_library(fastserve_flags INTERFACE)
 target_compile_options(fastserve_flags INTERFACE -Wall -Wextra -Wno-unused-parameter)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
+  # False alarms on std::variant members when optimising (GCC bug 105562 and its kin).
+  target_compile_options(fastserve_flags INTERFACE -Wno-maybe-uninitialized)
+endif()
 if(FASTSERVE_WERROR)
   target_compile_options(fastserve_flags INTERFACE -Werror)
 endif()
