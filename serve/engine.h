@@ -71,7 +71,7 @@ class Engine {
   const int context_length_;
   KvPages pages_;
   Scheduler scheduler_;
-  Sampler sampler_;
+  TokenSampler sampler_;
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
   std::vector<GenerateEvent> events_;
   int64_t tokens_generated_ = 0, requests_finished_ = 0;

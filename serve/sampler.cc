@@ -37,7 +37,7 @@ double block_sum(const float* weights, size_t n) {
 
 }  // namespace
 
-Sampler::Sampler(int vocab_size)
+TokenSampler::TokenSampler(int vocab_size)
     : vocab_size_(vocab_size),
       scan_(vocab_size),
       every_token_(static_cast<size_t>(vocab_size)),
@@ -51,9 +51,9 @@ Sampler::Sampler(int vocab_size)
   kept_weights_.reserve(every_token_.size());
 }
 
-Result<GeneratedToken> Sampler::sample(std::span<const float> logits,
-                                       const SamplingParameters& parameters,
-                                       std::span<const int32_t> history, int64_t index) {
+Result<GeneratedToken> TokenSampler::sample(std::span<const float> logits,
+                                            const SamplingParameters& parameters,
+                                            std::span<const int32_t> history, int64_t index) {
   FS_ASSIGN(const Distribution from, distribution(logits, parameters, history));
   Rng rng(parameters.seed, static_cast<uint64_t>(index));
   GeneratedToken token;
@@ -62,9 +62,9 @@ Result<GeneratedToken> Sampler::sample(std::span<const float> logits,
   return token;
 }
 
-Result<Sampler::Distribution> Sampler::distribution(std::span<const float> logits,
-                                                    const SamplingParameters& parameters,
-                                                    std::span<const int32_t> history) {
+Result<TokenSampler::Distribution> TokenSampler::distribution(std::span<const float> logits,
+                                                              const SamplingParameters& parameters,
+                                                              std::span<const int32_t> history) {
   FS_CHECK(logits.size() == every_token_.size());
   if (parameters.repetition_penalty != 1.0)
     logits = penalise(logits, parameters.repetition_penalty, history);
@@ -86,8 +86,8 @@ Result<Sampler::Distribution> Sampler::distribution(std::span<const float> logit
   return Distribution{kept_, kept_weights_, sum_blocks(kept_weights_)};
 }
 
-std::span<const float> Sampler::penalise(std::span<const float> logits, double penalty,
-                                         std::span<const int32_t> history) {
+std::span<const float> TokenSampler::penalise(std::span<const float> logits, double penalty,
+                                              std::span<const int32_t> history) {
   std::copy(logits.begin(), logits.end(), penalised_.begin());
   if (++round_ == 0) {  // the counter came round: forget its old values
     std::fill(seen_.begin(), seen_.end(), 0u);
@@ -104,8 +104,8 @@ std::span<const float> Sampler::penalise(std::span<const float> logits, double p
   return penalised_;
 }
 
-Sampler::Cut Sampler::find_cut(std::span<const float> logits,
-                               const SamplingParameters& parameters) {
+TokenSampler::Cut TokenSampler::find_cut(std::span<const float> logits,
+                                         const SamplingParameters& parameters) {
   Cut cut{-kInfinity, vocab_size_};
   if (parameters.top_k > 0 && parameters.top_k < vocab_size_)
     cut.logit = scan_.kth_largest(parameters.top_k);
@@ -121,8 +121,8 @@ Sampler::Cut Sampler::find_cut(std::span<const float> logits,
   return cut;
 }
 
-Sampler::Cut Sampler::top_p_cut(std::span<const float> logits, const SamplingParameters& parameters,
-                                bool among_all) {
+TokenSampler::Cut TokenSampler::top_p_cut(std::span<const float> logits,
+                                          const SamplingParameters& parameters, bool among_all) {
   const float scale = static_cast<float>(1.0 / parameters.temperature);
   const auto mass_of_order = [&] {
     double mass = 0;
@@ -149,7 +149,7 @@ Sampler::Cut Sampler::top_p_cut(std::span<const float> logits, const SamplingPar
 
 /// The token of order_ at which the running sum, likeliest first, reaches `mass`: a selection by
 /// halves, so that only the part around the answer is ever sorted.
-Sampler::Cut Sampler::crossing(std::span<const float> logits, double mass, float scale) {
+TokenSampler::Cut TokenSampler::crossing(std::span<const float> logits, double mass, float scale) {
   const auto likelier = [&](int32_t a, int32_t b) {
     const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
     return x != y ? x > y : a < b;
@@ -177,7 +177,7 @@ Sampler::Cut Sampler::crossing(std::span<const float> logits, double mass, float
 
 /// Leaves in order_ only the tokens of the likelihood bin in which the running sum reaches `mass`;
 /// returns the mass above that bin.
-double Sampler::narrow_to_bin(std::span<const float> logits, double mass, float scale) {
+double TokenSampler::narrow_to_bin(std::span<const float> logits, double mass, float scale) {
   const auto bin_of = [&](int32_t id) {
     const float below = (scan_.max() - logits[static_cast<size_t>(id)]) * (scale * kBinsPerNat);
     return below < kBins - 1 ? static_cast<size_t>(below) : kBins - 1;
@@ -193,7 +193,7 @@ double Sampler::narrow_to_bin(std::span<const float> logits, double mass, float 
   return above;
 }
 
-void Sampler::keep(std::span<const float> logits, Cut cut, float scale) {
+void TokenSampler::keep(std::span<const float> logits, Cut cut, float scale) {
   scan_.collect(cut.logit, kept_);
   std::erase_if(kept_, [&](int32_t id) {
     return logits[static_cast<size_t>(id)] == cut.logit && id > cut.last_of_equal;
@@ -203,7 +203,7 @@ void Sampler::keep(std::span<const float> logits, Cut cut, float scale) {
     kept_weights_[i] = exp_weight(logits[static_cast<size_t>(kept_[i])], scan_.max(), scale);
 }
 
-double Sampler::sum_blocks(std::span<const float> weights) {
+double TokenSampler::sum_blocks(std::span<const float> weights) {
   double total = 0;
   for (size_t begin = 0; begin < weights.size(); begin += kSumBlock) {
     const double sum =
@@ -214,7 +214,7 @@ double Sampler::sum_blocks(std::span<const float> weights) {
   return total;
 }
 
-int32_t Sampler::draw(const Distribution& from, double uniform) const {
+int32_t TokenSampler::draw(const Distribution& from, double uniform) const {
   double left = uniform * from.total;
   size_t begin = 0;
   const size_t n = from.weights.size();
@@ -229,7 +229,7 @@ int32_t Sampler::draw(const Distribution& from, double uniform) const {
   return from.tokens[last];
 }
 
-void Sampler::add_logprobs(std::span<const float> logits, int top, GeneratedToken& token) {
+void TokenSampler::add_logprobs(std::span<const float> logits, int top, GeneratedToken& token) {
   scan_.scan(logits);
   exp_weights(logits, scan_.max(), 1.0f, dense_);
   const double log_total = scan_.max() + std::log(sum_blocks(dense_));
@@ -252,8 +252,9 @@ void Sampler::add_logprobs(std::span<const float> logits, int top, GeneratedToke
 Result<std::vector<double>> filtered_probabilities(std::span<const float> logits,
                                                    const SamplingParameters& parameters,
                                                    std::span<const int32_t> history) {
-  Sampler sampler(static_cast<int>(logits.size()));
-  FS_ASSIGN(const Sampler::Distribution kept, sampler.distribution(logits, parameters, history));
+  TokenSampler sampler(static_cast<int>(logits.size()));
+  FS_ASSIGN(const TokenSampler::Distribution kept,
+            sampler.distribution(logits, parameters, history));
   std::vector<double> probabilities(logits.size());
   for (size_t i = 0; i < kept.tokens.size(); ++i)
     probabilities[static_cast<size_t>(kept.tokens[i])] = kept.weights[i] / kept.total;

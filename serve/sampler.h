@@ -21,9 +21,9 @@ namespace fastserve {
 /// Threads:  one caller.
 /// Promises: a token depends on the logits, the parameters, the history and its index, on nothing
 ///           drawn before; the same on every machine for the same logits.
-class Sampler {
+class TokenSampler {
  public:
-  explicit Sampler(int vocab_size);
+  explicit TokenSampler(int vocab_size);
 
   /// The token number `index` of an answer. `history`: prompt and answer so far, for the repetition
   /// penalty. kInternal when the logits are not finite.

@@ -172,7 +172,7 @@ TEST_CASE("tokens tied with the k-th stay, and of tokens tied at p the lower ids
 TEST_CASE("temperature 0 takes the first of the likeliest tokens, whatever the seed") {
   std::vector<float> logits = random_logits(300, 1);
   logits[70] = logits[200] = 50;
-  Sampler sampler(300);
+  TokenSampler sampler(300);
   SamplingParameters s;
   s.temperature = 0;
   for (s.seed = 0; s.seed < 5; ++s.seed) CHECK(sampler.sample(logits, s, {}, 3)->token == 70);
@@ -182,7 +182,7 @@ TEST_CASE("a token depends on its seed and index, not on what was drawn before")
   const std::vector<float> logits = random_logits(500, 2);
   SamplingParameters s;
   s.seed = 42;
-  Sampler once(500), busy(500);
+  TokenSampler once(500), busy(500);
   std::vector<int32_t> first, again;
   for (int i = 0; i < 50; ++i) first.push_back(once.sample(logits, s, {}, i)->token);
   for (int i = 49; i >= 0; --i) {
@@ -208,7 +208,7 @@ TEST_CASE("draws follow the probabilities") {
     s.temperature = 0.9;
     const auto expected = filtered_probabilities(logits, s, {}).value();
     std::vector<int> count(200);
-    Sampler sampler(200);
+    TokenSampler sampler(200);
     const int draws = 40000;
     for (int i = 0; i < draws; ++i)
       ++count[static_cast<size_t>(sampler.sample(logits, s, {}, i)->token)];
@@ -228,7 +228,7 @@ TEST_CASE("logprobs are of the raw logits, and the most likely come first") {
   s.temperature = 0.3;
   s.repetition_penalty = 2;
   s.top_logprobs = 5;
-  Sampler sampler(1000);
+  TokenSampler sampler(1000);
   const GeneratedToken token = sampler.sample(logits, s, {{1, 2, 3}}, 0).value();
   CHECK(token.logprob ==
         doctest::Approx(logits[static_cast<size_t>(token.token)] - std::log(total)).epsilon(1e-6));
@@ -242,7 +242,7 @@ TEST_CASE("logprobs are of the raw logits, and the most likely come first") {
 }
 
 TEST_CASE("logits that are not finite are an error, not a token") {
-  Sampler sampler(100);
+  TokenSampler sampler(100);
   const float infinity = std::numeric_limits<float>::infinity();
   for (const float bad : {std::nanf(""), infinity}) {
     auto logits = random_logits(100, 6);

@@ -1,0 +1,56 @@
+// Several models behind one device: whose turn it is, and who hears of it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "serve/engine.h"
+#include "serve/service.h"
+
+namespace fastserve {
+
+/// The engines of one device thread, and the sinks of their requests.
+///
+/// Each step() gives every engine that has work one step, so that a busy model cannot shut out
+/// another.
+///
+/// Owns:     the engines and the sinks; a sink is dropped with its request's last event.
+/// Threads:  one caller; but engine(i).check() may come from any thread.
+/// Promises: each submitted request ends with exactly one last event in its sink.
+class EngineGroup {
+ public:
+  using Sink = GenerateService::Sink;
+
+  /// `ended` is called after each request's last event; may be empty.
+  EngineGroup(std::vector<std::unique_ptr<Engine>> engines,
+              std::function<void(size_t engine)> ended = {});
+
+  size_t size() const { return engines_.size(); }
+  const Engine& engine(size_t i) const { return *engines_[i]; }
+
+  /// Queues what engine(i).check() returned. A full queue is an event with an error, too.
+  void submit(size_t engine, RequestId id, GenerateRequest checked, Sink sink, Nanoseconds now);
+  void cancel(RequestId id);
+  void cancel_all();
+  bool has_work() const;
+  void step(Nanoseconds now);
+  /// Ends every request with `error`, without the engines' help.
+  void abandon(const Error& error);
+
+  EngineHealth health() const;  ///< of all engines together
+
+ private:
+  struct Listener {
+    size_t engine;
+    Sink sink;
+  };
+  void deliver(GenerateEvent event);
+
+  std::vector<std::unique_ptr<Engine>> engines_;
+  std::function<void(size_t)> ended_;
+  std::unordered_map<RequestId, Listener> listeners_;
+};
+
+}  // namespace fastserve

@@ -1,0 +1,58 @@
+#include "serve/memory.h"
+
+#include <algorithm>
+
+#include "model/parameters.h"
+
+namespace fastserve {
+namespace {
+
+/// Codes and scales. Packing pads a panel's columns, which is noise beside the rest.
+uint64_t matrix_bytes(uint64_t rows, uint64_t cols, WeightFormat format) {
+  uint64_t bytes = rows * cols * static_cast<uint64_t>(format_bits(format)) / 8;
+  if (!is_quantised(format)) return bytes;
+  const uint64_t group = static_cast<uint64_t>(format_group(format));
+  return bytes + rows * (group > 0 ? (cols + group - 1) / group : 1) * sizeof(float);
+}
+
+}  // namespace
+
+DecoderMemory estimate_decoder_memory(const ModelConfig& config,
+                                      const std::map<std::string, WeightFormat>& formats,
+                                      const DecoderOptions& options) {
+  const ParameterLayout layout(config);
+  DecoderMemory memory;
+  const auto format_of = [&](const std::string& name) {
+    const auto it = formats.find(name);
+    return it == formats.end() ? options.weights : it->second;
+  };
+  uint64_t largest = 0;
+  for (const Parameter& p : layout.parameters()) {
+    const uint64_t rows = static_cast<uint64_t>(p.rows), cols = static_cast<uint64_t>(p.cols);
+    largest = std::max(largest, rows * cols);
+    memory.weights += p.decay ? matrix_bytes(rows, cols, format_of(p.name)) : rows * cols * 4;
+  }
+  const uint64_t vocab = static_cast<uint64_t>(config.vocab_size);
+  const uint64_t hidden = static_cast<uint64_t>(config.hidden_size);
+  if (config.tied_embeddings)  // the head is packed beside the table
+    memory.weights += matrix_bytes(vocab, hidden, format_of("lm_head.weight"));
+
+  const uint64_t positions =
+      static_cast<uint64_t>(options.kv_blocks) * static_cast<uint64_t>(options.block_tokens);
+  memory.kv = positions * 2 * static_cast<uint64_t>(config.layers) *
+              static_cast<uint64_t>(config.kv_heads * config.head_dim) *
+              (options.kv == KvType::kFloat16 ? 2 : 4);
+
+  int widest = 0;
+  for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));
+  const uint64_t row =
+      hidden + static_cast<uint64_t>(config.qkv_width() + widest + config.heads * config.head_dim);
+  const int logits = options.max_logits > 0 ? options.max_logits : options.max_rows;
+  memory.activations =
+      (static_cast<uint64_t>(options.max_rows) * row + static_cast<uint64_t>(logits) * vocab) *
+      sizeof(float);
+  memory.loading = largest * sizeof(float);
+  return memory;
+}
+
+}  // namespace fastserve
