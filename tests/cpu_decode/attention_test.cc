@@ -57,6 +57,16 @@ class Conversation {
   struct Piece {
     int sequence, position, tokens;
   };
+  /// Gives the sequence's first `blocks` blocks to another one, which fills them with NaN.
+  void overwrite_first_blocks(int sequence, int blocks) {
+    const auto& from = blocks_[static_cast<size_t>(sequence)];
+    const int other = (sequence + 1) % AttentionCase::kSequences;
+    auto& to = blocks_[static_cast<size_t>(other)];
+    std::copy(from.begin(), from.begin() + blocks, to.begin());
+    auto& x = inputs_[static_cast<size_t>(other)];
+    std::fill(x.begin(), x.end(), std::nanf(""));
+    step({{other, 0, blocks * c_.block_tokens}});
+  }
   /// Outputs of all pieces' tokens, in order.
   std::vector<float> step(const std::vector<Piece>& pieces) {
     std::vector<float> qkv;
@@ -189,6 +199,22 @@ TEST_CASE("what an earlier owner left in a block does not reach the next") {
   used.step({{0, 0, c.tokens}});
   const auto out = used.step({{0, 0, 20}});
   CHECK(out == expected);
+}
+
+TEST_CASE("blocks that a sliding window has left behind may hold anything") {
+  for (Isa isa : runnable_isas())
+    for (KvType type : {KvType::kFloat32, KvType::kFloat16}) {
+      AttentionCase c;
+      c.window = 10;
+      c.type = type;
+      LanePool lanes(1);
+      const auto ops = make_cpu_decode_ops(isa, lanes);
+      Conversation fresh(c, *ops), reused(c, *ops);
+      fresh.step({{0, 0, 43}});
+      reused.step({{0, 0, 43}});
+      reused.overwrite_first_blocks(0, 2);  // positions 0..31; token 43 sees 34..43
+      CHECK(reused.step({{0, 43, 2}}) == fresh.step({{0, 43, 2}}));
+    }
 }
 
 TEST_CASE("a cache that cannot be had is refused with its size") {
