@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <set>
 
 #include "train/fake_backend.h"
 
@@ -116,6 +117,35 @@ TEST_CASE("a job run by 1, 2, 3 or 7 trainers and any shards ends in the same bi
       CHECK(outcome.steps == 20);
       CHECK(outcome.losses.size() == 20);
     }
+}
+
+TEST_CASE(
+    "a real model trained by 1, 2, 3 or 7 trainers on 1 or 2 lanes each ends in the same bits") {
+  const auto job = [](int trainers, int lanes, Precision precision) {
+    TrainingSystem::Config config = made_up_job(trainers, 2);
+    config.backend = nullptr;
+    config.initial_weights.clear();
+    config.placement.lanes = trainers * lanes;
+    config.spec.precision = precision;
+    config.spec.steps = 6;
+    ModelConfig& model = config.spec.model;
+    model.layers = 2;
+    model.heads = model.kv_heads = 2;
+    model.hidden_size = 48;
+    model.head_dim = 24;
+    model.intermediate_size = 80;
+    model.vocab_size = 50;
+    return run(std::move(config));
+  };
+  std::set<uint64_t> seen;
+  for (const Precision precision :
+       {Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16}) {
+    const TrainOutcome alone = job(1, 1, precision);
+    seen.insert(hash_of(alone.weights));
+    for (const auto& [trainers, lanes] : {std::pair(1, 2), {2, 1}, {3, 1}, {3, 2}, {7, 1}})
+      CHECK(hash_of(job(trainers, lanes, precision).weights) == hash_of(alone.weights));
+  }
+  CHECK(seen.size() == 3);  // each precision has bits of its own: something was computed
 }
 
 TEST_CASE("trainers that fail in the middle of a unit change nothing but the time") {
