@@ -32,7 +32,7 @@ void store(std::string& out, T value) {
 
 Error corrupt(const Path& path, std::string what) {
   return {ErrorCode::kCorrupt, std::move(what), path.string(),
-          "write the shard again; docs/data.md describes the formats"};
+          "write the shard again: FSTOK1, llm.c and bare two-byte ids can be read"};
 }
 
 void append_narrow(TokenArray& tokens, std::span<const std::byte> bytes) {
