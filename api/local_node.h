@@ -43,6 +43,7 @@ class LocalNode final : public Node {
   Result<Opened> open_model(const std::string& text) const;
 
   // node_train.cc
+  Status check_store() const;
   Result<TrainMaterial> new_material(const TrainRequest& request);
   Result<TrainMaterial> resumed_material(const JobFolder& job) const;
   Status save_documents(const JobFolder& job, const TrainMaterial& material) const;

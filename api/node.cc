@@ -42,7 +42,7 @@ Result<std::unique_ptr<Store>> LocalNode::open_store() const {
 Result<std::unique_ptr<Store>> LocalNode::open_store_within(Nanoseconds patience) const {
   const Nanoseconds deadline = clock_.now() + patience;
   for (;;) {
-    auto store = Store::open(options_.root, {&clock_});
+    auto store = Store::open(options_.root / "models", {&clock_});
     if (store.ok() || store.error().code != ErrorCode::kUnavailable || clock_.now() >= deadline) return store;
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }

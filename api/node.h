@@ -23,7 +23,7 @@
 namespace fastserve {
 
 struct NodeOptions {
-  Path root;      ///< empty: default_root()
+  Path root;      ///< holds models/ (the store) and jobs/; empty: default_root()
   int lanes = 0;  ///< 0: every usable core
   Log log;
 };

@@ -63,9 +63,18 @@ ModelBundle bundle_of(const TrainMaterial& m, const std::vector<float>& weights)
 
 Result<TrainMaterial> LocalNode::new_material(const TrainRequest& request) {
   FS_TRY(check_name(request.model));
-  if (request.from.empty()) return prepare_training(request, nullptr, options_.log);
+  if (request.from.empty()) {
+    FS_TRY(check_store());  // before hours of work, not after
+    return prepare_training(request, nullptr, options_.log);
+  }
   FS_ASSIGN(const Opened parent, open_model(request.from));
   return prepare_training(request, &parent.model, options_.log);
+}
+
+Status LocalNode::check_store() const {
+  FS_TRY(make_directories(options_.root));
+  FS_ASSIGN(const auto store, open_store());
+  return require_free_space(options_.root, 0);
 }
 
 Result<TrainResult> LocalNode::train(const TrainRequest& request,
@@ -83,7 +92,6 @@ Result<TrainResult> LocalNode::train(const TrainRequest& request,
   info.model = request.model;
   info.state = "running";
   info.details = record_of(request, material);
-  FS_TRY(make_directories(options_.root));
   FS_ASSIGN(const auto job, JobFolder::create(options_.root, clock_, info));
   FS_TRY(save_documents(*job, material));
   return run_job(*job, std::move(material), placement, progress, cancel);

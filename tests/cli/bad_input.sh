@@ -60,7 +60,7 @@ start_server small && {
 
 # Two processes on one store: the second is told who holds it.
 if command -v flock >/dev/null; then
-  flock "$FASTSERVE_HOME/lock" sleep 20 &
+  flock "$FASTSERVE_HOME/models/lock" sleep 20 &
   holder=$!
   sleep 0.3
   must_fail 17 "in use" "$fsctl" models list
