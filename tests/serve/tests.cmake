@@ -1,7 +1,9 @@
 fastserve_test(serve
   SOURCES
+    ${CMAKE_CURRENT_LIST_DIR}/chat_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/engine_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/kv_pages_test.cc
+    ${CMAKE_CURRENT_LIST_DIR}/real_model_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/sampler_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/scheduler_test.cc
-  USES serve LABELS sanitized)
+  USES serve cpu LABELS sanitized)

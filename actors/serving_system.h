@@ -1,0 +1,90 @@
+// Deployed models answering requests in this process.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "cpu/isa.h"
+#include "model/decoder.h"
+#include "serve/engine.h"
+#include "serve/scheduler.h"
+#include "serve/service.h"
+
+namespace fastserve {
+
+/// Loads models and serves them on one device thread, each with its own engine.
+///
+/// Owns:     an actor system, the device and everything loaded.
+/// Threads:  calls from any thread. Several systems may run in one process.
+/// Promises: every request that submit() accepted gets exactly one last event, whatever happens.
+///           After stop() no sink is called; after destruction no thread is left.
+class ServingSystem final : public GenerateService {
+ public:
+  struct Model {
+    std::string name, version;
+    ModelBundle bundle;
+    DecoderOptions options;  ///< max_logits 0: as many as requests run at once
+  };
+  struct Config {
+    std::vector<Model> models;
+    int lanes = 0;  ///< 0: every usable core
+    Isa isa = Isa::kPortable;
+    SchedulerLimits limits;        ///< its max_waiting is set from max_queue
+    int max_queue = 256;           ///< requests of one model beyond those that run at once
+    uint64_t memory_limit = 0;     ///< bytes the models may take; 0: what the machine has to give
+    const Clock* clock = nullptr;  ///< null: the system's; must outlive the system
+    Log log;
+    std::function<void(double)> progress;  ///< 0..1 while loading; may be empty
+  };
+
+  /// Loads everything before it returns. kInvalidArgument: no model, or a name twice;
+  /// kResourceExhausted: the figures, before anything is loaded; kNotFound: a model without its
+  /// tokenizer.json; and what the parts report.
+  static Result<std::shared_ptr<ServingSystem>> start(Config config);
+
+  /// A model that is loaded already.
+  struct LoadedModel {
+    ServedModel info;
+    std::unique_ptr<Engine> engine;
+    std::map<std::string, std::string> documents;  ///< for the chat template
+  };
+  /// Serves `models`; `device` (may be null) is what their decoders run on, `description` its name.
+  /// Of `config`, models and what concerns loading are ignored.
+  static Result<std::shared_ptr<ServingSystem>> serve(Config config,
+                                                      std::vector<LoadedModel> models,
+                                                      std::unique_ptr<Device> device,
+                                                      std::string description);
+  /// stop(Stop::kCancel).
+  ~ServingSystem() override;
+
+  enum class Stop {
+    kDrain,  ///< answers what was accepted, then stops
+    kCancel  ///< ends every request with kCancelled
+  };
+  /// Refuses further requests (kUnavailable) and blocks until the last event is out. Not from a
+  /// sink.
+  void stop(Stop how);
+
+  Result<RequestId> submit(GenerateRequest request, Sink sink) override;
+  void cancel(RequestId id) override;
+  std::vector<ServedModel> models() const override;
+  ServerHealth health() const override;
+  Result<std::vector<int32_t>> tokenise(const std::string& model, const std::string& text,
+                                        bool add_special_tokens) const override;
+  Result<std::string> detokenise(const std::string& model,
+                                 std::span<const int32_t> tokens) const override;
+  Result<std::string> format_chat(
+      const std::string& model,
+      std::span<const std::pair<std::string, std::string>> role_and_content) const override;
+
+ private:
+  struct State;
+  explicit ServingSystem(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fastserve
