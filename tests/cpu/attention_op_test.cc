@@ -1,4 +1,6 @@
 // Attention of packed sequences, forward and backward.
+#include <fmt/format.h>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness {
@@ -10,10 +12,8 @@ struct AttentionShape {
   int window;
   double sharpness = 1;  ///< scale of the scores: large ones make softmax pick single rows
   std::string text() const {
-    std::string text = std::to_string(heads.heads) + "/" + std::to_string(heads.kv_heads) +
-                       " heads of " + std::to_string(heads.head_dim) + ", lengths";
-    for (int32_t n : lengths) text += " " + std::to_string(n);
-    return text + (window ? ", window " + std::to_string(window) : "");
+    return fmt::format("{}/{} heads of {}, lengths {}, window {}", heads.heads, heads.kv_heads,
+                       heads.head_dim, fmt::join(lengths, " "), window);
   }
 };
 

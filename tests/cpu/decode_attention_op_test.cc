@@ -1,4 +1,6 @@
 // Attention over the paged KV cache.
+#include <fmt/format.h>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness {
@@ -16,10 +18,9 @@ struct AttentionShape {
   bool rope, norms;
   std::vector<std::vector<Chunk>> batches;  ///< run one after another
   std::string text() const {
-    return std::to_string(heads.heads) + "/" + std::to_string(heads.kv_heads) + " heads of " +
-           std::to_string(heads.head_dim) + ", blocks of " + std::to_string(block_tokens) +
-           (type == KvType::kFloat16 ? ", f16" : ", f32") +
-           (window ? ", window " + std::to_string(window) : "") + (norms ? ", norms" : "");
+    return fmt::format("{}/{} heads of {}, blocks of {}, {}, window {}{}", heads.heads,
+                       heads.kv_heads, heads.head_dim, block_tokens,
+                       type == KvType::kFloat16 ? "f16" : "f32", window, norms ? ", norms" : "");
   }
 };
 

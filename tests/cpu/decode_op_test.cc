@@ -1,4 +1,6 @@
 // Inference products, embedding look-up and cross-entropy.
+#include <fmt/format.h>
+
 #include <numeric>
 
 #include "tests/cpu/op_harness.h"
@@ -61,8 +63,7 @@ struct MatmulShape {
   int in;
   int out() const { return std::accumulate(parts.begin(), parts.end(), 0); }
   std::string text() const {
-    return std::string(weight_format_name(format)) + " [" + std::to_string(rows) + ", " +
-           std::to_string(in) + "] to " + std::to_string(out());
+    return fmt::format("{} [{}, {}] to {}", weight_format_name(format), rows, in, out());
   }
 };
 
@@ -156,9 +157,7 @@ struct EmbedShape {
   DType type;
   int rows, channels;
   bool positions;
-  std::string text() const {
-    return std::string(dtype_name(type)) + " " + std::to_string(channels);
-  }
+  std::string text() const { return fmt::format("{} {}", dtype_name(type), channels); }
 };
 
 Outputs run_embed(DecodeOps& ops, const EmbedShape& s) {
@@ -185,7 +184,7 @@ Outputs run_embed(DecodeOps& ops, const EmbedShape& s) {
 
 struct LossShape {
   int rows, vocab;
-  std::string text() const { return std::to_string(rows) + " of " + std::to_string(vocab); }
+  std::string text() const { return fmt::format("{} of {}", rows, vocab); }
 };
 
 Outputs run_cross_entropy(DecodeOps& ops, const LossShape& s) {

@@ -1,4 +1,6 @@
 // The classifier's loss, and the optimiser's flat operations.
+#include <fmt/format.h>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness {
@@ -7,10 +9,7 @@ namespace {
 struct LossShape {
   int rows, vocab, in;
   double spread;  ///< of the logits
-  std::string text() const {
-    return "[" + std::to_string(rows) + ", " + std::to_string(in) + "] over " +
-           std::to_string(vocab);
-  }
+  std::string text() const { return fmt::format("[{}, {}] over {}", rows, in, vocab); }
 };
 
 const std::vector<LossShape> kLossShapes = {{1, 2, 3, 1},      {1, 64, 16, 1},   {5, 65, 128, 3},

@@ -1,4 +1,6 @@
 // The three products of a linear layer, with their epilogues.
+#include <fmt/format.h>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness {
@@ -6,9 +8,7 @@ namespace {
 
 struct MatmulShape {
   int rows, out, in;
-  std::string text() const {
-    return "[" + std::to_string(rows) + ", " + std::to_string(in) + "] to " + std::to_string(out);
-  }
+  std::string text() const { return fmt::format("[{}, {}] to {}", rows, in, out); }
 };
 
 /// Tails of every tile, one row, one column, and past the depth at which kernels block a sum.

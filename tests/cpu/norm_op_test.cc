@@ -1,4 +1,6 @@
 // Embedding look-up, norms, rotary embedding.
+#include <fmt/format.h>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness {
@@ -9,8 +11,8 @@ struct NormShape {
   int rows, channels;
   bool bias, accumulate;
   std::string text() const {
-    return std::string(kind == NormKind::kLayerNorm ? "layer" : "rms") + " [" +
-           std::to_string(rows) + ", " + std::to_string(channels) + "]";
+    return fmt::format("{} [{}, {}]", kind == NormKind::kLayerNorm ? "layer" : "rms", rows,
+                       channels);
   }
 };
 
@@ -76,10 +78,7 @@ Outputs run_norm(TrainOps& ops, const NormShape& s) {
 
 struct EmbedShape {
   int rows, vocab, positions, channels;
-  std::string text() const {
-    return "[" + std::to_string(rows) + " of " + std::to_string(vocab) + ", " +
-           std::to_string(channels) + "]";
-  }
+  std::string text() const { return fmt::format("[{} of {}, {}]", rows, vocab, channels); }
 };
 
 Outputs run_embed(TrainOps& ops, const EmbedShape& s) {
@@ -112,9 +111,8 @@ struct RotaryShape {
   int rows;
   bool norms, table, in_place;
   std::string text() const {
-    return std::to_string(heads.heads) + "/" + std::to_string(heads.kv_heads) + " heads of " +
-           std::to_string(heads.head_dim) + ", " + std::to_string(rows) + " rows" +
-           (norms ? ", norms" : "") + (table ? ", table" : "");
+    return fmt::format("{}/{} heads of {}, {} rows{}{}", heads.heads, heads.kv_heads,
+                       heads.head_dim, rows, norms ? ", norms" : "", table ? ", table" : "");
   }
 };
 
