@@ -18,8 +18,8 @@ size_t area(int rows, int columns) {
   return static_cast<size_t>(rows) * static_cast<size_t>(columns);
 }
 
-const PackedMatrix& packed(const TrainMatrix* matrix) {
-  return static_cast<const PackedMatrix&>(*matrix);
+const TrainPanels& packed(const TrainMatrix* matrix) {
+  return static_cast<const TrainPanels&>(*matrix);
 }
 
 int panels_of(int columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
@@ -49,11 +49,11 @@ ProductEnd product_end(MatmulEpilogue epilogue) {
 
 std::unique_ptr<TrainMatrix> CpuTrainOps::make_matrix(int out, int in) {
   FS_CHECK(out > 0 && in > 0);
-  return std::make_unique<PackedMatrix>(out, in, kernels_.per_word);
+  return std::make_unique<TrainPanels>(out, in, kernels_.per_word);
 }
 
 void CpuTrainOps::pack(TrainMatrix& matrix, int row, int rows, const float* masters) const {
-  auto& to = static_cast<PackedMatrix&>(matrix);
+  auto& to = static_cast<TrainPanels&>(matrix);
   FS_CHECK(row % kPanelColumns == 0 && row + rows <= to.out());
   FS_CHECK(rows % kPanelColumns == 0 || row + rows == to.out());
   kernels_.pack({.masters = masters,
@@ -107,7 +107,7 @@ void CpuTrainOps::product(const ProductTask& task) {
 }
 
 void CpuTrainOps::matmul_forward(const MatmulForward& op) {
-  const PackedMatrix& w = packed(op.weight);
+  const TrainPanels& w = packed(op.weight);
   if (op.rows <= 0) return;
   const bool swiglu = op.epilogue == MatmulEpilogue::kSwiGlu;
   FS_CHECK(!swiglu || w.out() % 2 == 0);
@@ -135,7 +135,7 @@ void CpuTrainOps::matmul_forward(const MatmulForward& op) {
 }
 
 void CpuTrainOps::matmul_backward_input(const MatmulBackwardInput& op) {
-  const PackedMatrix& w = packed(op.weight);
+  const TrainPanels& w = packed(op.weight);
   if (op.rows <= 0) return;
   FS_CHECK(op.slope_parts == 1 || op.slope_parts == 2);
   const Operand a = operand(op.dy, op.dy_ld, op.rows, w.out());
@@ -221,7 +221,7 @@ void CpuTrainOps::matmul_backward_weight(const MatmulBackwardWeight& op) {
 }
 
 void CpuTrainOps::classifier_loss(const ClassifierLoss& op) {
-  const PackedMatrix& w = packed(op.head);
+  const TrainPanels& w = packed(op.head);
   const int vocab = w.out(), ld = (vocab + 15) / 16 * 16;
   FS_CHECK(op.dlogits == nullptr || op.dlogits_ld >= vocab);
   FS_CHECK(op.targets.size() >= static_cast<size_t>(op.rows));

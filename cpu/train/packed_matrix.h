@@ -11,9 +11,9 @@ namespace fastserve {
 /// Owns two copies of [out, in] as words of the training precision: `forward`, panels of 64 output
 /// rows as B of x W^T, and `backward`, panels of 64 input columns as B of dy W. What fills a panel
 /// or a word up is zero.
-class PackedMatrix final : public TrainMatrix {
+class TrainPanels final : public TrainMatrix {
  public:
-  PackedMatrix(int out, int in, int per_word)
+  TrainPanels(int out, int in, int per_word)
       : TrainMatrix(out, in),
         forward_words(words(in, per_word)),
         backward_words(words(out, per_word)),

@@ -171,6 +171,9 @@ struct TrainKernels {
   void (*adamw)(const AdamWTask&);
   void (*add)(const float* a, const float* b, float* out, size_t n);
   double (*sum_squares)(const float* x, size_t n);
+  /// Multiply-adds of a product's tile with no memory behind them, for measuring the peak; returns
+  /// the operations done.
+  double (*spin)(int64_t rounds);
 };
 
 /// `precision`: 0 float, 1 bfloat16, 2 half, as in Precision.

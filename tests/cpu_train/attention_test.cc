@@ -29,12 +29,12 @@ void check(const Twins& t, const Shape& s) {
   CAPTURE(s.heads.head_dim);
   CAPTURE(s.window);
   Rng rng(11);
-  const Compute qkv = t.random(area(rows, s.heads.width()), rng);
-  const Compute dout = t.random(area(rows, width), rng);
-  Compute out_a = t.empty(area(rows, width)), out_b = out_a;
+  const TwinStorage qkv = t.random(area(rows, s.heads.width()), rng);
+  const TwinStorage dout = t.random(area(rows, width), rng);
+  TwinStorage out_a = t.empty(area(rows, width)), out_b = out_a;
   std::vector<float> stats_a(2 * area(rows, s.heads.heads)), stats_b = stats_a;
-  Compute dqkv_a = t.random(area(rows, s.heads.width()), rng), dqkv_b = dqkv_a;
-  const auto run = [&](TrainOps& ops, Compute& out, std::vector<float>& stats, Compute& dqkv) {
+  TwinStorage dqkv_a = t.random(area(rows, s.heads.width()), rng), dqkv_b = dqkv_a;
+  const auto run = [&](TrainOps& ops, TwinStorage& out, std::vector<float>& stats, TwinStorage& dqkv) {
     const AttentionForward forward{
         .shape = s.heads,
         .qkv = qkv.data(),
@@ -69,11 +69,11 @@ void check_rotary(const Twins& t, const HeadShape& heads, bool norm, bool table)
   for (int32_t& p : positions) p = static_cast<int32_t>(rng.below(rows));
   const std::vector<float> q_norm = random_floats(static_cast<size_t>(dim), rng);
   const std::vector<float> k_norm = random_floats(static_cast<size_t>(dim), rng);
-  const Compute in = t.random(area(rows, heads.width()), rng);
-  const Compute dout = t.random(area(rows, heads.width()), rng);
+  const TwinStorage in = t.random(area(rows, heads.width()), rng);
+  const TwinStorage dout = t.random(area(rows, heads.width()), rng);
   const std::vector<float> before = random_floats(static_cast<size_t>(2 * dim), rng);
   struct Result {
-    Compute out, dqkv;
+    TwinStorage out, dqkv;
     std::vector<float> stats, dnorm;
   };
   const auto run = [&](TrainOps& ops) {
@@ -123,7 +123,7 @@ TEST_CASE("a NaN among the queries reaches the output and the gradients") {
   for_each_path([](const Twins& t) {
     Rng rng(13);
     const HeadShape heads{1, 1, 16};
-    Compute qkv = t.random(area(20, heads.width()), rng), out = t.empty(area(20, 16));
+    TwinStorage qkv = t.random(area(20, heads.width()), rng), out = t.empty(area(20, 16));
     qkv.put(area(19, heads.width()), NAN);
     const std::vector<int32_t> starts = {0, 20};
     t.fast->attention_forward({.shape = heads,

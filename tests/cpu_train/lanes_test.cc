@@ -11,7 +11,7 @@ const HeadShape kHeads{4, 2, 20};  // width 160
 
 /// Everything an op wrote, one after another.
 struct Results {
-  std::vector<Compute> compute;
+  std::vector<TwinStorage> compute;
   std::vector<std::vector<float>> floats;
   std::vector<double> losses;
   bool operator==(const Results&) const = default;
@@ -34,18 +34,18 @@ class Pass {
 
  private:
   std::vector<float> floats(size_t n) { return random_floats(n, rng_); }
-  Compute& out(size_t n) { return results_.compute.emplace_back(t_.precision, n); }
+  TwinStorage& out(size_t n) { return results_.compute.emplace_back(t_.precision, n); }
   std::vector<float>& float_out(std::vector<float> before) {
     return results_.floats.emplace_back(std::move(before));
   }
 
   void multiply() {
-    const Compute x = t_.random(area(kRows, kIn), rng_), dy = t_.random(area(kRows, kOut), rng_);
+    const TwinStorage x = t_.random(area(kRows, kIn), rng_), dy = t_.random(area(kRows, kOut), rng_);
     const std::vector<float> bias = floats(kOut);
     for (MatmulEpilogue e : {MatmulEpilogue::kGelu, MatmulEpilogue::kSwiGlu}) {
       const int width = e == MatmulEpilogue::kGelu ? kOut : kOut / 2;
       results_.compute.reserve(32);
-      Compute &y = out(area(kRows, width)), &slope = out(area(kRows, kOut));
+      TwinStorage &y = out(area(kRows, width)), &slope = out(area(kRows, kOut));
       t_.fast->matmul_forward({weight_.get(), x.data(), kRows, kIn, bias.data(), e, y.data(), width,
                                nullptr, slope.data()});
     }
@@ -62,8 +62,8 @@ class Pass {
     const std::vector<int32_t> starts = {0, 70, 73, kRows};
     std::vector<int32_t> positions(kRows);
     for (int r = 0; r < kRows; r++) positions[static_cast<size_t>(r)] = r % 50;
-    const Compute qkv = t_.random(area(kRows, kHeads.width()), rng_);
-    const Compute dout = t_.random(area(kRows, 80), rng_);
+    const TwinStorage qkv = t_.random(area(kRows, kHeads.width()), rng_);
+    const TwinStorage dout = t_.random(area(kRows, 80), rng_);
     const std::vector<float> table = floats(area(50, 20)), norm = floats(20);
     std::vector<float> stats(area(kRows, 6));
     const RotaryForward rotary{kHeads,      qkv.data(),  out(qkv.size()).data(),
@@ -98,7 +98,7 @@ class Pass {
   }
 
   void classify() {
-    const Compute x = t_.random(area(kRows, kIn), rng_);
+    const TwinStorage x = t_.random(area(kRows, kIn), rng_);
     std::vector<int32_t> targets(kRows);
     for (int32_t& target : targets) target = static_cast<int32_t>(rng_.below(kOut + 1)) - 1;
     results_.losses.resize(kRows);

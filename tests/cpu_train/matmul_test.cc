@@ -14,7 +14,7 @@ struct Shape {
 const std::vector<Shape> kShapes = {{1, 1, 2},     {7, 5, 66},    {16, 100, 34}, {33, 64, 64},
                                     {64, 65, 130}, {50, 36, 192}, {13, 160, 96}};
 
-MatmulForward forward_op(const TrainMatrix& weight, const Compute& x, const Shape& s,
+MatmulForward forward_op(const TrainMatrix& weight, const TwinStorage& x, const Shape& s,
                          const std::vector<float>& bias, MatmulEpilogue epilogue) {
   return {.weight = &weight,
           .x = x.data(),
@@ -36,15 +36,15 @@ void check_forward(const Twins& t, const Shape& s, bool with_bias) {
   Rng rng(7);
   const double scale = 1 / std::sqrt(static_cast<double>(s.in));
   const TwinMatrix w(t, s.out, s.in, random_floats(area(s.out, s.in), rng, scale));
-  const Compute x = t.random(area(s.rows, s.in), rng);
+  const TwinStorage x = t.random(area(s.rows, s.in), rng);
   const std::vector<float> bias =
       with_bias ? random_floats(static_cast<size_t>(s.out), rng) : std::vector<float>();
   for (MatmulEpilogue e :
        {MatmulEpilogue::kStore, MatmulEpilogue::kGelu, MatmulEpilogue::kSwiGlu}) {
     MatmulForward fast = forward_op(*w.fast, x, s, bias, e);
     MatmulForward plain = forward_op(*w.plain, x, s, bias, e);
-    Compute a = t.empty(area(s.rows, fast.out_ld)), b = a;
-    Compute slope_a = t.empty(area(s.rows, s.out)), slope_b = slope_a;
+    TwinStorage a = t.empty(area(s.rows, fast.out_ld)), b = a;
+    TwinStorage slope_a = t.empty(area(s.rows, s.out)), slope_b = slope_a;
     fast.out = a.data();
     plain.out = b.data();
     if (e != MatmulEpilogue::kStore) {
@@ -80,13 +80,13 @@ void check_input_gradient(const Twins& t, const Shape& s) {
   Rng rng(8);
   const TwinMatrix w(t, s.out, s.in, random_floats(area(s.out, s.in), rng, 0.1));
   const int dy_ld = s.out + 3;  // what lies between rows must not matter
-  Compute dy = t.random(area(s.rows, dy_ld), rng);
+  TwinStorage dy = t.random(area(s.rows, dy_ld), rng);
   for (int r = 0; r + 1 < s.rows; r++) dy.put(area(r, dy_ld) + static_cast<size_t>(s.out), NAN);
   for (int parts : {0, 1, 2}) {
     const int ld = std::max(parts, 1) * s.in;
-    const Compute slope = t.random(area(s.rows, ld), rng);
-    Compute a = t.empty(area(s.rows, ld)), b = a;
-    const auto op = [&](const TrainMatrix& weight, Compute& dx) {
+    const TwinStorage slope = t.random(area(s.rows, ld), rng);
+    TwinStorage a = t.empty(area(s.rows, ld)), b = a;
+    const auto op = [&](const TrainMatrix& weight, TwinStorage& dx) {
       return MatmulBackwardInput{
           .weight = &weight,
           .dy = dy.data(),
@@ -111,7 +111,7 @@ void check_weight_gradient(const Twins& t, const Shape& s, bool accumulate) {
   CAPTURE(s.in);
   CAPTURE(s.out);
   Rng rng(9);
-  const Compute dy = t.random(area(s.rows, s.out), rng), x = t.random(area(s.rows, s.in), rng);
+  const TwinStorage dy = t.random(area(s.rows, s.out), rng), x = t.random(area(s.rows, s.in), rng);
   std::vector<float> a = random_floats(area(s.out, s.in), rng), b = a;
   std::vector<float> bias_a = random_floats(static_cast<size_t>(s.out), rng), bias_b = bias_a;
   const auto op = [&](std::vector<float>& dweight, std::vector<float>& dbias) {
@@ -176,14 +176,14 @@ TEST_CASE("the classifier's loss and gradient agree with the reference, uncounte
       CAPTURE(vocab);
       Rng rng(10);
       const TwinMatrix w(t, vocab, in, random_floats(area(vocab, in), rng));
-      const Compute x = t.random(area(rows, in), rng);
+      const TwinStorage x = t.random(area(rows, in), rng);
       std::vector<int32_t> targets(static_cast<size_t>(rows));
       for (int32_t& target : targets)
         target = static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab) + 1)) - 1;
       const int ld = (vocab + 63) / 64 * 64;
-      Compute a = t.random(area(rows, ld), rng), b = t.random(area(rows, ld), rng);
+      TwinStorage a = t.random(area(rows, ld), rng), b = t.random(area(rows, ld), rng);
       std::vector<double> loss_a(targets.size()), loss_b(targets.size());
-      const auto op = [&](const TrainMatrix& head, std::vector<double>& losses, Compute& dlogits) {
+      const auto op = [&](const TrainMatrix& head, std::vector<double>& losses, TwinStorage& dlogits) {
         return ClassifierLoss{.head = &head,
                               .x = x.data(),
                               .rows = rows,

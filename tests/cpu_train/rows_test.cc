@@ -18,7 +18,7 @@ void check_norm(const Twins& t, NormKind kind, int rows, int channels, bool accu
   const std::vector<float> before = random_floats(n, rng);
   const bool with_bias = kind == NormKind::kLayerNorm;
   struct Result {
-    Compute out, dx_compute;
+    TwinStorage out, dx_compute;
     std::vector<float> stats, dx, dweight, dbias;
   };
   const auto run = [&](TrainOps& ops) {

@@ -19,12 +19,12 @@ namespace fastserve::twins {
 
 /// An array of the training precision, exactly as long as asked for, so that a sanitizer sees what
 /// reads past it.
-class Compute {
+class TwinStorage {
  public:
-  Compute(Precision precision, size_t n)
+  TwinStorage(Precision precision, size_t n)
       : precision_(precision), n_(n), bytes_(n * (precision == Precision::kFloat32 ? 4 : 2)) {}
-  static Compute random(Precision precision, size_t n, Rng& rng, double scale = 1) {
-    Compute x(precision, n);
+  static TwinStorage random(Precision precision, size_t n, Rng& rng, double scale = 1) {
+    TwinStorage x(precision, n);
     for (size_t i = 0; i < n; i++) x.put(i, scale * rng.normal());
     return x;
   }
@@ -42,7 +42,7 @@ class Compute {
     if (precision_ == Precision::kBFloat16) return static_cast<double>(to_float(read<BFloat16>(i)));
     return static_cast<double>(to_float(read<Float16>(i)));
   }
-  bool operator==(const Compute&) const = default;
+  bool operator==(const TwinStorage&) const = default;
 
  private:
   template <class T>
@@ -100,10 +100,10 @@ struct Twins {
   std::unique_ptr<LanePool> lanes;
   std::unique_ptr<TrainOps> fast, plain;
 
-  Compute random(size_t n, Rng& rng, double scale = 1) const {
-    return Compute::random(precision, n, rng, scale);
+  TwinStorage random(size_t n, Rng& rng, double scale = 1) const {
+    return TwinStorage::random(precision, n, rng, scale);
   }
-  Compute empty(size_t n) const { return Compute(precision, n); }
+  TwinStorage empty(size_t n) const { return TwinStorage(precision, n); }
 };
 
 inline Twins make_twins(Isa isa, Precision precision, int lanes = 1) {
