@@ -195,8 +195,8 @@ std::unique_ptr<DecodeStage> make(DecodeStage* next, const Arguments&... argumen
 
 }  // namespace
 
-Result<Decoder> Decoder::parse(const Json* spec, const std::string& where) {
-  Decoder decoder;
+Result<TokenDecoder> TokenDecoder::parse(const Json* spec, const std::string& where) {
+  TokenDecoder decoder;
   if (spec != nullptr)
     FS_TRY(decoder.add({*spec, where}));
   else
@@ -204,7 +204,7 @@ Result<Decoder> Decoder::parse(const Json* spec, const std::string& where) {
   return decoder;
 }
 
-Status Decoder::add(const Section& section) {
+Status TokenDecoder::add(const Section& section) {
   FS_ASSIGN(const std::string type, section.required_text("type"));
   const Section named{section.json, section.where + ": " + type};
   if (type == "Sequence") {
@@ -228,7 +228,7 @@ Status Decoder::add(const Section& section) {
   return {};
 }
 
-Status Decoder::add_strip(const Section& section) {
+Status TokenDecoder::add_strip(const Section& section) {
   auto spec = std::make_shared<StripSpec>();
   FS_ASSIGN(spec->content, section.character("content"));
   FS_ASSIGN(const int64_t start, section.number("start", 0));
@@ -242,7 +242,7 @@ Status Decoder::add_strip(const Section& section) {
   return {};
 }
 
-Status Decoder::add_replace(const Section& section) {
+Status TokenDecoder::add_replace(const Section& section) {
   FS_ASSIGN(Pattern pattern, Pattern::parse(section));
   FS_ASSIGN(std::string content, section.required_text("content"));
   auto spec =
@@ -253,7 +253,7 @@ Status Decoder::add_replace(const Section& section) {
   return {};
 }
 
-Status Decoder::add_metaspace(const Section& section) {
+Status TokenDecoder::add_metaspace(const Section& section) {
   FS_ASSIGN(std::string replacement, section.character("replacement"));
   FS_ASSIGN(const bool add_prefix_space, section.flag("add_prefix_space", true));
   FS_ASSIGN(const std::string scheme,
@@ -265,7 +265,7 @@ Status Decoder::add_metaspace(const Section& section) {
   return {};
 }
 
-Decoder::Stream::Stream(const Decoder& decoder) {
+TokenDecoder::Stream::Stream(const TokenDecoder& decoder) {
   stages_.push_back(std::make_unique<Collect>(text_));
   if (decoder.joins_with_spaces_)
     stages_.push_back(std::make_unique<JoinWithSpaces>(stages_.back().get()));
@@ -283,6 +283,6 @@ Decoder::Stream::Stream(const Decoder& decoder) {
   first_ = stages_.back().get();
 }
 
-std::string Decoder::Stream::take() { return std::exchange(text_, {}); }
+std::string TokenDecoder::Stream::take() { return std::exchange(text_, {}); }
 
 }  // namespace fastserve

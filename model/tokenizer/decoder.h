@@ -30,15 +30,15 @@ class DecodeStage {
 /// Threads: const calls from any thread; each stream belongs to one.
 /// Knows: ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip and sequences of them; without
 /// any, tokens are joined by spaces.
-class Decoder {
+class TokenDecoder {
  public:
   /// `spec` may be null.
-  static Result<Decoder> parse(const Json* spec, const std::string& where);
+  static Result<TokenDecoder> parse(const Json* spec, const std::string& where);
 
   /// One text being decoded.
   class Stream {
    public:
-    explicit Stream(const Decoder& decoder);
+    explicit Stream(const TokenDecoder& decoder);
     Stream(const Stream&) = delete;
     Stream& operator=(const Stream&) = delete;
     void push(std::string_view token) { first_->push(token); }

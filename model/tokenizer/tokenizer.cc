@@ -24,7 +24,7 @@ struct Parts {
   Bpe model;
   AddedTokens added;
   PostProcessor post_processor;
-  Decoder decoder;
+  TokenDecoder decoder;
 
   static Result<Parts> parse(const Json& json, const std::string& where);
 };
@@ -49,7 +49,7 @@ Result<Parts> Parts::parse(const Json& json, const std::string& where) {
                                model.vocabulary(), normalizer));
   FS_ASSIGN(PostProcessor post_processor,
             PostProcessor::parse(json.find_set("post_processor"), name("post_processor")));
-  FS_ASSIGN(Decoder decoder, Decoder::parse(json.find_set("decoder"), name("decoder")));
+  FS_ASSIGN(TokenDecoder decoder, TokenDecoder::parse(json.find_set("decoder"), name("decoder")));
   return Parts{std::move(normalizer), std::move(pre_tokenizer),  std::move(model),
                std::move(added),      std::move(post_processor), std::move(decoder)};
 }
@@ -132,7 +132,7 @@ class LoadedTokenizer::LoadedStream final : public Tokenizer::Stream {
  private:
   const LoadedTokenizer& tokenizer_;
   bool skip_special_;
-  Decoder::Stream stream_;
+  TokenDecoder::Stream stream_;
 };
 
 Status LoadedTokenizer::encode_plain(std::string_view text, bool at_start,
