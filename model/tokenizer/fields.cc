@@ -7,19 +7,21 @@
 namespace fastserve {
 namespace {
 
+constexpr const char* kDamaged = "the file may be damaged; fetch or export it again";
+
 template <class T>
 Result<T> in_section(Result<T> result, const std::string& where) {
   if (result.ok()) return result;
   Error error = std::move(result).error();
   error.where = where + ": " + error.where;
+  error.hint = kDamaged;
   return error;
 }
 
 }  // namespace
 
 Error Section::corrupt(std::string what) const {
-  return {ErrorCode::kCorrupt, std::move(what), where,
-          "the file may be damaged; fetch or export it again"};
+  return {ErrorCode::kCorrupt, std::move(what), where, kDamaged};
 }
 
 Error Section::unsupported(std::string what) const {

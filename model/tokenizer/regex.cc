@@ -84,7 +84,8 @@ Result<Regex> Regex::compile(std::string_view pattern, const std::string& where)
 
 Result<Regex> Regex::literal(std::string_view text, const std::string& where) {
   if (text.empty())
-    return Error{ErrorCode::kUnsupported, "an empty pattern is not supported", where, ""};
+    return Error{ErrorCode::kUnsupported, "an empty pattern is not supported", where,
+                 "use another tokenizer"};
   return build(text, PCRE2_LITERAL, where);
 }
 
