@@ -11,15 +11,16 @@ printf 'too short' >"$scratch/short/a.txt"
 printf 'x' >"$scratch/images/a.png"
 
 must_fail 12 "nowhere" "$fsctl" train --data "$scratch/nowhere" --model m
-must_fail 11 "no text" "$fsctl" train --data "$scratch/empty" --model m
-must_fail 11 "no text" "$fsctl" train --data "$scratch/images" --model m
+must_fail 12 "no text" "$fsctl" train --data "$scratch/empty" --model m
+must_fail 12 "no text" "$fsctl" train --data "$scratch/images" --model m
 must_fail 11 "binary/a.txt" "$fsctl" train --data "$scratch/binary" --model m
 must_fail 11 "latin/a.txt" "$fsctl" train --data "$scratch/latin" --model m
 must_fail 11 "block" "$fsctl" train --data "$scratch/short" --model m
 must_fail 11 "model" "$fsctl" train --data "$data" --model "Not A Name!"
 must_fail 12 "no-such-preset" "$fsctl" train --data "$data" --model m --preset no-such-preset
-must_fail 11 "block" "$fsctl" train --data "$data" --from nothing --model m --block 0
-must_fail 16 "memory" "$fsctl" train --data "$data" --preset gpt2 --model m --batch-size 100000
+must_fail 12 "nothing" "$fsctl" train --data "$data" --from nothing --model m
+must_fail 11 "block" "$fsctl" train --data "$data" --model m --block 0
+must_fail 16 "memory" "$fsctl" train --data "$data" --model m --batch-size 1000000 --microbatches 1
 must_fail 2 "unknown" "$fsctl" trian
 must_fail 11 "needs --data" "$fsctl" train
 

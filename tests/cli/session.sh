@@ -40,7 +40,7 @@ start_server() {
 must_fail() {
   local code="$1" words="$2"
   shift 2
-  timeout 60 "$@" >"$scratch/out" 2>"$scratch/err"
+  timeout -k 5 60 "$@" >"$scratch/out" 2>"$scratch/err"
   local got=$?
   [ "$got" = "$code" ] || problem "exit $got instead of $code: $*: $(head -3 "$scratch/err")"
   grep -qi -- "$words" "$scratch/err" || problem "does not say \"$words\": $*: $(head -3 "$scratch/err")"
