@@ -6,7 +6,8 @@
 namespace fastserve {
 namespace {
 
-/// Events on their way from the engine's thread to the caller's. Outlives the request: the sink keeps it.
+/// Events on their way from the engine's thread to the caller's. Outlives the request: the sink
+/// keeps it.
 struct Mailbox {
   std::mutex mutex;
   std::condition_variable arrived;
@@ -27,15 +28,17 @@ Result<bool> Answer::absorb(GenerateEvent event) {
 }
 
 Result<Answer> generate_and_wait(GenerateService& service, const GenerateRequest& request,
-                                 const std::function<bool(const std::string&)>& on_text, const CancelFlag& cancel) {
+                                 const std::function<bool(const std::string&)>& on_text,
+                                 const CancelFlag& cancel) {
   const auto mailbox = std::make_shared<Mailbox>();
   const SystemClock clock;
   const Nanoseconds start = clock.now();
-  FS_ASSIGN(const RequestId id, service.submit(request, [mailbox](std::vector<GenerateEvent> events) {
-    const std::lock_guard lock(mailbox->mutex);
-    for (GenerateEvent& event : events) mailbox->events.push_back(std::move(event));
-    mailbox->arrived.notify_one();
-  }));
+  FS_ASSIGN(const RequestId id,
+            service.submit(request, [mailbox](std::vector<GenerateEvent> events) {
+              const std::lock_guard lock(mailbox->mutex);
+              for (GenerateEvent& event : events) mailbox->events.push_back(std::move(event));
+              mailbox->arrived.notify_one();
+            }));
   Answer answer;
   bool cancelled = false;
   for (;;) {
@@ -43,7 +46,8 @@ Result<Answer> generate_and_wait(GenerateService& service, const GenerateRequest
     {
       std::unique_lock lock(mailbox->mutex);
       // Bounded, because a signal handler can only set the flag.
-      mailbox->arrived.wait_for(lock, std::chrono::milliseconds(50), [&] { return !mailbox->events.empty(); });
+      mailbox->arrived.wait_for(lock, std::chrono::milliseconds(50),
+                                [&] { return !mailbox->events.empty(); });
       events.swap(mailbox->events);
     }
     bool wanted = !cancel.raised();

@@ -21,9 +21,10 @@ struct Answer {
   Result<bool> absorb(GenerateEvent event);
 };
 
-/// Submits and waits on the caller's thread, where `on_text` gets each piece; returning false from it,
-/// or raising `cancel`, cancels the request.
+/// Submits and waits on the caller's thread, where `on_text` gets each piece; returning false from
+/// it, or raising `cancel`, cancels the request.
 Result<Answer> generate_and_wait(GenerateService& service, const GenerateRequest& request,
-                                 const std::function<bool(const std::string&)>& on_text, const CancelFlag& cancel);
+                                 const std::function<bool(const std::string&)>& on_text,
+                                 const CancelFlag& cancel);
 
 }  // namespace fastserve

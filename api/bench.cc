@@ -15,29 +15,53 @@ struct Row {
 const std::vector<Row>& rows() {
   static const std::vector<Row> all = {
       {{"train-char", "GPT-2 shape 4/4/128, block 64, batch 12, vocabulary 65 (shakespeare-char)"},
-       [](const BenchContext& c) { return bench_training(c, {4, 4, 128, 64, 12, 65}); }},
+       [](const BenchContext& c) {
+         return bench_training(c, {4, 4, 128, 64, 12, 65});
+       }},
       {{"train-12m", "GPT-2 shape 6/6/384, block 256, batch 8, vocabulary 4096"},
-       [](const BenchContext& c) { return bench_training(c, {6, 6, 384, 256, 8, 4096}); }},
+       [](const BenchContext& c) {
+         return bench_training(c, {6, 6, 384, 256, 8, 4096});
+       }},
       {{"train-124m", "GPT-2 124M, block 64, batch 4"},
-       [](const BenchContext& c) { return bench_training(c, {12, 12, 768, 64, 4, 50304}); }},
+       [](const BenchContext& c) {
+         return bench_training(c, {12, 12, 768, 64, 4, 50304});
+       }},
       {{"train-124m-long", "GPT-2 124M, block 512, batch 1"},
-       [](const BenchContext& c) { return bench_training(c, {12, 12, 768, 512, 1, 50304}); }},
+       [](const BenchContext& c) {
+         return bench_training(c, {12, 12, 768, 512, 1, 50304});
+       }},
       {{"decode-110m", "Llama-shaped 110M, int8, one stream"},
-       [](const BenchContext& c) { return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt8Group128, 1, 128}); }},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt8Group128, 1, 128});
+       }},
       {{"decode4-110m", "Llama-shaped 110M, int4, one stream"},
-       [](const BenchContext& c) { return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt4Group32, 1, 128}); }},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt4Group32, 1, 128});
+       }},
       {{"decode-1b", "Llama-shaped 1.1B, int8, one stream"},
-       [](const BenchContext& c) { return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 1, 64}); }},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 1, 64});
+       }},
       {{"decode4-1b", "Llama-shaped 1.1B, int4, one stream"},
-       [](const BenchContext& c) { return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt4Group32, 1, 64}); }},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt4Group32, 1, 64});
+       }},
       {{"batch32-110m", "Llama-shaped 110M, int8, 32 streams after prompts of 128"},
-       [](const BenchContext& c) { return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt8Group128, 32, 64}); }},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt8Group128, 32, 64});
+       }},
       {{"batch32-1b", "Llama-shaped 1.1B, int8, 32 streams after prompts of 128"},
-       [](const BenchContext& c) { return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 32, 16}); }},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 32, 16});
+       }},
       {{"prefill-110m", "Llama-shaped 110M, int8, one prompt of 512 tokens"},
-       [](const BenchContext& c) { return bench_prefill(c, BenchModel::k110M, WeightFormat::kInt8Group128, 512); }},
+       [](const BenchContext& c) {
+         return bench_prefill(c, BenchModel::k110M, WeightFormat::kInt8Group128, 512);
+       }},
       {{"prefill-1b", "Llama-shaped 1.1B, int8, one prompt of 512 tokens"},
-       [](const BenchContext& c) { return bench_prefill(c, BenchModel::k1B, WeightFormat::kInt8Group128, 512); }},
+       [](const BenchContext& c) {
+         return bench_prefill(c, BenchModel::k1B, WeightFormat::kInt8Group128, 512);
+       }},
   };
   return all;
 }
@@ -53,7 +77,8 @@ const std::vector<BenchRow>& bench_rows() {
   return faces;
 }
 
-Result<BenchResult> run_bench(const std::string& row, double seconds, Isa isa, int lanes, const CancelFlag& cancel) {
+Result<BenchResult> run_bench(const std::string& row, double seconds, Isa isa, int lanes,
+                              const CancelFlag& cancel) {
   std::string names;
   for (const Row& candidate : rows()) {
     if (candidate.face.name == row) {

@@ -17,12 +17,13 @@ const std::vector<BenchRow>& bench_rows();
 struct BenchResult {
   std::string row, unit, isa;
   int threads = 0;
-  double value = 0;             ///< median
-  double low = 0, high = 0;     ///< of the repetitions
-  Json detail;                  ///< shapes, formats, fraction of the peak measured in the same run
+  double value = 0;          ///< median
+  double low = 0, high = 0;  ///< of the repetitions
+  Json detail;               ///< shapes, formats, fraction of the peak measured in the same run
 };
 
 /// Measures for about `seconds`. Random weights and tokens: speed does not depend on them.
-Result<BenchResult> run_bench(const std::string& row, double seconds, Isa isa, int lanes, const CancelFlag& cancel);
+Result<BenchResult> run_bench(const std::string& row, double seconds, Isa isa, int lanes,
+                              const CancelFlag& cancel);
 
 }  // namespace fastserve

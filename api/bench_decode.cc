@@ -42,7 +42,8 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
       add_quantised(*tensors, p.name, matrix);
       formats.set(p.name, weight_format_name(format));
     } else {
-      tensors->add(p.name, Tensor::from_floats(p.shape, values, p.decay ? DType::kBF16 : DType::kF32));
+      tensors->add(p.name,
+                   Tensor::from_floats(p.shape, values, p.decay ? DType::kBF16 : DType::kF32));
     }
   }
   Json json = config.to_json();
@@ -53,8 +54,8 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
 /// A loaded decoder and the sequences it runs, each with its blocks of the pool.
 class Streams {
  public:
-  static Result<std::unique_ptr<Streams>> load(const BenchContext& context, BenchModel model, WeightFormat format,
-                                               int streams, int tokens_each) {
+  static Result<std::unique_ptr<Streams>> load(const BenchContext& context, BenchModel model,
+                                               WeightFormat format, int streams, int tokens_each) {
     auto self = std::unique_ptr<Streams>(new Streams);
     FS_ASSIGN(self->device_, make_cpu_device({context.lanes, context.isa}));
     FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(model), format));
@@ -79,7 +80,9 @@ class Streams {
       const int rows = std::min(decoder_->options().max_rows, count - from);
       const Segment segment{0, rows, position + from, blocks_[static_cast<size_t>(stream)]};
       const int32_t last = rows - 1;
-      decoder_->step(std::span(tokens).subspan(static_cast<size_t>(from), static_cast<size_t>(rows)), {&segment, 1}, {&last, 1});
+      decoder_->step(
+          std::span(tokens).subspan(static_cast<size_t>(from), static_cast<size_t>(rows)),
+          {&segment, 1}, {&last, 1});
     }
   }
   /// One token of every stream at `position`, greedily from the step before.
@@ -119,7 +122,8 @@ std::vector<double> measure(const BenchContext& context, double work, const Body
   body();  // warm-up
   const Nanoseconds start = clock.now();
   while (!context.cancel.raised() &&
-         (rates.size() < 3 || std::chrono::duration<double>(clock.now() - start).count() < context.seconds)) {
+         (rates.size() < 3 ||
+          std::chrono::duration<double>(clock.now() - start).count() < context.seconds)) {
     const Nanoseconds begin = clock.now();
     body();
     rates.push_back(work / std::chrono::duration<double>(clock.now() - begin).count());
@@ -127,15 +131,17 @@ std::vector<double> measure(const BenchContext& context, double work, const Body
   return rates;
 }
 
-Result<BenchResult> result_of(const BenchContext& context, const std::vector<double>& rates, const Streams& streams,
-                              WeightFormat format) {
+Result<BenchResult> result_of(const BenchContext& context, const std::vector<double>& rates,
+                              const Streams& streams, WeightFormat format) {
   if (context.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped", "bench", ""};
   BenchResult result;
   result.unit = "tokens/s";
   summarise(rates, result);
   const double bytes = static_cast<double>(streams.decoder().weight_bytes());
-  result.detail = Json::object({{"format", weight_format_name(format)}, {"streams", streams.count()},
-                                {"weight_bytes", bytes}, {"repetitions", rates.size()}});
+  result.detail = Json::object({{"format", weight_format_name(format)},
+                                {"streams", streams.count()},
+                                {"weight_bytes", bytes},
+                                {"repetitions", rates.size()}});
   if (streams.count() == 1) result.detail.set("read_gb_per_s", bytes * result.value * 1e-9);
   return result;
 }
@@ -143,8 +149,10 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
 }  // namespace
 
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape) {
-  const int prompt = shape.streams == 1 ? 0 : kPrompt;  // as llama-bench and llama-batched-bench measure
-  FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams, prompt + shape.tokens));
+  const int prompt =
+      shape.streams == 1 ? 0 : kPrompt;  // as llama-bench and llama-batched-bench measure
+  FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams,
+                                              prompt + shape.tokens));
   for (int s = 0; s < shape.streams && prompt > 0; s++) streams->prefill(s, 0, prompt);
   const auto rates = measure(context, static_cast<double>(shape.streams) * shape.tokens, [&] {
     for (int t = 0; t < shape.tokens; t++) streams->decode(prompt + t);
@@ -152,7 +160,8 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   return result_of(context, rates, *streams, shape.format);
 }
 
-Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model, WeightFormat format, int tokens) {
+Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
+                                  WeightFormat format, int tokens) {
   FS_ASSIGN(const auto streams, Streams::load(context, model, format, 1, tokens));
   const auto rates = measure(context, tokens, [&] { streams->prefill(0, 0, tokens); });
   FS_ASSIGN(BenchResult result, result_of(context, rates, *streams, format));

@@ -18,8 +18,8 @@ struct BenchContext {
 struct TrainShape {
   int layers, heads, hidden, block, batch, vocab;
 };
-/// tokens/s of whole optimiser steps (forward, backward, clipping, AdamW) in bf16, by the same actors
-/// that `fsctl train` runs.
+/// tokens/s of whole optimiser steps (forward, backward, clipping, AdamW) in bf16, by the same
+/// actors that `fsctl train` runs.
 Result<BenchResult> bench_training(const BenchContext& context, const TrainShape& shape);
 
 enum class BenchModel { k110M, k1B };
@@ -31,7 +31,8 @@ struct DecodeShape {
 /// Generated tokens/s over all streams.
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape);
 /// Prompt tokens/s.
-Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model, WeightFormat format, int tokens);
+Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
+                                  WeightFormat format, int tokens);
 
 /// Fills value, low and high with the median, 10th and 90th percentile of `rates`.
 void summarise(std::span<const double> rates, BenchResult& result);

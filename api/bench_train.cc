@@ -60,13 +60,16 @@ double gemm_peak(const BenchContext& context) {
       const auto matrix = ops->make_matrix(kOut, kIn);
       const std::vector<float> masters(static_cast<size_t>(kOut) * kIn, 0.01f);
       ops->pack(*matrix, 0, kOut, masters.data());
-      std::vector<uint16_t> x(static_cast<size_t>(kRows) * kIn + 64), out(static_cast<size_t>(kRows) * kOut + 64);
+      std::vector<uint16_t> x(static_cast<size_t>(kRows) * kIn + 64),
+          out(static_cast<size_t>(kRows) * kOut + 64);
       const SystemClock clock;
       double best = 0;
       for (int i = 0; i < 200; i++) {
         const Nanoseconds start = clock.now();
-        ops->matmul_forward({matrix.get(), x.data(), kRows, kIn, nullptr, MatmulEpilogue::kStore, out.data(), kOut, nullptr, nullptr});
-        best = std::max(best, 2.0 * kRows * kOut * kIn / static_cast<double>((clock.now() - start).count()));
+        ops->matmul_forward({matrix.get(), x.data(), kRows, kIn, nullptr, MatmulEpilogue::kStore,
+                             out.data(), kOut, nullptr, nullptr});
+        best = std::max(
+            best, 2.0 * kRows * kOut * kIn / static_cast<double>((clock.now() - start).count()));
       }
       rate = best;
     });
@@ -103,7 +106,8 @@ Result<BenchResult> bench_training(const BenchContext& context, const TrainShape
     const Nanoseconds now = clock.now();
     if (p.step == kWarmUp) warm = now;
     if (p.step >= kWarmUp) ends.push_back(now);
-    const bool enough = p.step > kWarmUp + 4 && std::chrono::duration<double>(now - warm).count() > context.seconds;
+    const bool enough =
+        p.step > kWarmUp + 4 && std::chrono::duration<double>(now - warm).count() > context.seconds;
     if (enough || context.cancel.raised()) stop.raise();
   };
   FS_ASSIGN(const auto system, TrainingSystem::start(std::move(config)));
@@ -121,9 +125,12 @@ Result<BenchResult> bench_training(const BenchContext& context, const TrainShape
   const double parameters = static_cast<double>(count_parameters(spec.model));
   // PaLM's count (Chowdhery et al. 2022): 6 N + 12 layers hidden block; attention in full.
   const double flops = 6 * parameters + 12.0 * shape.layers * shape.hidden * shape.block;
-  result.detail = Json::object({{"plan", description}, {"precision", precision_name(spec.precision)},
-                                {"parameters", parameters}, {"steps", ends.size()},
-                                {"gflops", flops * result.value * 1e-9}, {"gemm_peak_gflops", peak},
+  result.detail = Json::object({{"plan", description},
+                                {"precision", precision_name(spec.precision)},
+                                {"parameters", parameters},
+                                {"steps", ends.size()},
+                                {"gflops", flops * result.value * 1e-9},
+                                {"gemm_peak_gflops", peak},
                                 {"fraction_of_gemm_peak", flops * result.value * 1e-9 / peak},
                                 {"peak_bytes", outcome.peak_memory_bytes},
                                 {"expected_bytes", outcome.planned_memory_bytes}});

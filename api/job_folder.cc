@@ -11,17 +11,26 @@ namespace fastserve {
 namespace {
 
 Json to_json(const JobInfo& j) {
-  return Json::object({{"format", 1}, {"id", j.id}, {"kind", j.kind}, {"model", j.model}, {"state", j.state},
-                       {"created_unix", j.created_unix}, {"step", j.step}, {"steps", j.steps}, {"loss", j.loss},
-                       {"validation_loss", j.validation_loss}, {"note", j.note}, {"details", j.details}});
+  return Json::object({{"format", 1},
+                       {"id", j.id},
+                       {"kind", j.kind},
+                       {"model", j.model},
+                       {"state", j.state},
+                       {"created_unix", j.created_unix},
+                       {"step", j.step},
+                       {"steps", j.steps},
+                       {"loss", j.loss},
+                       {"validation_loss", j.validation_loss},
+                       {"note", j.note},
+                       {"details", j.details}});
 }
 
 Result<JobInfo> from_json(const Json& json) {
   JobInfo j;
   FS_ASSIGN(const int64_t format, json.int_or("format", 0));
   if (format != 1)
-    return Error{ErrorCode::kUnsupported, fmt::format("has format {}, this build reads 1", format), "job.json",
-                 "use the version of fsctl that made it"};
+    return Error{ErrorCode::kUnsupported, fmt::format("has format {}, this build reads 1", format),
+                 "job.json", "use the version of fsctl that made it"};
   FS_ASSIGN(j.id, json.string_or("id", ""));
   FS_ASSIGN(j.kind, json.string_or("kind", ""));
   FS_ASSIGN(j.model, json.string_or("model", ""));
@@ -54,21 +63,25 @@ Error no_such_job(const Path& root, const std::string& id) {
   std::string known;
   if (auto jobs = list_jobs(root); jobs.ok())
     for (const JobInfo& j : *jobs) known += (known.empty() ? "" : ", ") + j.id;
-  return {ErrorCode::kNotFound, "no such job", id, known.empty() ? "there are no jobs here" : "there are: " + known};
+  return {ErrorCode::kNotFound, "no such job", id,
+          known.empty() ? "there are no jobs here" : "there are: " + known};
 }
 
 Result<FileLock> lock_of(const Path& folder, const std::string& id) {
   auto lock = FileLock::acquire(folder / "lock");
   if (!lock.ok() && lock.error().code == ErrorCode::kUnavailable)
-    return Error{ErrorCode::kUnavailable, lock.error().what, "job " + id, "wait for it, or stop that process"};
+    return Error{ErrorCode::kUnavailable, lock.error().what, "job " + id,
+                 "wait for it, or stop that process"};
   return lock;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<JobFolder>> JobFolder::create(const Path& root, const Clock& clock, JobInfo info) {
+Result<std::unique_ptr<JobFolder>> JobFolder::create(const Path& root, const Clock& clock,
+                                                     JobInfo info) {
   info.created_unix = clock.unix_seconds();
-  const uint64_t key = static_cast<uint64_t>(clock.now().count()) ^ (static_cast<uint64_t>(getpid()) << 40);
+  const uint64_t key =
+      static_cast<uint64_t>(clock.now().count()) ^ (static_cast<uint64_t>(getpid()) << 40);
   for (uint64_t attempt = 0;; attempt++) {
     info.id = fmt::format("{:08x}", mix64(key + attempt) & 0xffffffff);
     if (!std::filesystem::exists(folder_of(root, info.id))) break;
@@ -104,7 +117,8 @@ Result<std::vector<JobInfo>> list_jobs(const Path& root) {
     JobInfo info;
     if (record.ok()) {
       info = std::move(*record);
-      if (info.state == "running" && FileLock::acquire(entry.path() / "lock").ok()) info.state = "interrupted";
+      if (info.state == "running" && FileLock::acquire(entry.path() / "lock").ok())
+        info.state = "interrupted";
     } else {
       info.id = id;
       info.state = "failed";

@@ -12,14 +12,17 @@ namespace fastserve {
 
 /// One job's folder, held by the process that runs it.
 ///
-/// Owns:     the folder's lock; a folder whose lock is free and whose record says "running" belonged
+/// Owns:     the folder's lock; a folder whose lock is free and whose record says "running"
+/// belonged
 ///           to a process that died, and reads as "interrupted".
 /// Threads:  one caller at a time.
 class JobFolder {
  public:
   /// A new folder with a fresh id.
-  static Result<std::unique_ptr<JobFolder>> create(const Path& root, const Clock& clock, JobInfo info);
-  /// An existing one, to go on with. kNotFound lists the ids there are; kUnavailable: it is running.
+  static Result<std::unique_ptr<JobFolder>> create(const Path& root, const Clock& clock,
+                                                   JobInfo info);
+  /// An existing one, to go on with. kNotFound lists the ids there are; kUnavailable: it is
+  /// running.
   static Result<std::unique_ptr<JobFolder>> open(const Path& root, const std::string& id);
 
   const JobInfo& info() const { return info_; }
@@ -36,7 +39,8 @@ class JobFolder {
   JobInfo info_;
 };
 
-/// Every job below `root`, oldest first. A record that cannot be read is listed as failed with the reason.
+/// Every job below `root`, oldest first. A record that cannot be read is listed as failed with the
+/// reason.
 Result<std::vector<JobInfo>> list_jobs(const Path& root);
 /// kNotFound, or kUnavailable while it runs.
 Status remove_job_folder(const Path& root, const std::string& id);

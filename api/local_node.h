@@ -16,17 +16,20 @@ class LocalNode final : public Node {
   Result<std::unique_ptr<Store>> open_store() const override;
 
   // node_train.cc
-  Result<TrainResult> train(const TrainRequest& request, const std::function<void(const TrainUpdate&)>& progress,
+  Result<TrainResult> train(const TrainRequest& request,
+                            const std::function<void(const TrainUpdate&)>& progress,
                             const CancelFlag& cancel) override;
   // node_compress.cc
-  Result<CompressResult> compress(const CompressRequest& request,
-                                  const std::function<void(std::string_view stage, double)>& progress,
-                                  const CancelFlag& cancel) override;
+  Result<CompressResult> compress(
+      const CompressRequest& request,
+      const std::function<void(std::string_view stage, double)>& progress,
+      const CancelFlag& cancel) override;
   // node_deploy.cc
   Result<std::unique_ptr<Deployment>> deploy(const DeployRequest& request, bool listen) override;
 
   Result<ModelRef> import_directory(const Path& directory, const std::string& name,
-                                    const std::function<void(double)>& progress, const CancelFlag& cancel) override;
+                                    const std::function<void(double)>& progress,
+                                    const CancelFlag& cancel) override;
   Status export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised) override;
 
   Result<std::vector<JobInfo>> jobs() const override;
@@ -47,10 +50,13 @@ class LocalNode final : public Node {
   Result<TrainMaterial> new_material(const TrainRequest& request);
   Result<TrainMaterial> resumed_material(const JobFolder& job) const;
   Status save_documents(const JobFolder& job, const TrainMaterial& material) const;
-  Result<TrainResult> run_job(JobFolder& job, TrainMaterial material, const TrainPlacement& placement,
-                              const std::function<void(const TrainUpdate&)>& progress, const CancelFlag& cancel);
+  Result<TrainResult> run_job(JobFolder& job, TrainMaterial material,
+                              const TrainPlacement& placement,
+                              const std::function<void(const TrainUpdate&)>& progress,
+                              const CancelFlag& cancel);
   Error discard_job(JobFolder& job, const Error& error) const;
-  Result<TrainResult> finish_job(JobFolder& job, const TrainMaterial& material, const TrainOutcome& outcome);
+  Result<TrainResult> finish_job(JobFolder& job, const TrainMaterial& material,
+                                 const TrainOutcome& outcome);
   Result<ModelRef> publish_trained(const JobFolder& job, const TrainMaterial& material,
                                    const std::vector<float>& weights, const Json& details);
 

@@ -1,12 +1,11 @@
 // The node's wiring: who gets which clock, log, device and store. Training, compression and serving
 // are wired in files of their own beside this one.
-#include "api/local_node.h"
-
 #include <fmt/format.h>
 
 #include <cstdlib>
 #include <thread>
 
+#include "api/local_node.h"
 #include "cpu/cpu_device.h"
 #include "model/huggingface.h"
 #include "model/tokenizer.h"
@@ -27,7 +26,8 @@ Path default_root() {
 Result<std::unique_ptr<Node>> Node::create(NodeOptions options) {
   if (options.root.empty()) options.root = default_root();
   if (options.lanes < 0 || options.lanes > 1024)
-    return Error{ErrorCode::kInvalidArgument, fmt::format("cannot be {}", options.lanes), "lanes", "1 to 1024, or 0"};
+    return Error{ErrorCode::kInvalidArgument, fmt::format("cannot be {}", options.lanes), "lanes",
+                 "1 to 1024, or 0"};
   if (options.lanes == 0) options.lanes = usable_cores();
   FS_ASSIGN(const Isa isa, choose_isa());
   return std::unique_ptr<Node>(new LocalNode(std::move(options), isa));
@@ -43,7 +43,8 @@ Result<std::unique_ptr<Store>> LocalNode::open_store_within(Nanoseconds patience
   const Nanoseconds deadline = clock_.now() + patience;
   for (;;) {
     auto store = Store::open(options_.root / "models", {&clock_});
-    if (store.ok() || store.error().code != ErrorCode::kUnavailable || clock_.now() >= deadline) return store;
+    if (store.ok() || store.error().code != ErrorCode::kUnavailable || clock_.now() >= deadline)
+      return store;
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
 }
@@ -57,7 +58,8 @@ Result<LocalNode::Opened> LocalNode::open_model(const std::string& text) const {
 }
 
 Result<ModelRef> LocalNode::import_directory(const Path& directory, const std::string& name,
-                                             const std::function<void(double)>& progress, const CancelFlag& cancel) {
+                                             const std::function<void(double)>& progress,
+                                             const CancelFlag& cancel) {
   FS_ASSIGN(const ModelBundle bundle, read_model_directory(directory));
   if (const auto it = bundle.documents.find("tokenizer.json"); it != bundle.documents.end()) {
     auto tokenizer = Tokenizer::from_json(it->second, (directory / "tokenizer.json").string());
@@ -67,10 +69,13 @@ Result<ModelRef> LocalNode::import_directory(const Path& directory, const std::s
   Store::PublishOptions options;
   options.progress = progress;
   options.cancel = &cancel;
-  return store->publish(name, bundle, {"import", "", Json::object({{"directory", directory.filename().string()}})}, options);
+  return store->publish(
+      name, bundle, {"import", "", Json::object({{"directory", directory.filename().string()}})},
+      options);
 }
 
-Status LocalNode::export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised) {
+Status LocalNode::export_directory(const ModelRef& ref, const Path& directory,
+                                   bool keep_quantised) {
   FS_ASSIGN(const auto store, open_store());
   FS_ASSIGN(const StoredModel model, store->open_model(ref));
   return write_model_directory(directory, model.bundle, keep_quantised);

@@ -35,13 +35,14 @@ struct TrainRequest {
   std::string model;  ///< name to publish under
   Path data;
   std::string preset = "tiny";
-  std::string from;   ///< stored model to fine-tune, instead of a preset
-  std::string resume; ///< job id, instead of everything above
+  std::string from;     ///< stored model to fine-tune, instead of a preset
+  std::string resume;   ///< job id, instead of everything above
   int vocab_size = -1;  ///< of a fresh tokenizer; -1: the preset's; 0: the characters seen
   // Overrides of the preset; unset fields keep it.
   std::optional<int> batch, block, microbatches, accumulation, patience, evaluate_sequences;
   std::optional<int64_t> steps, evaluate_every, checkpoint_every, warmup_steps;
-  std::optional<double> epochs, learning_rate, min_learning_rate, weight_decay, clip_norm, validation_fraction;
+  std::optional<double> epochs, learning_rate, min_learning_rate, weight_decay, clip_norm,
+      validation_fraction;
   std::optional<Precision> precision;
   std::optional<uint64_t> seed;
   TrainPlacement placement;
@@ -63,16 +64,16 @@ struct TrainResult {
 };
 
 struct CompressRequest {
-  std::string model;      ///< stored model to compress
-  std::string to;         ///< name of the variant; empty: a new version of `model`
+  std::string model;  ///< stored model to compress
+  std::string to;     ///< name of the variant; empty: a new version of `model`
   CompressSpec spec;
-  Path data;              ///< empty: the text it was trained on
+  Path data;  ///< empty: the text it was trained on
 };
 
 struct CompressResult {
   ModelRef model;
   Measurement before, after;
-  Json card;              ///< settings and every figure, as stored in the lineage
+  Json card;  ///< settings and every figure, as stored in the lineage
 };
 
 struct DeployRequest {
@@ -100,7 +101,7 @@ struct JobInfo {
   std::string id, kind, model, state;  ///< state: running, interrupted, finished, failed
   int64_t created_unix = 0, step = 0, steps = 0;
   double loss = 0, validation_loss = 0;
-  std::string note;                    ///< the error of a failed job, the result of a finished one
+  std::string note;  ///< the error of a failed job, the result of a finished one
   Json details;
 };
 
@@ -114,17 +115,21 @@ class Node {
   /// Opens the store for one piece of work; other processes are refused until it is closed.
   virtual Result<std::unique_ptr<Store>> open_store() const = 0;
 
-  virtual Result<TrainResult> train(const TrainRequest& request, const std::function<void(const TrainUpdate&)>& progress,
+  virtual Result<TrainResult> train(const TrainRequest& request,
+                                    const std::function<void(const TrainUpdate&)>& progress,
                                     const CancelFlag& cancel) = 0;
-  virtual Result<CompressResult> compress(const CompressRequest& request,
-                                          const std::function<void(std::string_view stage, double)>& progress,
-                                          const CancelFlag& cancel) = 0;
+  virtual Result<CompressResult> compress(
+      const CompressRequest& request,
+      const std::function<void(std::string_view stage, double)>& progress,
+      const CancelFlag& cancel) = 0;
   /// `listen` false: no socket, only Deployment::service().
   virtual Result<std::unique_ptr<Deployment>> deploy(const DeployRequest& request, bool listen) = 0;
 
   virtual Result<ModelRef> import_directory(const Path& directory, const std::string& name,
-                                            const std::function<void(double)>& progress, const CancelFlag& cancel) = 0;
-  virtual Status export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised) = 0;
+                                            const std::function<void(double)>& progress,
+                                            const CancelFlag& cancel) = 0;
+  virtual Status export_directory(const ModelRef& ref, const Path& directory,
+                                  bool keep_quantised) = 0;
 
   virtual Result<std::vector<JobInfo>> jobs() const = 0;
   virtual Result<JobInfo> job(const std::string& id) const = 0;

@@ -21,7 +21,8 @@ constexpr size_t kCalibrationTokens = 32768;
 
 /// Up to `limit` tokens in whole sequences of `length`, spread evenly over `tokens`.
 Sequences cut(const TokenArray& tokens, size_t length, size_t limit) {
-  const size_t there = tokens.size() / length, wanted = std::min(there, std::max<size_t>(1, limit / length));
+  const size_t there = tokens.size() / length,
+               wanted = std::min(there, std::max<size_t>(1, limit / length));
   Sequences sequences;
   for (size_t i = 0; i < wanted; i++) {
     const size_t from = i * there / wanted * length;
@@ -37,7 +38,8 @@ struct Text {
 };
 
 /// The request's text, or what the model was trained on, split as training split it.
-Result<Text> text_of(const CompressRequest& request, const StoredModel& model, const ModelConfig& config) {
+Result<Text> text_of(const CompressRequest& request, const StoredModel& model,
+                     const ModelConfig& config) {
   Path data = request.data;
   double fraction = 0.1;
   if (const Json* spec = model.lineage.details.find("spec")) {
@@ -54,15 +56,19 @@ Result<Text> text_of(const CompressRequest& request, const StoredModel& model, c
                  model.ref.text(), "name held-out text with --data"};
   const auto tokenizer_json = model.bundle.documents.find("tokenizer.json");
   if (tokenizer_json == model.bundle.documents.end())
-    return Error{ErrorCode::kInvalidArgument, "has no tokenizer.json", model.ref.text(), "import it with its tokenizer"};
-  FS_ASSIGN(const auto tokenizer, Tokenizer::from_json(tokenizer_json->second, model.ref.text() + "/tokenizer.json"));
+    return Error{ErrorCode::kInvalidArgument, "has no tokenizer.json", model.ref.text(),
+                 "import it with its tokenizer"};
+  FS_ASSIGN(const auto tokenizer,
+            Tokenizer::from_json(tokenizer_json->second, model.ref.text() + "/tokenizer.json"));
   const int length = std::min(config.max_positions, 1024);
-  FS_ASSIGN(const Dataset dataset, tokenise_corpus(data, *tokenizer, fraction > 0 ? fraction : 0.1, length));
+  FS_ASSIGN(const Dataset dataset,
+            tokenise_corpus(data, *tokenizer, fraction > 0 ? fraction : 0.1, length));
   const auto n = static_cast<size_t>(length);
   Text text{cut(dataset.validation, n, kHeldOutTokens), cut(dataset.train, n, kCalibrationTokens)};
   if (text.held_out.empty())
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("leaves {} held-out tokens, fewer than a sequence of {}", dataset.validation.size(), length),
+                 fmt::format("leaves {} held-out tokens, fewer than a sequence of {}",
+                             dataset.validation.size(), length),
                  data.string(), "give more text"};
   return text;
 }
@@ -83,21 +89,24 @@ ParallelFor over_threads(int lanes) {
 
 }  // namespace
 
-Result<CompressResult> LocalNode::compress(const CompressRequest& request,
-                                           const std::function<void(std::string_view stage, double)>& progress,
-                                           const CancelFlag& cancel) {
+Result<CompressResult> LocalNode::compress(
+    const CompressRequest& request,
+    const std::function<void(std::string_view stage, double)>& progress, const CancelFlag& cancel) {
   FS_TRY(request.spec.validate());
   FS_ASSIGN(const Opened opened, open_model(request.model));
   const StoredModel& model = opened.model;
   FS_ASSIGN(const ModelConfig config, bundle_config(model.bundle));
   FS_ASSIGN(const Text text, text_of(request, model, config));
   FS_ASSIGN(const auto device, make_cpu_device({options_.lanes, isa_}));
-  options_.log.info(fmt::format("compressing {} to {} on {}", model.ref.text(), request.spec.text(), device->description()));
+  options_.log.info(fmt::format("compressing {} to {} on {}", model.ref.text(), request.spec.text(),
+                                device->description()));
   CompressorHooks hooks;
   hooks.measure = [&](const ModelBundle& bundle) {
     return measure_model(*device, clock_, bundle, text.held_out, {}, &cancel);
   };
-  hooks.calibrate = [&](const ModelBundle& bundle) { return calibrate(*device, bundle, text.calibration, &cancel); };
+  hooks.calibrate = [&](const ModelBundle& bundle) {
+    return calibrate(*device, bundle, text.calibration, &cancel);
+  };
   hooks.progress = progress;
   hooks.cancel = &cancel;
   hooks.parallel = over_threads(options_.lanes);
@@ -109,7 +118,9 @@ Result<CompressResult> LocalNode::compress(const CompressRequest& request,
   Store::PublishOptions options;
   options.cancel = &cancel;
   const std::string name = request.to.empty() ? model.ref.name : request.to;
-  FS_ASSIGN(const ModelRef ref, opened.store->publish(name, made.bundle, {"compress", model.ref.text(), details}, options));
+  FS_ASSIGN(
+      const ModelRef ref,
+      opened.store->publish(name, made.bundle, {"compress", model.ref.text(), details}, options));
   return CompressResult{ref, made.before, made.after, details};
 }
 

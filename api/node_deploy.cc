@@ -26,8 +26,8 @@ class LocalDeployment final : public Deployment {
   std::unique_ptr<RpcServer> server_;  // last: it stops calling before the system goes
 };
 
-/// Tokens of KV cache a model gets when the request leaves it open: room for sixteen whole contexts,
-/// within a gibibyte, and at least one context.
+/// Tokens of KV cache a model gets when the request leaves it open: room for sixteen whole
+/// contexts, within a gibibyte, and at least one context.
 int choose_context_tokens(const ModelConfig& config, KvType kv) {
   const int64_t bytes_a_token = int64_t{2} * config.layers * config.kv_heads * config.head_dim *
                                 (kv == KvType::kFloat16 ? 2 : 4);
@@ -50,7 +50,8 @@ Result<ModelBundle> in_format(ModelBundle bundle, WeightFormat format) {
 
 Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& request, bool listen) {
   if (request.models.empty())
-    return Error{ErrorCode::kInvalidArgument, "names no model", "deploy", "fsctl models list shows those there are"};
+    return Error{ErrorCode::kInvalidArgument, "names no model", "deploy",
+                 "fsctl models list shows those there are"};
   ServingSystem::Config config;
   config.lanes = options_.lanes;
   config.isa = isa_;
@@ -71,7 +72,8 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
     if (!is_quantised(request.weights)) served.options.weights = request.weights;
     served.options.kv = request.kv;
     served.options.block_tokens = kBlockTokens;
-    const int tokens = request.context_tokens > 0 ? request.context_tokens : choose_context_tokens(model, request.kv);
+    const int tokens = request.context_tokens > 0 ? request.context_tokens
+                                                  : choose_context_tokens(model, request.kv);
     served.options.kv_blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
     config.models.push_back(std::move(served));
   }

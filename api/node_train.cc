@@ -23,7 +23,8 @@ Json record_of(const TrainRequest& request, const TrainMaterial& m) {
 /// Forwards the job's progress to the caller and, now and then, to the job's record.
 class ProgressRecorder {
  public:
-  ProgressRecorder(JobFolder& job, const Clock& clock, const std::function<void(const TrainUpdate&)>& sink)
+  ProgressRecorder(JobFolder& job, const Clock& clock,
+                   const std::function<void(const TrainUpdate&)>& sink)
       : job_(job), clock_(clock), sink_(sink) {}
 
   void operator()(const TrainProgress& p) {
@@ -78,7 +79,8 @@ Status LocalNode::check_store() const {
 }
 
 Result<TrainResult> LocalNode::train(const TrainRequest& request,
-                                     const std::function<void(const TrainUpdate&)>& progress, const CancelFlag& cancel) {
+                                     const std::function<void(const TrainUpdate&)>& progress,
+                                     const CancelFlag& cancel) {
   TrainPlacement placement = request.placement;
   if (placement.lanes == 0) placement.lanes = options_.lanes;
   if (!request.resume.empty()) {
@@ -109,7 +111,8 @@ Result<TrainMaterial> LocalNode::resumed_material(const JobFolder& job) const {
     return Error{ErrorCode::kAlreadyExists, "has finished: " + info.note, "job " + info.id, ""};
   const Json* spec_json = info.details.find("spec");
   if (spec_json == nullptr)
-    return Error{ErrorCode::kCorrupt, "has no settings in its record", "job " + info.id, "fsctl jobs rm it"};
+    return Error{ErrorCode::kCorrupt, "has no settings in its record", "job " + info.id,
+                 "fsctl jobs rm it"};
   FS_ASSIGN(const TrainSpec spec, TrainSpec::from_json(*spec_json, "job " + info.id));
   FS_ASSIGN(const std::string data, info.details.string_or("data", ""));
   const Path file = job.path() / "documents.json";
@@ -123,7 +126,8 @@ Result<TrainMaterial> LocalNode::resumed_material(const JobFolder& job) const {
   return material;
 }
 
-Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material, const TrainPlacement& placement,
+Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
+                                       const TrainPlacement& placement,
                                        const std::function<void(const TrainUpdate&)>& progress,
                                        const CancelFlag& cancel) {
   JobInfo info = job.info();
@@ -159,8 +163,9 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material, c
   auto outcome = (*system)->wait();
   if (!outcome.ok()) return give_up(outcome.error(), "failed");
   if (outcome->end == TrainEnd::kCancelled)
-    return give_up({ErrorCode::kCancelled, fmt::format("stopped after step {}", outcome->steps), "job " + info.id,
-                    "fsctl jobs resume " + info.id + " goes on"}, "interrupted");
+    return give_up({ErrorCode::kCancelled, fmt::format("stopped after step {}", outcome->steps),
+                    "job " + info.id, "fsctl jobs resume " + info.id + " goes on"},
+                   "interrupted");
   return finish_job(job, material, *outcome);
 }
 
@@ -170,7 +175,8 @@ Error LocalNode::discard_job(JobFolder& job, const Error& error) const {
   return error;
 }
 
-Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& material, const TrainOutcome& outcome) {
+Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& material,
+                                          const TrainOutcome& outcome) {
   // What is published is the best by validation when early stopping was asked for, else the last.
   const bool best = material.spec.patience > 0 && !outcome.best_weights.empty();
   const std::vector<float>& weights = best ? outcome.best_weights : outcome.weights;
@@ -179,7 +185,8 @@ Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& m
   result.steps = outcome.steps;
   result.tokens = outcome.tokens;
   result.train_loss = outcome.losses.empty() ? 0 : outcome.losses.back();
-  result.validation_loss = (best ? outcome.best_validation_loss : outcome.validation_loss).value_or(0);
+  result.validation_loss =
+      (best ? outcome.best_validation_loss : outcome.validation_loss).value_or(0);
   result.seconds = outcome.seconds;
   result.tokens_per_second = outcome.tokens_per_second;
   result.stopped_early = outcome.end == TrainEnd::kEarlyStop;
@@ -208,12 +215,15 @@ Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& m
 }
 
 Result<ModelRef> LocalNode::publish_trained(const JobFolder& job, const TrainMaterial& material,
-                                            const std::vector<float>& weights, const Json& details) {
-  constexpr auto kPatience = std::chrono::minutes(2);  // hours of work wait for minutes of another's
+                                            const std::vector<float>& weights,
+                                            const Json& details) {
+  constexpr auto kPatience =
+      std::chrono::minutes(2);  // hours of work wait for minutes of another's
   auto store = open_store_within(kPatience);
   if (!store.ok()) {
     Error error = store.error();
-    error.hint = fmt::format("the finished weights are kept: fsctl jobs resume {} publishes them", job.info().id);
+    error.hint = fmt::format("the finished weights are kept: fsctl jobs resume {} publishes them",
+                             job.info().id);
     return error;
   }
   return (*store)->publish(job.info().model, bundle_of(material, weights),

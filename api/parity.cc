@@ -17,40 +17,50 @@ namespace {
 
 using Report = std::function<void(const std::string& subject, const ParityCheck&)>;
 
-bool has(const Path& directory, const char* file) { return std::filesystem::exists(directory / file); }
+bool has(const Path& directory, const char* file) {
+  return std::filesystem::exists(directory / file);
+}
 
 /// A part that could not be checked at all is a failed check, so that the others still run.
 void report_error(const std::string& subject, const Error& error, const Report& report) {
   report(subject, {"can be checked", 1, 0, false, false, error.message()});
 }
 
-void check_model_directory(const Path& directory, const std::string& subject, Device& device, const Report& report) {
+void check_model_directory(const Path& directory, const std::string& subject, Device& device,
+                           const Report& report) {
   auto model = check_model(directory, device, {.bf16 = true});
   if (!model.ok()) return report_error(subject, model.error(), report);
   for (const ParityCheck& check : model->checks) report(subject, check);
   if (!has(directory, "reference.safetensors")) return;
   auto sampling = check_sampling(directory);
   if (!sampling.ok()) return report_error(subject, sampling.error(), report);
-  for (const SamplingCheck& c : *sampling) report(subject, {c.quantity, c.error, c.tolerance, c.passed, false, c.note});
+  for (const SamplingCheck& c : *sampling)
+    report(subject, {c.quantity, c.error, c.tolerance, c.passed, false, c.note});
 }
 
-void check_tokenizer_directory(const Path& directory, const std::string& subject, const Report& report) {
+void check_tokenizer_directory(const Path& directory, const std::string& subject,
+                               const Report& report) {
   auto result = check_tokenizer_cases(directory);
   if (!result.ok()) return report_error(subject, result.error(), report);
   const std::pair<const char*, ParityCount> kinds[] = {
-      {"ids", result->ids}, {"ids with special tokens added", result->ids_bos},
-      {"ids with special tokens as text", result->ids_plain}, {"decoded", result->decoded},
-      {"decoded without special tokens", result->decoded_skip_special}, {"decoding of given ids", result->decode_cases}};
+      {"ids", result->ids},
+      {"ids with special tokens added", result->ids_bos},
+      {"ids with special tokens as text", result->ids_plain},
+      {"decoded", result->decoded},
+      {"decoded without special tokens", result->decoded_skip_special},
+      {"decoding of given ids", result->decode_cases}};
   for (const auto& [kind, count] : kinds)
-    report(subject, {fmt::format("tokenizer: {}, {} cases, differing", kind, count.cases),
-                     static_cast<double>(count.mismatches), 0, count.mismatches == 0, count.cases == 0,
-                     count.mismatches > 0 && !result->examples.empty() ? result->examples.front() : ""});
+    report(subject,
+           {fmt::format("tokenizer: {}, {} cases, differing", kind, count.cases),
+            static_cast<double>(count.mismatches), 0, count.mismatches == 0, count.cases == 0,
+            count.mismatches > 0 && !result->examples.empty() ? result->examples.front() : ""});
 }
 
 void check_quantisers(const Path& directory, const std::string& subject, const Report& report) {
   auto checks = check_quantisation(directory);
   if (!checks.ok()) return report_error(subject, checks.error(), report);
-  for (const QuantisationCheck& c : *checks) report(subject, {c.quantity, c.error, c.tolerance, c.passed, false, ""});
+  for (const QuantisationCheck& c : *checks)
+    report(subject, {c.quantity, c.error, c.tolerance, c.passed, false, ""});
 }
 
 /// Loads one entry of a malformed set the way its kind is loaded in earnest.
@@ -89,9 +99,12 @@ Status check_malformed(const Path& directory, const std::string& subject, const 
     FS_ASSIGN(const std::string kind, entry.string_or("kind", ""));
     FS_ASSIGN(const std::string expected, entry.string_or("expected", ""));
     const Status loaded = load_entry(directory, directory / path, kind);
-    const bool as_expected = expected == "ok" ? loaded.ok() : expected == "clear error" ? !loaded.ok() : true;
-    report(subject + "/" + path, {"malformed: expected " + expected, as_expected ? 0.0 : 1.0, 0, as_expected, false,
-                                  loaded.ok() ? "accepted" : loaded.error().message()});
+    const bool as_expected = expected == "ok"            ? loaded.ok()
+                             : expected == "clear error" ? !loaded.ok()
+                                                         : true;
+    report(subject + "/" + path,
+           {"malformed: expected " + expected, as_expected ? 0.0 : 1.0, 0, as_expected, false,
+            loaded.ok() ? "accepted" : loaded.error().message()});
   }
   return {};
 }
@@ -110,7 +123,8 @@ std::vector<Path> folders(const Path& root) {
 
 Status check_parity(const Path& directory, Isa isa, int lanes, const Report& report) {
   if (!std::filesystem::is_directory(directory))
-    return Error{ErrorCode::kNotFound, "is not a folder", directory.string(), "name a folder of reference data"};
+    return Error{ErrorCode::kNotFound, "is not a folder", directory.string(),
+                 "name a folder of reference data"};
   FS_ASSIGN(const auto device, make_cpu_device({lanes, isa}));
   bool found = false;
   for (const Path& folder : folders(directory)) {
@@ -118,7 +132,8 @@ Status check_parity(const Path& directory, Isa isa, int lanes, const Report& rep
     const std::string subject = relative == "." ? folder.filename().string() : relative;
     const bool model = has(folder, "reference.json") && has(folder, "config.json");
     const bool tokenizer = has(folder, "tokenizer.json") && has(folder, "cases.jsonl");
-    const bool quantisers = has(folder, "quant.safetensors"), malformed = has(folder, "manifest.json");
+    const bool quantisers = has(folder, "quant.safetensors"),
+               malformed = has(folder, "manifest.json");
     found = found || model || tokenizer || quantisers || malformed;
     if (model) check_model_directory(folder, subject, *device, report);
     if (tokenizer) check_tokenizer_directory(folder, subject, report);

@@ -14,7 +14,8 @@ namespace fastserve {
 /// beside config.json), tokenizers (cases.jsonl), quantisation sets (quant.safetensors), malformed
 /// files (manifest.json). kNotFound when it holds none of these. `report` sees each check at
 /// once, with the file or folder it is about.
-Status check_parity(const Path& directory, Isa isa, int lanes, 
-                    const std::function<void(const std::string& subject, const ParityCheck&)>& report);
+Status check_parity(
+    const Path& directory, Isa isa, int lanes,
+    const std::function<void(const std::string& subject, const ParityCheck&)>& report);
 
 }  // namespace fastserve

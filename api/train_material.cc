@@ -35,7 +35,8 @@ void apply_overrides(TrainSpec& spec, const TrainRequest& r) {
   if (r.learning_rate && !r.min_learning_rate) spec.min_learning_rate = *r.learning_rate / 10;
 }
 
-/// A longer block than the preset's needs more positions; a context can only grow for a fresh model.
+/// A longer block than the preset's needs more positions; a context can only grow for a fresh
+/// model.
 void fit_positions(TrainSpec& spec) {
   spec.model.max_positions = std::max(spec.model.max_positions, spec.block);
 }
@@ -45,7 +46,8 @@ Result<std::string> tokenizer_for(const TrainRequest& request, const Corpus& cor
   if (!corpus.shards().empty()) {
     const Path beside = request.data / "tokenizer.json";
     if (std::filesystem::exists(beside)) return read_file(beside);
-    return Error{ErrorCode::kInvalidArgument, "holds token shards but no tokenizer.json", request.data.string(),
+    return Error{ErrorCode::kInvalidArgument, "holds token shards but no tokenizer.json",
+                 request.data.string(),
                  "put the tokenizer that made them beside them, or fine-tune with --from MODEL"};
   }
   BpeTrainerOptions options;
@@ -78,13 +80,15 @@ Status start_from_parent(TrainMaterial& m, const TrainRequest& request, const St
   FS_ASSIGN(m.spec.model, bundle_config(parent.bundle));
   FS_ASSIGN(const auto formats, bundle_weight_formats(parent.bundle));
   if (!formats.empty())
-    return Error{ErrorCode::kInvalidArgument, "is quantised and cannot be trained further", parent.ref.text(),
+    return Error{ErrorCode::kInvalidArgument, "is quantised and cannot be trained further",
+                 parent.ref.text(),
                  "fine-tune the model it was compressed from: " + parent.lineage.parent};
   m.parent = parent.ref.text();
   m.documents = parent.bundle.documents;
   const auto tokenizer = m.documents.find("tokenizer.json");
   if (tokenizer == m.documents.end())
-    return Error{ErrorCode::kInvalidArgument, "has no tokenizer.json", m.parent, "import it with its tokenizer"};
+    return Error{ErrorCode::kInvalidArgument, "has no tokenizer.json", m.parent,
+                 "import it with its tokenizer"};
   m.tokenizer_json = tokenizer->second;
   m.spec.block = std::min(1024, m.spec.model.max_positions);
   m.spec.batch = 4;
@@ -94,44 +98,52 @@ Status start_from_parent(TrainMaterial& m, const TrainRequest& request, const St
   if (m.spec.block > m.spec.model.max_positions)
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("a block of {} is longer than the model's context of {}", m.spec.block,
-                             m.spec.model.max_positions), m.parent, "use a smaller --block"};
+                             m.spec.model.max_positions),
+                 m.parent, "use a smaller --block"};
   const ParameterLayout layout(m.spec.model);
   m.weights.resize(layout.elements());
   return load_parameters(layout, *parent.bundle.tensors, m.weights);
 }
 
-Status start_fresh(TrainMaterial& m, const TrainRequest& request, const Corpus& corpus, const Log& log) {
+Status start_fresh(TrainMaterial& m, const TrainRequest& request, const Corpus& corpus,
+                   const Log& log) {
   FS_ASSIGN(Preset preset, find_preset(request.preset));
   m.spec = preset.spec;
   apply_overrides(m.spec, request);
   fit_positions(m.spec);
   const int vocab_size = request.vocab_size >= 0 ? request.vocab_size : preset.vocab_size;
-  FS_ASSIGN(m.tokenizer_json, tokenizer_for(request, corpus, vocab_size, m.spec.validation_fraction, log));
+  FS_ASSIGN(m.tokenizer_json,
+            tokenizer_for(request, corpus, vocab_size, m.spec.validation_fraction, log));
   return {};
 }
 
 }  // namespace
 
-Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer, double validation_fraction, int block) {
+Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer,
+                                double validation_fraction, int block) {
   FS_ASSIGN(const Corpus corpus, Corpus::load(data));
   return Dataset::build(corpus, &tokenizer, validation_fraction, block);
 }
 
-Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent, const Log& log) {
+Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent,
+                                       const Log& log) {
   TrainMaterial m;
   if (parent == nullptr) FS_TRY(find_preset(request.preset));
   FS_ASSIGN(const Corpus corpus, Corpus::load(request.data));
-  FS_TRY(parent != nullptr ? start_from_parent(m, request, *parent) : start_fresh(m, request, corpus, log));
+  FS_TRY(parent != nullptr ? start_from_parent(m, request, *parent)
+                           : start_fresh(m, request, corpus, log));
   FS_ASSIGN(m.tokenizer, Tokenizer::from_json(m.tokenizer_json, "tokenizer.json"));
   if (parent == nullptr) {
     m.spec.model.vocab_size = m.tokenizer->vocab_size();
     if (const auto end = end_of_text_token(*m.tokenizer)) m.spec.model.eos_tokens = {*end};
   }
   FS_TRY(m.spec.validate());
-  FS_ASSIGN(m.dataset, Dataset::build(corpus, m.tokenizer.get(), m.spec.validation_fraction, m.spec.block));
-  log.info(fmt::format("{}: {} files, {} documents, {} training and {} validation tokens, vocabulary {}",
-                       request.data.string(), m.dataset.files, m.dataset.documents, m.dataset.train.size(),
-                       m.dataset.validation.size(), m.spec.model.vocab_size));
+  FS_ASSIGN(m.dataset,
+            Dataset::build(corpus, m.tokenizer.get(), m.spec.validation_fraction, m.spec.block));
+  log.info(
+      fmt::format("{}: {} files, {} documents, {} training and {} validation tokens, vocabulary {}",
+                  request.data.string(), m.dataset.files, m.dataset.documents,
+                  m.dataset.train.size(), m.dataset.validation.size(), m.spec.model.vocab_size));
   if (parent == nullptr) {
     m.documents = documents_of(m);
     const ParameterLayout layout(m.spec.model);
@@ -141,7 +153,8 @@ Result<TrainMaterial> prepare_training(const TrainRequest& request, const Stored
   return m;
 }
 
-Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::string& tokenizer_json, const Path& data) {
+Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::string& tokenizer_json,
+                                         const Path& data) {
   TrainMaterial m;
   m.spec = spec;
   m.tokenizer_json = tokenizer_json;

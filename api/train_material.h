@@ -12,7 +12,7 @@
 namespace fastserve {
 
 struct TrainMaterial {
-  TrainSpec spec;                                ///< complete: vocabulary and steps are known
+  TrainSpec spec;  ///< complete: vocabulary and steps are known
   std::string tokenizer_json;
   std::shared_ptr<const Tokenizer> tokenizer;
   Dataset dataset;
@@ -24,12 +24,16 @@ struct TrainMaterial {
 /// The preset (or `parent`'s config) with the request's overrides, a tokenizer (the parent's, a
 /// tokenizer.json beside token shards, or a new one trained on the text) and the tokenised data.
 /// kInvalidArgument and kNotFound name what is wrong with the request or the data.
-Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent, const Log& log);
+Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent,
+                                       const Log& log);
 
-/// For a resumed job: the data again, with the spec and tokenizer that its checkpoint or record holds.
-Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::string& tokenizer_json, const Path& data);
+/// For a resumed job: the data again, with the spec and tokenizer that its checkpoint or record
+/// holds.
+Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::string& tokenizer_json,
+                                         const Path& data);
 
 /// Tokens of a corpus under a model's tokenizer, split as training splits them.
-Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer, double validation_fraction, int block);
+Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer,
+                                double validation_fraction, int block);
 
 }  // namespace fastserve

@@ -23,12 +23,18 @@ int run_row(const CommandLine& line, const std::string& row, double seconds) {
   if (!node.ok()) return fail(line, node.error());
   auto result = run_bench(row, seconds, *isa, (*node)->options().lanes, line.cancel);
   if (!result.ok()) return fail(line, result.error());
-  const Json document = Json::object({{"row", result->row}, {"value", result->value}, {"unit", result->unit},
-                                      {"low", result->low}, {"high", result->high}, {"isa", result->isa},
-                                      {"threads", result->threads}, {"detail", result->detail}});
+  const Json document = Json::object({{"row", result->row},
+                                      {"value", result->value},
+                                      {"unit", result->unit},
+                                      {"low", result->low},
+                                      {"high", result->high},
+                                      {"isa", result->isa},
+                                      {"threads", result->threads},
+                                      {"detail", result->detail}});
   return finish(line, document, [&] {
-    fmt::print("{}: {:.1f} {} (from {:.1f} to {:.1f}; cpu {}, {} threads)\n  {}\n", result->row, result->value,
-               result->unit, result->low, result->high, result->isa, result->threads, result->detail.dump());
+    fmt::print("{}: {:.1f} {} (from {:.1f} to {:.1f}; cpu {}, {} threads)\n  {}\n", result->row,
+               result->value, result->unit, result->low, result->high, result->isa, result->threads,
+               result->detail.dump());
   });
 }
 
@@ -40,9 +46,13 @@ void add_bench_command(CLI::App& app, CommandLine& line, Body& run) {
   auto seconds = std::make_shared<double>(8);
   c->add_option("row", *row, "Which row; none: list them");
   c->add_option("--seconds", *seconds, "About how long to measure")->capture_default_str();
-  c->footer("Examples:\n  fsctl bench\n  fsctl bench decode-110m --json\nAgainst a peer, side by side: bench/compare ROW");
+  c->footer(
+      "Examples:\n  fsctl bench\n  fsctl bench decode-110m --json\nAgainst a peer, side by side: "
+      "bench/compare ROW");
   c->callback([&line, &run, row, seconds] {
-    run = [&line, row, seconds] { return row->empty() ? list_rows(line) : run_row(line, *row, *seconds); };
+    run = [&line, row, seconds] {
+      return row->empty() ? list_rows(line) : run_row(line, *row, *seconds);
+    };
   });
 }
 

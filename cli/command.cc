@@ -18,7 +18,9 @@ Result<std::unique_ptr<Node>> CommandLine::node() const {
   options.lanes = lanes;
   if (!quiet)
     options.log = Log([](LogLevel level, std::string_view text) {
-      const char* mark = level == LogLevel::kWarning ? "warning: " : level == LogLevel::kError ? "error: " : "";
+      const char* mark = level == LogLevel::kWarning ? "warning: "
+                         : level == LogLevel::kError ? "error: "
+                                                     : "";
       fmt::print(stderr, "{}{}{}\n", isatty(STDERR_FILENO) ? "\r\033[K" : "", mark, text);
     });
   return Node::create(std::move(options));
@@ -34,10 +36,11 @@ bool CommandLine::colour_wanted() const {
 
 int fail(const CommandLine& line, const Error& error) {
   if (line.json) {
-    const Json document = Json::object({{"error", Json::object({{"code", error_code_name(error.code)},
-                                                                {"what", error.what},
-                                                                {"where", error.where},
-                                                                {"hint", error.hint}})}});
+    const Json document =
+        Json::object({{"error", Json::object({{"code", error_code_name(error.code)},
+                                              {"what", error.what},
+                                              {"where", error.where},
+                                              {"hint", error.hint}})}});
     fmt::print(stderr, "{}\n", document.dump());
     return exit_code(error);
   }
@@ -50,8 +53,10 @@ int fail(const CommandLine& line, const Error& error) {
 }
 
 int finish(const CommandLine& line, const Json& document, const std::function<void()>& text) {
-  if (line.json) fmt::print("{}\n", document.dump(2));
-  else text();
+  if (line.json)
+    fmt::print("{}\n", document.dump(2));
+  else
+    text();
   return 0;
 }
 

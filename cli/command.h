@@ -13,19 +13,19 @@ class App;
 
 namespace fastserve {
 
-/// Exit codes (docs/exit-codes.md): 0 done; 1 a check did not pass; 2 wrong usage; 10 + ErrorCode for
-/// an Error; 130 stopped by Ctrl-C.
+/// Exit codes (docs/exit-codes.md): 0 done; 1 a check did not pass; 2 wrong usage; 10 + ErrorCode
+/// for an Error; 130 stopped by Ctrl-C.
 inline constexpr int kExitCheckFailed = 1;
 int exit_code(const Error& error);
 
 /// Options in front of the command, and the process's own state.
 struct CommandLine {
-  std::string store;       ///< --store
-  int lanes = 0;           ///< --lanes
-  bool json = false;       ///< --json: one JSON document on stdout
-  bool quiet = false;      ///< --quiet: no progress and no log lines
+  std::string store;   ///< --store
+  int lanes = 0;       ///< --lanes
+  bool json = false;   ///< --json: one JSON document on stdout
+  bool quiet = false;  ///< --quiet: no progress and no log lines
   std::string colour = "auto";
-  CancelFlag cancel;       ///< raised by Ctrl-C
+  CancelFlag cancel;  ///< raised by Ctrl-C
 
   /// Opens the node these options describe.
   Result<std::unique_ptr<Node>> node() const;

@@ -34,7 +34,8 @@ std::string bash_script(const CLI::App& app) {
       "    [[ $word == -* ]] || path=\"${{path:+$path }}$word\"\n"
       "  done\n"
       "  while [ -n \"$path\" ]; do\n"
-      "    case \"$path\" in\n{}    *) path=\"${{path% *}}\"; [[ $path == *\" \"* ]] || path=\"${{path%% *}}\"; "
+      "    case \"$path\" in\n{}    *) path=\"${{path% *}}\"; [[ $path == *\" \"* ]] || "
+      "path=\"${{path%% *}}\"; "
       "[ \"$path\" = \"$word\" ] && break; word=\"$path\"; continue ;;\n"
       "    esac\n    break\n  done\n"
       "  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
@@ -47,7 +48,8 @@ std::string bash_script(const CLI::App& app) {
 }  // namespace
 
 void add_completion_command(CLI::App& app, CommandLine& line, Body& run) {
-  auto* c = app.add_subcommand("completion", "Print a completion script for bash (also read by zsh's bashcompinit)");
+  auto* c = app.add_subcommand(
+      "completion", "Print a completion script for bash (also read by zsh's bashcompinit)");
   c->footer("Example:\n  source <(fsctl completion)");
   c->callback([&app, &run] {
     run = [&app] {
@@ -58,14 +60,16 @@ void add_completion_command(CLI::App& app, CommandLine& line, Body& run) {
 }
 
 void add_version_command(CLI::App& app, CommandLine& line, Body& run) {
-  app.add_subcommand("version", "Print the version and what this machine offers")->callback([&line, &run] {
-    run = [&line] {
-      auto isa = choose_isa();
-      if (!isa.ok()) return fail(line, isa.error());
-      return finish(line, Json::object({{"version", FASTSERVE_VERSION}, {"isa", isa_name(*isa)}}),
-                    [&] { fmt::print("fsctl {} (cpu {})\n", FASTSERVE_VERSION, isa_name(*isa)); });
-    };
-  });
+  app.add_subcommand("version", "Print the version and what this machine offers")
+      ->callback([&line, &run] {
+        run = [&line] {
+          auto isa = choose_isa();
+          if (!isa.ok()) return fail(line, isa.error());
+          return finish(
+              line, Json::object({{"version", FASTSERVE_VERSION}, {"isa", isa_name(*isa)}}),
+              [&] { fmt::print("fsctl {} (cpu {})\n", FASTSERVE_VERSION, isa_name(*isa)); });
+        };
+      });
 }
 
 }  // namespace fastserve

@@ -9,7 +9,9 @@ namespace fastserve {
 namespace {
 
 Json to_json(const Measurement& m) {
-  return Json::object({{"bytes", m.bytes}, {"perplexity", m.perplexity}, {"tokens_per_second", m.tokens_per_second}});
+  return Json::object({{"bytes", m.bytes},
+                       {"perplexity", m.perplexity},
+                       {"tokens_per_second", m.tokens_per_second}});
 }
 
 int run_compression(const CommandLine& line, const CompressRequest& request) {
@@ -17,7 +19,8 @@ int run_compression(const CommandLine& line, const CompressRequest& request) {
   if (!node.ok()) return fail(line, node.error());
   ProgressBar bar(line.progress_wanted(), "compress");
   auto result = (*node)->compress(
-      request, [&](std::string_view stage, double fraction) { bar.update(fraction, stage); }, line.cancel);
+      request, [&](std::string_view stage, double fraction) { bar.update(fraction, stage); },
+      line.cancel);
   bar.clear();
   if (!result.ok()) return fail(line, result.error());
   const Json document = Json::object({{"model", result->model.text()},
@@ -27,12 +30,12 @@ int run_compression(const CommandLine& line, const CompressRequest& request) {
   return finish(line, document, [&] {
     const Measurement &b = result->before, &a = result->after;
     fmt::print("{}\n", result->model.text());
-    fmt::print("  size        {:>12} -> {:>12}  ({:.2f}x smaller)\n", human_bytes(b.bytes), human_bytes(a.bytes),
-               static_cast<double>(b.bytes) / static_cast<double>(a.bytes));
+    fmt::print("  size        {:>12} -> {:>12}  ({:.2f}x smaller)\n", human_bytes(b.bytes),
+               human_bytes(a.bytes), static_cast<double>(b.bytes) / static_cast<double>(a.bytes));
     fmt::print("  perplexity  {:>12.4f} -> {:>12.4f}  ({:+.2f} %)\n", b.perplexity, a.perplexity,
                100 * (a.perplexity / b.perplexity - 1));
-    fmt::print("  decode      {:>8.0f} t/s -> {:>8.0f} t/s  ({:.2f}x)\n", b.tokens_per_second, a.tokens_per_second,
-               a.tokens_per_second / b.tokens_per_second);
+    fmt::print("  decode      {:>8.0f} t/s -> {:>8.0f} t/s  ({:.2f}x)\n", b.tokens_per_second,
+               a.tokens_per_second, a.tokens_per_second / b.tokens_per_second);
   });
 }
 
@@ -45,18 +48,29 @@ void add_compress_command(CLI::App& app, CommandLine& line, Body& run) {
     std::string weights = "int8", prune = "none";
   };
   auto a = std::make_shared<Arguments>();
-  c->add_option("model", a->request.model, "Stored model: name, name@version or name@tag")->required();
-  c->add_option("--to", a->request.to, "Publish under this name (default: a new version of the model)");
-  c->add_option("--weights", a->weights, "bf16, f16, f32, int8, int8-g32, int8-g128, int4-g32, int4-g128")->capture_default_str();
-  c->add_option("--prune", a->prune, "none, magnitude, wanda, 2:4, wanda-2:4, neurons")->capture_default_str();
-  c->add_option("--sparsity", a->request.spec.sparsity, "Fraction removed, for magnitude, wanda and neurons")->check(CLI::Range(0.0, 0.99));
-  c->add_option("--max-perplexity-increase", a->request.spec.max_perplexity_increase, "Refuse above this ratio, e.g. 0.01 for 1 %");
-  c->add_option("--max-perplexity", a->request.spec.max_perplexity, "Refuse above this held-out perplexity");
+  c->add_option("model", a->request.model, "Stored model: name, name@version or name@tag")
+      ->required();
+  c->add_option("--to", a->request.to,
+                "Publish under this name (default: a new version of the model)");
+  c->add_option("--weights", a->weights,
+                "bf16, f16, f32, int8, int8-g32, int8-g128, int4-g32, int4-g128")
+      ->capture_default_str();
+  c->add_option("--prune", a->prune, "none, magnitude, wanda, 2:4, wanda-2:4, neurons")
+      ->capture_default_str();
+  c->add_option("--sparsity", a->request.spec.sparsity,
+                "Fraction removed, for magnitude, wanda and neurons")
+      ->check(CLI::Range(0.0, 0.99));
+  c->add_option("--max-perplexity-increase", a->request.spec.max_perplexity_increase,
+                "Refuse above this ratio, e.g. 0.01 for 1 %");
+  c->add_option("--max-perplexity", a->request.spec.max_perplexity,
+                "Refuse above this held-out perplexity");
   c->add_option("--max-bytes", a->request.spec.max_bytes, "Refuse above this size");
-  c->add_option("--data", a->request.data, "Calibration and held-out text (default: what it was trained on)");
-  c->footer("Examples:\n"
-            "  fsctl compress poems --weights int8 --to poems-int8 --max-perplexity-increase 0.01\n"
-            "  fsctl compress poems --weights int4-g32 --prune neurons --sparsity 0.25 --to poems-small");
+  c->add_option("--data", a->request.data,
+                "Calibration and held-out text (default: what it was trained on)");
+  c->footer(
+      "Examples:\n"
+      "  fsctl compress poems --weights int8 --to poems-int8 --max-perplexity-increase 0.01\n"
+      "  fsctl compress poems --weights int4-g32 --prune neurons --sparsity 0.25 --to poems-small");
   c->callback([&line, &run, a] {
     run = [&line, a] {
       auto weights = parse_weight_format(a->weights);

@@ -23,11 +23,14 @@ int run_deploy(const CommandLine& line, DeployRequest& request, const std::strin
     if (Status written = write_file_atomically(port_file, fmt::format("{}\n", port)); !written.ok())
       return fail(line, written.error());
   Json::Array models;
-  for (const ServedModel& m : (*deployment)->service().models()) models.push_back(m.name + "@" + m.version);
-  const Json document = Json::object({{"address", request.address}, {"port", port}, {"models", models}});
+  for (const ServedModel& m : (*deployment)->service().models())
+    models.push_back(m.name + "@" + m.version);
+  const Json document =
+      Json::object({{"address", request.address}, {"port", port}, {"models", models}});
   finish(line, document, [&] {
     for (const Json& m : models)
-      fmt::print("serving {} on {}:{} (Cap'n Proto; Ctrl-C stops)\n", m.as_string(), request.address, port);
+      fmt::print("serving {} on {}:{} (Cap'n Proto; Ctrl-C stops)\n", m.as_string(),
+                 request.address, port);
   });
   std::fflush(stdout);
   while (!line.cancel.raised()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -44,14 +47,23 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
     bool kv_float = false;
   };
   auto a = std::make_shared<Arguments>();
-  c->add_option("models", a->request.models, "Stored models: name, name@version or name@tag")->required();
-  c->add_option("--port", a->request.port, "0: any free one")->capture_default_str()->check(CLI::Range(0, 65535));
+  c->add_option("models", a->request.models, "Stored models: name, name@version or name@tag")
+      ->required();
+  c->add_option("--port", a->request.port, "0: any free one")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 65535));
   c->add_option("--address", a->request.address, "Address to listen on")->capture_default_str();
-  c->add_flag("--allow-remote", a->request.allow_remote, "Allow an address that is not loopback; there is no authentication");
-  c->add_option("--weights", a->weights, "Format for matrices stored as floats: f32, bf16, f16, int8, int8-g128, int4-g32, ...")->capture_default_str();
+  c->add_flag("--allow-remote", a->request.allow_remote,
+              "Allow an address that is not loopback; there is no authentication");
+  c->add_option(
+       "--weights", a->weights,
+       "Format for matrices stored as floats: f32, bf16, f16, int8, int8-g128, int4-g32, ...")
+      ->capture_default_str();
   c->add_flag("--kv-f32", a->kv_float, "Keep keys and values as 32-bit floats");
-  c->add_option("--context-tokens", a->request.context_tokens, "Tokens of KV cache a model, over all requests");
-  c->add_option("--max-queue", a->request.max_queue, "Requests waiting before new ones are refused")->capture_default_str();
+  c->add_option("--context-tokens", a->request.context_tokens,
+                "Tokens of KV cache a model, over all requests");
+  c->add_option("--max-queue", a->request.max_queue, "Requests waiting before new ones are refused")
+      ->capture_default_str();
   c->add_option("--port-file", a->port_file, "Write the port here once ready");
   c->footer("Example:\n  fsctl deploy poems-int8 --port 8080");
   c->callback([&line, &run, a] {

@@ -17,14 +17,17 @@ struct Arguments {
 
 void add_sampling_options(CLI::App* c, const std::shared_ptr<Arguments>& a) {
   SamplingParameters& s = a->request.sampling;
-  c->add_option("model", a->model, "Stored model, run in this process unless a deployment serves it");
+  c->add_option("model", a->model,
+                "Stored model, run in this process unless a deployment serves it");
   c->add_option("--connect", a->connect, "HOST:PORT of a deployment");
   c->add_option("--max-tokens", a->request.max_tokens, "Longest answer")->capture_default_str();
-  c->add_option("--temperature", s.temperature, "0: always the likeliest token")->capture_default_str();
+  c->add_option("--temperature", s.temperature, "0: always the likeliest token")
+      ->capture_default_str();
   c->add_option("--top-k", s.top_k, "Only the k likeliest; 0: off")->capture_default_str();
   c->add_option("--top-p", s.top_p, "Smallest set with this mass")->capture_default_str();
   c->add_option("--min-p", s.min_p, "Relative to the likeliest")->capture_default_str();
-  c->add_option("--repetition-penalty", s.repetition_penalty, "Over prompt and answer")->capture_default_str();
+  c->add_option("--repetition-penalty", s.repetition_penalty, "Over prompt and answer")
+      ->capture_default_str();
   c->add_option("--seed", s.seed, "Same seed: same answer")->capture_default_str();
   c->add_option("--stop", a->request.stop, "End before this text (may repeat)");
   c->add_flag("--ignore-eos", a->request.ignore_eos, "Go on past the end-of-text token");
@@ -40,7 +43,8 @@ Json logprobs_json(const std::vector<GeneratedToken>& tokens) {
   Json::Array out;
   for (const GeneratedToken& t : tokens) {
     Json::Array top;
-    for (const TokenLogprob& p : t.top) top.push_back(Json::object({{"token", p.token}, {"logprob", p.logprob}}));
+    for (const TokenLogprob& p : t.top)
+      top.push_back(Json::object({{"token", p.token}, {"logprob", p.logprob}}));
     out.push_back(Json::object({{"token", t.token}, {"logprob", t.logprob}, {"top", top}}));
   }
   return out;
@@ -73,9 +77,9 @@ int generate_once(CommandLine& line, Arguments& a) {
                                       {"tokens", logprobs_json(answer->tokens)}});
   finish(line, document, [&] {
     if (!line.quiet)
-      fmt::print(stderr, "[{} prompt + {} tokens in {:.2f} s, {:.0f} tokens/s, ended by {}]\n", answer->prompt_tokens,
-                 answer->generated_tokens, answer->seconds, answer->generated_tokens / answer->seconds,
-                 finish_reason_name(answer->finish));
+      fmt::print(stderr, "[{} prompt + {} tokens in {:.2f} s, {:.0f} tokens/s, ended by {}]\n",
+                 answer->prompt_tokens, answer->generated_tokens, answer->seconds,
+                 answer->generated_tokens / answer->seconds, finish_reason_name(answer->finish));
   });
   return answer->finish == FinishReason::kCancelled ? 130 : 0;
 }
@@ -114,10 +118,14 @@ void add_generate_commands(CLI::App& app, CommandLine& line, Body& run) {
   add_sampling_options(generate, a);
   generate->add_option("--prompt", a->prompt, "Text to continue");
   generate->add_option("--prompt-file", a->prompt_file, "Read the prompt from a file");
-  generate->add_option("--logprobs", a->request.sampling.top_logprobs, "With --json: log-probabilities of this many alternatives")->check(CLI::Range(0, 20));
-  generate->footer("Examples:\n"
-                   "  fsctl generate poems --prompt 'Once upon' --temperature 0.8 --top-p 0.95\n"
-                   "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once' --json");
+  generate
+      ->add_option("--logprobs", a->request.sampling.top_logprobs,
+                   "With --json: log-probabilities of this many alternatives")
+      ->check(CLI::Range(0, 20));
+  generate->footer(
+      "Examples:\n"
+      "  fsctl generate poems --prompt 'Once upon' --temperature 0.8 --top-p 0.95\n"
+      "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once' --json");
   generate->callback([&line, &run, a] { run = [&line, a] { return generate_once(line, *a); }; });
 
   auto b = std::make_shared<Arguments>();

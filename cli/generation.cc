@@ -26,17 +26,21 @@ class RemoteGenerator final : public Generator {
     named.model = model_;
     Answer answer;
     std::optional<Error> failure;
-    Status status = client_->generate(named, [&](GenerateEvent event) {
-      if (!event.text.empty()) on_text(event.text);
-      auto last = answer.absorb(std::move(event));
-      if (!last.ok()) failure = last.error();
-    }, &cancel_);
+    Status status = client_->generate(
+        named,
+        [&](GenerateEvent event) {
+          if (!event.text.empty()) on_text(event.text);
+          auto last = answer.absorb(std::move(event));
+          if (!last.ok()) failure = last.error();
+        },
+        &cancel_);
     if (!status.ok()) return std::move(status).error();
     if (failure) return std::move(*failure);
     answer.seconds = seconds_since(clock_, start);
     return answer;
   }
-  Result<std::string> format_chat(const std::vector<std::pair<std::string, std::string>>& turns) override {
+  Result<std::string> format_chat(
+      const std::vector<std::pair<std::string, std::string>>& turns) override {
     return client_->format_chat(model_, turns);
   }
 
@@ -50,7 +54,8 @@ class RemoteGenerator final : public Generator {
 /// The model in this process, without a socket.
 class LocalGenerator final : public Generator {
  public:
-  LocalGenerator(std::unique_ptr<Node> node, std::unique_ptr<Deployment> deployment, const CancelFlag& cancel)
+  LocalGenerator(std::unique_ptr<Node> node, std::unique_ptr<Deployment> deployment,
+                 const CancelFlag& cancel)
       : node_(std::move(node)), deployment_(std::move(deployment)), cancel_(cancel) {}
 
   Result<Answer> generate(const GenerateRequest& request,
@@ -61,7 +66,8 @@ class LocalGenerator final : public Generator {
     };
     return generate_and_wait(deployment_->service(), request, print, cancel_);
   }
-  Result<std::string> format_chat(const std::vector<std::pair<std::string, std::string>>& turns) override {
+  Result<std::string> format_chat(
+      const std::vector<std::pair<std::string, std::string>>& turns) override {
     return deployment_->service().format_chat("", turns);
   }
 
@@ -99,7 +105,8 @@ Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::
   DeployRequest request;
   request.models = {model};
   FS_ASSIGN(auto deployment, node->deploy(request, false));
-  return std::unique_ptr<Generator>(new LocalGenerator(std::move(node), std::move(deployment), line.cancel));
+  return std::unique_ptr<Generator>(
+      new LocalGenerator(std::move(node), std::move(deployment), line.cancel));
 }
 
 }  // namespace fastserve

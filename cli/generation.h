@@ -18,10 +18,12 @@ class Generator {
   /// Blocks until the answer ends; `on_text` gets it piece by piece on the caller's thread.
   virtual Result<Answer> generate(const GenerateRequest& request,
                                   const std::function<void(const std::string&)>& on_text) = 0;
-  virtual Result<std::string> format_chat(const std::vector<std::pair<std::string, std::string>>& turns) = 0;
+  virtual Result<std::string> format_chat(
+      const std::vector<std::pair<std::string, std::string>>& turns) = 0;
 };
 
-/// With `connect` ("HOST:PORT"): a client of that deployment. Otherwise loads `model` in this process.
+/// With `connect` ("HOST:PORT"): a client of that deployment. Otherwise loads `model` in this
+/// process.
 Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::string& model,
                                                   const std::string& connect);
 

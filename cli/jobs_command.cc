@@ -11,9 +11,16 @@ int run_training(const CommandLine& line, const TrainRequest& request);  // trai
 namespace {
 
 Json to_json(const JobInfo& j) {
-  return Json::object({{"id", j.id}, {"kind", j.kind}, {"model", j.model}, {"state", j.state},
-                       {"created_unix", j.created_unix}, {"step", j.step}, {"steps", j.steps},
-                       {"loss", j.loss}, {"validation_loss", j.validation_loss}, {"note", j.note},
+  return Json::object({{"id", j.id},
+                       {"kind", j.kind},
+                       {"model", j.model},
+                       {"state", j.state},
+                       {"created_unix", j.created_unix},
+                       {"step", j.step},
+                       {"steps", j.steps},
+                       {"loss", j.loss},
+                       {"validation_loss", j.validation_loss},
+                       {"note", j.note},
                        {"details", j.details}});
 }
 
@@ -25,8 +32,11 @@ int list_jobs(const CommandLine& line) {
   Json::Array rows;
   for (const JobInfo& j : *jobs) rows.push_back(to_json(j));
   return finish(line, rows, [&] {
-    if (jobs->empty()) fmt::print("no jobs yet: fsctl train --help\n");
-    else fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9}  {}\n", "JOB", "KIND", "MODEL", "STATE", "STEP", "LOSS", "NOTE");
+    if (jobs->empty())
+      fmt::print("no jobs yet: fsctl train --help\n");
+    else
+      fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9}  {}\n", "JOB", "KIND", "MODEL", "STATE",
+                 "STEP", "LOSS", "NOTE");
     for (const JobInfo& j : *jobs)
       fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9.4f}  {}\n", j.id, j.kind, j.model, j.state,
                  fmt::format("{}/{}", j.step, j.steps), j.loss, j.note);
@@ -39,8 +49,9 @@ int show_job(const CommandLine& line, const std::string& id) {
   auto job = (*node)->job(id);
   if (!job.ok()) return fail(line, job.error());
   return finish(line, to_json(*job), [&] {
-    fmt::print("{} {} of {}: {} at step {}/{}, loss {:.4f}, validation {:.4f}\n", job->kind, job->id, job->model,
-               job->state, job->step, job->steps, job->loss, job->validation_loss);
+    fmt::print("{} {} of {}: {} at step {}/{}, loss {:.4f}, validation {:.4f}\n", job->kind,
+               job->id, job->model, job->state, job->step, job->steps, job->loss,
+               job->validation_loss);
     if (!job->note.empty()) fmt::print("  {}\n", job->note);
     if (!job->details.is_null()) fmt::print("{}\n", job->details.dump(2));
   });
@@ -66,7 +77,8 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
   auto* show = jobs->add_subcommand("show", "One job: settings, progress, result");
   show->add_option("job", *id)->required();
   show->callback([&line, &run, id] { run = [&line, id] { return show_job(line, *id); }; });
-  auto* resume = jobs->add_subcommand("resume", "Continue an interrupted job; it ends in the same bits");
+  auto* resume =
+      jobs->add_subcommand("resume", "Continue an interrupted job; it ends in the same bits");
   resume->add_option("job", *id)->required();
   resume->callback([&line, &run, id] {
     run = [&line, id] {

@@ -29,10 +29,12 @@ void catch_interrupts(fastserve::CancelFlag& flag) {
 constexpr const char* kExamples =
     "Examples:\n"
     "  fsctl train --data texts/ --preset tiny --model poems       train a new model on your text\n"
-    "  fsctl compress poems --weights int8 --to poems-int8         make it smaller, measure what it cost\n"
+    "  fsctl compress poems --weights int8 --to poems-int8         make it smaller, measure what "
+    "it cost\n"
     "  fsctl deploy poems-int8 --port 8080                         serve it over Cap'n Proto\n"
     "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once'     ask it\n"
-    "  fsctl models import ./Llama-3.2-1B --name llama             take a Hugging Face directory in\n"
+    "  fsctl models import ./Llama-3.2-1B --name llama             take a Hugging Face directory "
+    "in\n"
     "Models live in $FASTSERVE_HOME, --store, or your data folder. Exit codes: docs/exit-codes.md.";
 
 }  // namespace
@@ -46,10 +48,12 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--store", line.store, "Folder of models and jobs")->type_name("DIR");
-  app.add_option("--lanes", line.lanes, "CPU cores to use (default: all this process may)")->check(CLI::Range(1, 1024));
+  app.add_option("--lanes", line.lanes, "CPU cores to use (default: all this process may)")
+      ->check(CLI::Range(1, 1024));
   app.add_flag("--json", line.json, "Print one JSON document on stdout");
   app.add_flag("--quiet,-q", line.quiet, "No progress and no log lines");
-  app.add_option("--color", line.colour, "auto, always or never")->check(CLI::IsMember({"auto", "always", "never"}));
+  app.add_option("--color", line.colour, "auto, always or never")
+      ->check(CLI::IsMember({"auto", "always", "never"}));
 
   add_train_command(app, line, run);
   add_compress_command(app, line, run);

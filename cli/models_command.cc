@@ -40,13 +40,17 @@ int list_models(const CommandLine& line, Store& store) {
   Json::Array rows;
   for (const ModelInfo& m : *models) rows.push_back(to_json(m));
   return finish(line, rows, [&] {
-    if (models->empty()) fmt::print("no models yet: fsctl train --help, fsctl models import --help\n");
-    else fmt::print("{:<28} {:>10} {:>9}  {:<10} {:<9} {:<17} {}\n", "MODEL", "PARAMETERS", "SIZE", "FORMAT", "MADE BY", "CREATED (UTC)", "FROM");
+    if (models->empty())
+      fmt::print("no models yet: fsctl train --help, fsctl models import --help\n");
+    else
+      fmt::print("{:<28} {:>10} {:>9}  {:<10} {:<9} {:<17} {}\n", "MODEL", "PARAMETERS", "SIZE",
+                 "FORMAT", "MADE BY", "CREATED (UTC)", "FROM");
     for (const ModelInfo& m : *models) {
       std::string name = m.ref.text() + (m.current ? " *" : "");
       for (const std::string& tag : m.tags) name += " #" + tag;
-      fmt::print("{:<28} {:>10} {:>9}  {:<10} {:<9} {:<17} {}\n", name, m.parameters, human_bytes(m.bytes),
-                 m.weight_format, m.lineage.made_by, date_text(m.created_unix), m.lineage.parent);
+      fmt::print("{:<28} {:>10} {:>9}  {:<10} {:<9} {:<17} {}\n", name, m.parameters,
+                 human_bytes(m.bytes), m.weight_format, m.lineage.made_by,
+                 date_text(m.created_unix), m.lineage.parent);
     }
   });
 }
@@ -55,11 +59,14 @@ int show_model(const CommandLine& line, Store& store, const ModelRef& ref) {
   auto m = store.show(ref);
   if (!m.ok()) return fail(line, m.error());
   return finish(line, to_json(*m), [&] {
-    fmt::print("{}{}\n  architecture  {}\n  parameters    {}\n  format        {}\n  size          {} ({} not shared)\n"
-               "  created       {} UTC\n  made by       {}{}\n",
-               m->ref.text(), m->current ? " (current)" : "", m->architecture, m->parameters, m->weight_format,
-               human_bytes(m->bytes), human_bytes(m->unique_bytes), date_text(m->created_unix), m->lineage.made_by,
-               m->lineage.parent.empty() ? "" : " from " + m->lineage.parent);
+    fmt::print(
+        "{}{}\n  architecture  {}\n  parameters    {}\n  format        {}\n  size          {} ({} "
+        "not shared)\n"
+        "  created       {} UTC\n  made by       {}{}\n",
+        m->ref.text(), m->current ? " (current)" : "", m->architecture, m->parameters,
+        m->weight_format, human_bytes(m->bytes), human_bytes(m->unique_bytes),
+        date_text(m->created_unix), m->lineage.made_by,
+        m->lineage.parent.empty() ? "" : " from " + m->lineage.parent);
     for (const std::string& tag : m->tags) fmt::print("  tag           {}\n", tag);
     if (!m->lineage.details.is_null()) fmt::print("{}\n", m->lineage.details.dump(2));
   });
@@ -88,13 +95,18 @@ int report(const CommandLine& line, const Status& status, const std::string& don
 
 void add_listing(CLI::App* models, CommandLine& line, Body& run) {
   models->add_subcommand("list", "Every version of every model")->callback([&line, &run] {
-    run = [&line] { return with_store(line, "", [&](Store& s, const ModelRef&) { return list_models(line, s); }); };
+    run = [&line] {
+      return with_store(line, "", [&](Store& s, const ModelRef&) { return list_models(line, s); });
+    };
   });
   auto name = std::make_shared<std::string>();
   auto* show = models->add_subcommand("show", "One model: size, lineage, measurements");
   show->add_option("model", *name)->required();
   show->callback([&line, &run, name] {
-    run = [&line, name] { return with_store(line, *name, [&](Store& s, const ModelRef& r) { return show_model(line, s, r); }); };
+    run = [&line, name] {
+      return with_store(line, *name,
+                        [&](Store& s, const ModelRef& r) { return show_model(line, s, r); });
+    };
   });
 }
 
@@ -107,7 +119,8 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
       return with_store(line, *name, [&](Store& s, const ModelRef& r) {
         auto freed = s.remove(r);
         if (!freed.ok()) return fail(line, freed.error());
-        return finish(line, Json::object({{"freed_bytes", *freed}}), [&] { fmt::print("removed {}, {} freed\n", r.text(), human_bytes(*freed)); });
+        return finish(line, Json::object({{"freed_bytes", *freed}}),
+                      [&] { fmt::print("removed {}, {} freed\n", r.text(), human_bytes(*freed)); });
       });
     };
   });
@@ -128,7 +141,9 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   rename->add_option("to", *other)->required();
   rename->callback([&line, &run, name, other] {
     run = [&line, name, other] {
-      return with_store(line, "", [&](Store& s, const ModelRef&) { return report(line, s.rename(*name, *other), *name + " is now " + *other); });
+      return with_store(line, "", [&](Store& s, const ModelRef&) {
+        return report(line, s.rename(*name, *other), *name + " is now " + *other);
+      });
     };
   });
   auto* tag = models->add_subcommand("tag", "Name a version: name@3 best");
@@ -136,14 +151,19 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   tag->add_option("tag", *other)->required();
   tag->callback([&line, &run, name, other] {
     run = [&line, name, other] {
-      return with_store(line, *name, [&](Store& s, const ModelRef& r) { return report(line, s.tag(r, *other), r.text() + " is tagged " + *other); });
+      return with_store(line, *name, [&](Store& s, const ModelRef& r) {
+        return report(line, s.tag(r, *other), r.text() + " is tagged " + *other);
+      });
     };
   });
-  auto* use = models->add_subcommand("use", "Point the name at a version (roll back or forward): name@2");
+  auto* use =
+      models->add_subcommand("use", "Point the name at a version (roll back or forward): name@2");
   use->add_option("model", *name)->required();
   use->callback([&line, &run, name] {
     run = [&line, name] {
-      return with_store(line, *name, [&](Store& s, const ModelRef& r) { return report(line, s.point(r), r.name + " points to " + r.text()); });
+      return with_store(line, *name, [&](Store& s, const ModelRef& r) {
+        return report(line, s.point(r), r.name + " points to " + r.text());
+      });
     };
   });
 }
@@ -152,18 +172,22 @@ int import_model(const CommandLine& line, const std::string& directory, const st
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
   ProgressBar bar(line.progress_wanted(), "import");
-  auto ref = (*node)->import_directory(directory, name, [&](double f) { bar.update(f); }, line.cancel);
+  auto ref = (*node)->import_directory(
+      directory, name, [&](double f) { bar.update(f); }, line.cancel);
   bar.clear();
   if (!ref.ok()) return fail(line, ref.error());
-  return finish(line, Json::object({{"model", ref->text()}}), [&] { fmt::print("{}\n", ref->text()); });
+  return finish(line, Json::object({{"model", ref->text()}}),
+                [&] { fmt::print("{}\n", ref->text()); });
 }
 
-int export_model(const CommandLine& line, const std::string& model, const std::string& directory, bool keep_quantised) {
+int export_model(const CommandLine& line, const std::string& model, const std::string& directory,
+                 bool keep_quantised) {
   auto ref = ModelRef::parse(model);
   if (!ref.ok()) return fail(line, ref.error());
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
-  return report(line, (*node)->export_directory(*ref, directory, keep_quantised), model + " written to " + directory);
+  return report(line, (*node)->export_directory(*ref, directory, keep_quantised),
+                model + " written to " + directory);
 }
 
 void add_transfer(CLI::App* models, CommandLine& line, Body& run) {
@@ -173,28 +197,37 @@ void add_transfer(CLI::App* models, CommandLine& line, Body& run) {
   };
   auto a = std::make_shared<Arguments>();
   auto* import = models->add_subcommand("import", "Take in a Hugging Face model directory");
-  import->add_option("directory", a->first, "With config.json, tokenizer.json, *.safetensors")->required();
+  import->add_option("directory", a->first, "With config.json, tokenizer.json, *.safetensors")
+      ->required();
   import->add_option("--name", a->second, "Name in the store")->required();
-  import->callback([&line, &run, a] { run = [&line, a] { return import_model(line, a->first, a->second); }; });
-  auto b = std::make_shared<Arguments>();
-  auto* exporting = models->add_subcommand("export", "Write a directory that transformers loads");
-  exporting->add_option("model", b->first)->required();
-  exporting->add_option("directory", b->second)->required();
-  exporting->add_flag("--keep-quantised", b->keep_quantised, "Keep quantised matrices as they are (only FastServe reads them)");
-  exporting->callback([&line, &run, b] { run = [&line, b] { return export_model(line, b->first, b->second, b->keep_quantised); }; });
-}
+  import->callback([&line, &run, a] { run = [&line, a] { return import_model(line, a->first, a->second);
+};
+}  // namespace
+);
+auto b = std::make_shared<Arguments>();
+auto* exporting = models->add_subcommand("export", "Write a directory that transformers loads");
+exporting->add_option("model", b->first)->required();
+exporting->add_option("directory", b->second)->required();
+exporting->add_flag("--keep-quantised", b->keep_quantised,
+                    "Keep quantised matrices as they are (only FastServe reads them)");
+exporting->callback([&line, &run, b] {
+  run = [&line, b] { return export_model(line, b->first, b->second, b->keep_quantised); };
+});
+}  // namespace fastserve
 
 }  // namespace
 
 void add_models_command(CLI::App& app, CommandLine& line, Body& run) {
-  auto* models = app.add_subcommand("models", "List, show, verify, rename, tag, remove, import and export models");
+  auto* models = app.add_subcommand(
+      "models", "List, show, verify, rename, tag, remove, import and export models");
   models->require_subcommand(1);
   models->fallthrough();
   add_listing(models, line, run);
   add_changes(models, line, run);
   add_transfer(models, line, run);
-  models->footer("Examples:\n  fsctl models list\n  fsctl models import ./Qwen2.5-0.5B --name qwen\n"
-                 "  fsctl models use poems@2\n  fsctl models export poems ./poems-hf");
+  models->footer(
+      "Examples:\n  fsctl models list\n  fsctl models import ./Qwen2.5-0.5B --name qwen\n"
+      "  fsctl models use poems@2\n  fsctl models export poems ./poems-hf");
 }
 
 }  // namespace fastserve

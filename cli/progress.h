@@ -8,8 +8,8 @@
 
 namespace fastserve {
 
-/// Draws "label [#####     ] 42 %  detail  ETA 0:12" on stderr, at most ten times a second, and wipes
-/// it when destroyed. Silent when not `shown`. Threads: one caller at a time.
+/// Draws "label [#####     ] 42 %  detail  ETA 0:12" on stderr, at most ten times a second, and
+/// wipes it when destroyed. Silent when not `shown`. Threads: one caller at a time.
 class ProgressBar {
  public:
   ProgressBar(bool shown, std::string label);

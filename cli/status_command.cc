@@ -16,16 +16,22 @@ int server_status(const CommandLine& line, const std::string& address) {
   if (!client.ok()) return fail(line, client.error());
   auto health = (*client)->health();
   if (!health.ok()) return fail(line, health.error());
-  const Json document = Json::object({{"ready", health->ready}, {"running", health->running},
-                                      {"queued", health->queued}, {"kv_blocks_free", health->kv_blocks_free},
-                                      {"kv_blocks", health->kv_blocks}, {"tokens_generated", health->tokens_generated},
+  const Json document = Json::object({{"ready", health->ready},
+                                      {"running", health->running},
+                                      {"queued", health->queued},
+                                      {"kv_blocks_free", health->kv_blocks_free},
+                                      {"kv_blocks", health->kv_blocks},
+                                      {"tokens_generated", health->tokens_generated},
                                       {"requests_finished", health->requests_finished},
-                                      {"uptime_seconds", health->uptime_seconds}, {"device", health->device}});
+                                      {"uptime_seconds", health->uptime_seconds},
+                                      {"device", health->device}});
   return finish(line, document, [&] {
-    fmt::print("{} on {}: {} running, {} queued, {} of {} KV blocks free, {} tokens in {} requests, up {:.0f} s\n",
-               health->ready ? "ready" : "not ready", health->device, health->running, health->queued,
-               health->kv_blocks_free, health->kv_blocks, health->tokens_generated, health->requests_finished,
-               health->uptime_seconds);
+    fmt::print(
+        "{} on {}: {} running, {} queued, {} of {} KV blocks free, {} tokens in {} requests, up "
+        "{:.0f} s\n",
+        health->ready ? "ready" : "not ready", health->device, health->running, health->queued,
+        health->kv_blocks_free, health->kv_blocks, health->tokens_generated,
+        health->requests_finished, health->uptime_seconds);
   });
 }
 
@@ -41,15 +47,20 @@ int local_status(const CommandLine& line) {
   auto free = free_space((*node)->options().root);
   uint64_t bytes = 0;
   for (const ModelInfo& m : *models) bytes += m.unique_bytes;
-  const int64_t unfinished = std::count_if(jobs->begin(), jobs->end(), [](const JobInfo& j) { return j.state != "finished"; });
-  const Json document = Json::object({{"store", (*node)->options().root.string()}, {"versions", models->size()},
-                                      {"unique_bytes", bytes}, {"free_bytes", free.ok() ? *free : 0},
-                                      {"jobs", jobs->size()}, {"unfinished_jobs", unfinished},
+  const int64_t unfinished = std::count_if(jobs->begin(), jobs->end(),
+                                           [](const JobInfo& j) { return j.state != "finished"; });
+  const Json document = Json::object({{"store", (*node)->options().root.string()},
+                                      {"versions", models->size()},
+                                      {"unique_bytes", bytes},
+                                      {"free_bytes", free.ok() ? *free : 0},
+                                      {"jobs", jobs->size()},
+                                      {"unfinished_jobs", unfinished},
                                       {"lanes", (*node)->options().lanes}});
   return finish(line, document, [&] {
-    fmt::print("store   {} ({} free)\nmodels  {} versions\njobs    {} ({} unfinished)\nlanes   {}\n",
-               (*node)->options().root.string(), free.ok() ? human_bytes(*free) : "?", models->size(), jobs->size(),
-               unfinished, (*node)->options().lanes);
+    fmt::print(
+        "store   {} ({} free)\nmodels  {} versions\njobs    {} ({} unfinished)\nlanes   {}\n",
+        (*node)->options().root.string(), free.ok() ? human_bytes(*free) : "?", models->size(),
+        jobs->size(), unfinished, (*node)->options().lanes);
   });
 }
 
@@ -61,7 +72,9 @@ void add_status_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("--connect", *address, "HOST:PORT of a deployment");
   c->footer("Example:\n  fsctl status --connect 127.0.0.1:8080 --json");
   c->callback([&line, &run, address] {
-    run = [&line, address] { return address->empty() ? local_status(line) : server_status(line, *address); };
+    run = [&line, address] {
+      return address->empty() ? local_status(line) : server_status(line, *address);
+    };
   });
 }
 

@@ -30,19 +30,24 @@ int run_training(const CommandLine& line, const TrainRequest& request) {
   if (!node.ok()) return fail(line, node.error());
   ProgressBar bar(line.progress_wanted(), "train");
   const auto progress = [&](const TrainUpdate& u) {
-    const double fraction = u.steps > 0 ? static_cast<double>(u.step) / static_cast<double>(u.steps) : 0;
-    const std::string validation = u.validation_loss > 0 ? fmt::format("  val {:.4f}", u.validation_loss) : "";
-    bar.update(fraction, fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tok/s", u.step, u.steps, u.loss, validation,
-                                     u.tokens_per_second), u.eta_seconds);
+    const double fraction =
+        u.steps > 0 ? static_cast<double>(u.step) / static_cast<double>(u.steps) : 0;
+    const std::string validation =
+        u.validation_loss > 0 ? fmt::format("  val {:.4f}", u.validation_loss) : "";
+    bar.update(fraction,
+               fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tok/s", u.step, u.steps, u.loss,
+                           validation, u.tokens_per_second),
+               u.eta_seconds);
   };
   auto result = (*node)->train(request, progress, line.cancel);
   bar.clear();
   if (!result.ok()) return fail(line, result.error());
   return finish(line, to_json(*result), [&] {
-    fmt::print("{}: {} steps, {} tokens in {} ({:.0f} tokens/s); loss {:.4f}, validation {:.4f}{}\n",
-               result->model.text(), result->steps, result->tokens, clock_text(result->seconds),
-               result->tokens_per_second, result->train_loss, result->validation_loss,
-               result->stopped_early ? ", stopped early" : "");
+    fmt::print(
+        "{}: {} steps, {} tokens in {} ({:.0f} tokens/s); loss {:.4f}, validation {:.4f}{}\n",
+        result->model.text(), result->steps, result->tokens, clock_text(result->seconds),
+        result->tokens_per_second, result->train_loss, result->validation_loss,
+        result->stopped_early ? ", stopped early" : "");
   });
 }
 
@@ -51,44 +56,53 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   auto request = std::make_shared<TrainRequest>();
   auto precision = std::make_shared<std::string>();
   TrainRequest& r = *request;
-  c->add_option("--data", r.data, "Folder or file: .txt, .md, .jsonl with a \"text\" field, or token shards");
+  c->add_option("--data", r.data,
+                "Folder or file: .txt, .md, .jsonl with a \"text\" field, or token shards");
   c->add_option("--model", r.model, "Name to publish under");
-  c->add_option("--preset", r.preset, "tiny, small, gpt2, llama-110m, llama-1b")->capture_default_str();
+  c->add_option("--preset", r.preset, "tiny, small, gpt2, llama-110m, llama-1b")
+      ->capture_default_str();
   c->add_option("--from", r.from, "Fine-tune this stored model instead of a preset");
   c->add_option("--resume", r.resume, "Continue an interrupted job (its id: fsctl jobs list)");
-  c->add_option("--vocab-size", r.vocab_size, "Tokens of the new tokenizer; 0: only the characters seen");
+  c->add_option("--vocab-size", r.vocab_size,
+                "Tokens of the new tokenizer; 0: only the characters seen");
   c->add_option("--batch-size", r.batch, "Sequences a step");
   c->add_option("--block", r.block, "Tokens a sequence");
   c->add_option("--steps", r.steps, "Optimiser steps");
   c->add_option("--epochs", r.epochs, "Passes over the data, instead of --steps");
   c->add_option("--accumulate", r.accumulation, "Batches summed into one step");
-  c->add_option("--microbatches", r.microbatches, "Pieces a step is cut into; part of the result's bits");
+  c->add_option("--microbatches", r.microbatches,
+                "Pieces a step is cut into; part of the result's bits");
   c->add_option("--learning-rate", r.learning_rate, "Peak learning rate");
-  c->add_option("--min-learning-rate", r.min_learning_rate, "Learning rate at the end of the cosine");
+  c->add_option("--min-learning-rate", r.min_learning_rate,
+                "Learning rate at the end of the cosine");
   c->add_option("--warmup", r.warmup_steps, "Steps of linear warm-up");
   c->add_option("--weight-decay", r.weight_decay, "Decoupled decay of matrices");
   c->add_option("--clip", r.clip_norm, "Global gradient norm; 0: no clipping");
-  c->add_option("--precision", *precision, "fp32, bf16 or fp16")->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  c->add_option("--precision", *precision, "fp32, bf16 or fp16")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   c->add_option("--seed", r.seed, "Same seed, data and settings: same bits");
   c->add_option("--evaluate-every", r.evaluate_every, "Steps between evaluations");
   c->add_option("--evaluate-sequences", r.evaluate_sequences, "Of the validation split; 0: all");
   c->add_option("--patience", r.patience, "Evaluations without improvement before stopping");
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
   c->add_option("--validation", r.validation_fraction, "Share of the text held out");
-  c->add_option("--trainers", r.placement.trainers, "Trainer actors; changes speed, never the result");
+  c->add_option("--trainers", r.placement.trainers,
+                "Trainer actors; changes speed, never the result");
   c->add_option("--shards", r.placement.shards, "Parameter-server actors");
-  c->footer("Examples:\n"
-            "  fsctl train --data texts/ --preset tiny --model poems\n"
-            "  fsctl train --data texts/ --from llama@2 --model llama-mine --epochs 3 --learning-rate 2e-5\n"
-            "  fsctl train --resume 7f3a  (after Ctrl-C or a crash: ends in the same bits)");
+  c->footer(
+      "Examples:\n"
+      "  fsctl train --data texts/ --preset tiny --model poems\n"
+      "  fsctl train --data texts/ --from llama@2 --model llama-mine --epochs 3 --learning-rate "
+      "2e-5\n"
+      "  fsctl train --resume 7f3a  (after Ctrl-C or a crash: ends in the same bits)");
   c->callback([&line, &run, request, precision] {
     run = [&line, request, precision] {
       if (*precision == "fp32") request->precision = Precision::kFloat32;
       if (*precision == "bf16") request->precision = Precision::kBFloat16;
       if (*precision == "fp16") request->precision = Precision::kFloat16;
       if (request->resume.empty() && (request->data.empty() || request->model.empty()))
-        return fail(line, {ErrorCode::kInvalidArgument, "needs --data and --model, or --resume", "train",
-                           "see fsctl train --help"});
+        return fail(line, {ErrorCode::kInvalidArgument, "needs --data and --model, or --resume",
+                           "train", "see fsctl train --help"});
       request->placement.lanes = line.lanes;
       return run_training(line, *request);
     };

@@ -15,8 +15,9 @@
 namespace fastserve {
 
 struct EncodeOptions {
-  bool add_special_tokens = false;    ///< apply the post-processor (BOS, EOS)
-  bool parse_special_tokens = true;   ///< false: special tokens in the text are plain text; other added tokens still match
+  bool add_special_tokens = false;  ///< apply the post-processor (BOS, EOS)
+  bool parse_special_tokens =
+      true;  ///< false: special tokens in the text are plain text; other added tokens still match
 };
 
 /// Byte-level BPE (GPT-2, Llama 3, Qwen2 pre-tokenisers) and SentencePiece-style BPE with byte
@@ -28,15 +29,18 @@ struct EncodeOptions {
 class Tokenizer {
  public:
   /// kCorrupt: a merge of unknown tokens, a missing merge result, no model section, broken JSON.
-  static Result<std::shared_ptr<const Tokenizer>> from_json(std::string_view tokenizer_json, const std::string& where);
+  static Result<std::shared_ptr<const Tokenizer>> from_json(std::string_view tokenizer_json,
+                                                            const std::string& where);
   static Result<std::shared_ptr<const Tokenizer>> load(const Path& tokenizer_json);
   virtual ~Tokenizer() = default;
 
   /// kInvalidArgument when the text is not UTF-8 (byte offset), or holds a character for which the
   /// vocabulary has neither token, byte nor unknown token.
-  virtual Result<std::vector<int32_t>> encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
+  virtual Result<std::vector<int32_t>> encode(std::string_view text,
+                                              const EncodeOptions& options = {}) const = 0;
   /// Bytes that do not form UTF-8 become U+FFFD. Ids outside the vocabulary decode to nothing.
-  virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const = 0;
+  virtual std::string decode(std::span<const int32_t> ids,
+                             bool skip_special_tokens = false) const = 0;
 
   virtual int vocab_size() const = 0;  ///< largest id + 1
   virtual std::optional<int32_t> token_id(std::string_view token) const = 0;
@@ -84,6 +88,7 @@ struct BpeTrainerOptions {
 /// tokens. Ties break by the lower pair of ids, so the result is the same everywhere.
 /// kInvalidArgument: a text that is not UTF-8, a vocab_size too small for the alphabet and the
 /// special tokens, a special token that is empty, repeated or already in the vocabulary.
-Result<std::string> train_bpe(std::span<const std::string_view> texts, const BpeTrainerOptions& options);
+Result<std::string> train_bpe(std::span<const std::string_view> texts,
+                              const BpeTrainerOptions& options);
 
 }  // namespace fastserve

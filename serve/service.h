@@ -21,11 +21,11 @@ struct ServedModel {
 
 struct ServerHealth {
   bool ready = false;
-  int running = 0, queued = 0;           ///< requests
+  int running = 0, queued = 0;  ///< requests
   int kv_blocks_free = 0, kv_blocks = 0;
   int64_t tokens_generated = 0, requests_finished = 0;
   double uptime_seconds = 0;
-  std::string device;                    ///< Device::description()
+  std::string device;  ///< Device::description()
 };
 
 /// Threads: every call from any thread; none blocks on the model.
@@ -46,10 +46,14 @@ class GenerateService {
 
   virtual std::vector<ServedModel> models() const = 0;
   virtual ServerHealth health() const = 0;
-  virtual Result<std::vector<int32_t>> tokenise(const std::string& model, const std::string& text, bool add_special_tokens) const = 0;
-  virtual Result<std::string> detokenise(const std::string& model, std::span<const int32_t> tokens) const = 0;
+  virtual Result<std::vector<int32_t>> tokenise(const std::string& model, const std::string& text,
+                                                bool add_special_tokens) const = 0;
+  virtual Result<std::string> detokenise(const std::string& model,
+                                         std::span<const int32_t> tokens) const = 0;
   /// The chat template applied, or a plain fallback when the model has none.
-  virtual Result<std::string> format_chat(const std::string& model, std::span<const std::pair<std::string, std::string>> role_and_content) const = 0;
+  virtual Result<std::string> format_chat(
+      const std::string& model,
+      std::span<const std::pair<std::string, std::string>> role_and_content) const = 0;
 };
 
 }  // namespace fastserve

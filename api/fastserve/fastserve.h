@@ -50,45 +50,46 @@ struct TrainStatus {
 };
 
 struct TrainOptions {
-  std::string data_path;         ///< folder or file: .txt, .md, .jsonl ("text"), or token shards
-  int batch_size = 0;            ///< sequences a step; 0: the preset's
-  double epochs = 0;             ///< passes over the data; 0: the preset's steps
-  int64_t steps = 0;             ///< optimiser steps; over epochs when set
-  std::string preset = "tiny";   ///< tiny, small, gpt2, llama-110m, llama-1b
-  std::string from;              ///< fine-tune this stored model instead of a preset
-  int block = 0;                 ///< tokens a sequence; 0: the preset's
-  double learning_rate = 0;      ///< 0: the preset's
-  std::string precision;         ///< fp32, bf16, fp16; empty: the preset's
-  uint64_t seed = 1337;          ///< same seed, data and settings: same bits, however many trainers
-  int trainers = 0;              ///< trainer actors; 0: chosen
-  int microbatches = 0;          ///< a step is cut into; 0: chosen
-  int patience = 0;              ///< evaluations without improvement before stopping; 0: never
-  int accumulation = 1;          ///< batches summed into one step
-  std::string resume;            ///< id of an interrupted job: continue it; other fields are ignored
-  std::function<void(const TrainStatus&)> on_progress;  ///< from another thread, a few times a second
+  std::string data_path;        ///< folder or file: .txt, .md, .jsonl ("text"), or token shards
+  int batch_size = 0;           ///< sequences a step; 0: the preset's
+  double epochs = 0;            ///< passes over the data; 0: the preset's steps
+  int64_t steps = 0;            ///< optimiser steps; over epochs when set
+  std::string preset = "tiny";  ///< tiny, small, gpt2, llama-110m, llama-1b
+  std::string from;             ///< fine-tune this stored model instead of a preset
+  int block = 0;                ///< tokens a sequence; 0: the preset's
+  double learning_rate = 0;     ///< 0: the preset's
+  std::string precision;        ///< fp32, bf16, fp16; empty: the preset's
+  uint64_t seed = 1337;         ///< same seed, data and settings: same bits, however many trainers
+  int trainers = 0;             ///< trainer actors; 0: chosen
+  int microbatches = 0;         ///< a step is cut into; 0: chosen
+  int patience = 0;             ///< evaluations without improvement before stopping; 0: never
+  int accumulation = 1;         ///< batches summed into one step
+  std::string resume;           ///< id of an interrupted job: continue it; other fields are ignored
+  std::function<void(const TrainStatus&)>
+      on_progress;                          ///< from another thread, a few times a second
   const std::atomic<bool>* stop = nullptr;  ///< set it to stop at the next step, with a checkpoint
 };
 
 struct TrainReport {
-  std::string model;       ///< "name@version" that was published
+  std::string model;  ///< "name@version" that was published
   std::string job;
   int64_t steps = 0, tokens = 0;
   double train_loss = 0, validation_loss = 0;
   double seconds = 0, tokens_per_second = 0;
   bool stopped_early = false;
-  uint64_t peak_bytes = 0;      ///< of weights, gradients, optimiser and activations together
-  uint64_t weights_hash = 0;    ///< equal for equal bits
+  uint64_t peak_bytes = 0;    ///< of weights, gradients, optimiser and activations together
+  uint64_t weights_hash = 0;  ///< equal for equal bits
 };
 
 struct CompressOptions {
-  std::string weights = "int8";     ///< bf16, f16, int8, int8-g32, int8-g128, int4-g32, int4-g128
-  std::string prune = "none";       ///< none, magnitude, wanda, 2:4, wanda-2:4, neurons
-  double sparsity = 0;              ///< fraction removed, for magnitude, wanda and neurons
+  std::string weights = "int8";  ///< bf16, f16, int8, int8-g32, int8-g128, int4-g32, int4-g128
+  std::string prune = "none";    ///< none, magnitude, wanda, 2:4, wanda-2:4, neurons
+  double sparsity = 0;           ///< fraction removed, for magnitude, wanda and neurons
   double max_perplexity_increase = 0;  ///< e.g. 0.01 = 1 %; 0: no bound
   double max_perplexity = 0;           ///< 0: no bound
   uint64_t max_bytes = 0;              ///< 0: no bound
-  std::string data_path;            ///< calibration and held-out text; empty: what the model was trained on
-  std::string to;                   ///< name to publish under; empty: a new version of the same name
+  std::string data_path;  ///< calibration and held-out text; empty: what the model was trained on
+  std::string to;         ///< name to publish under; empty: a new version of the same name
   std::function<void(const std::string& stage, double fraction)> on_progress;
   const std::atomic<bool>* stop = nullptr;
 };
@@ -101,12 +102,12 @@ struct CompressReport {
 };
 
 struct DeployOptions {
-  int port = 8080;                    ///< 0: any free one
+  int port = 8080;  ///< 0: any free one
   std::string address = "127.0.0.1";
-  bool allow_remote = false;          ///< required for an address that is not loopback
-  std::string weights;                ///< format for weights stored as floats; empty: bf16
-  int context_tokens = 0;             ///< tokens of KV cache over all requests; 0: chosen
-  int max_queue = 256;                ///< requests waiting before new ones are refused
+  bool allow_remote = false;  ///< required for an address that is not loopback
+  std::string weights;        ///< format for weights stored as floats; empty: bf16
+  int context_tokens = 0;     ///< tokens of KV cache over all requests; 0: chosen
+  int max_queue = 256;        ///< requests waiting before new ones are refused
 };
 
 struct GenerateOptions {

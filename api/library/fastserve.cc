@@ -54,8 +54,10 @@ TrainRequest to_request(const std::string& model, const TrainOptions& o) {
   if (o.microbatches > 0) r.microbatches = o.microbatches;
   if (o.accumulation > 1) r.accumulation = o.accumulation;
   if (o.patience > 0) r.patience = o.patience;
-  if (o.steps > 0) r.steps = o.steps;
-  else if (o.epochs > 0) r.epochs = o.epochs;
+  if (o.steps > 0)
+    r.steps = o.steps;
+  else if (o.epochs > 0)
+    r.epochs = o.epochs;
   if (o.learning_rate > 0) r.learning_rate = o.learning_rate;
   if (!o.precision.empty()) r.precision = parse_precision(o.precision);
   r.seed = o.seed;
@@ -87,7 +89,8 @@ class FastServe::State {
     node.root = options.store_path;
     node.lanes = options.lanes;
     if (options.on_log)
-      node.log = Log([sink = options.on_log](LogLevel, std::string_view line) { sink(std::string(line)); });
+      node.log = Log(
+          [sink = options.on_log](LogLevel, std::string_view line) { sink(std::string(line)); });
     node_ = value_or_raise(Node::create(std::move(node)));
   }
 
@@ -133,12 +136,17 @@ TrainReport FastServe::train(const TrainOptions& options) {
   const auto progress = [&](const TrainUpdate& u) {
     stop.look();
     if (!options.on_progress) return;
-    options.on_progress({u.step, u.steps, u.loss, u.validation_loss, u.learning_rate, u.gradient_norm,
-                         u.tokens_per_second, u.eta_seconds});
+    options.on_progress({u.step, u.steps, u.loss, u.validation_loss, u.learning_rate,
+                         u.gradient_norm, u.tokens_per_second, u.eta_seconds});
   };
-  const TrainResult r = value_or_raise(state_->node().train(to_request(state_->model(), options), progress, stop.flag()));
-  return {r.model.text(), r.job, r.steps, r.tokens, r.train_loss, r.validation_loss, r.seconds,
-          r.tokens_per_second, r.stopped_early, r.peak_bytes, r.weights_hash};
+  const TrainResult r = value_or_raise(
+      state_->node().train(to_request(state_->model(), options), progress, stop.flag()));
+  return {r.model.text(),  r.job,
+          r.steps,         r.tokens,
+          r.train_loss,    r.validation_loss,
+          r.seconds,       r.tokens_per_second,
+          r.stopped_early, r.peak_bytes,
+          r.weights_hash};
 }
 
 CompressReport FastServe::compress(const CompressOptions& options) {
@@ -158,8 +166,9 @@ CompressReport FastServe::compress(const CompressOptions& options) {
     if (options.on_progress) options.on_progress(std::string(stage), fraction);
   };
   const CompressResult r = value_or_raise(state_->node().compress(request, progress, stop.flag()));
-  return {r.model.text(), r.before.bytes, r.after.bytes, r.before.perplexity, r.after.perplexity,
-          r.before.tokens_per_second, r.after.tokens_per_second};
+  return {r.model.text(),           r.before.bytes,     r.after.bytes,
+          r.before.perplexity,      r.after.perplexity, r.before.tokens_per_second,
+          r.after.tokens_per_second};
 }
 
 void FastServe::deploy(const DeployOptions& options) { state_->deploy(options, true); }
@@ -171,8 +180,8 @@ void FastServe::stop() { state_->stop(); }
 Generation FastServe::generate(const std::string& prompt, const GenerateOptions& options) {
   if (state_->deployment() == nullptr) state_->deploy({}, false);
   const CancelFlag never;
-  Answer a = value_or_raise(generate_and_wait(state_->deployment()->service(), to_request(prompt, options),
-                                              options.on_text, never));
+  Answer a = value_or_raise(generate_and_wait(state_->deployment()->service(),
+                                              to_request(prompt, options), options.on_text, never));
   Generation g{std::move(a.text), {}, finish_reason_name(a.finish), a.prompt_tokens};
   for (const GeneratedToken& token : a.tokens) g.tokens.push_back(token.token);
   return g;
@@ -180,7 +189,8 @@ Generation FastServe::generate(const std::string& prompt, const GenerateOptions&
 
 std::string FastServe::import_model(const std::string& directory) {
   const CancelFlag never;
-  return value_or_raise(state_->node().import_directory(directory, state_->model(), {}, never)).text();
+  return value_or_raise(state_->node().import_directory(directory, state_->model(), {}, never))
+      .text();
 }
 
 void FastServe::export_model(const std::string& directory) {

@@ -2,10 +2,12 @@
 //   embed DATA_DIR WORK_DIR
 #include <fastserve/fastserve.h>
 
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -43,6 +45,9 @@ int main(int argc, char** argv) {
   try {
     const int before = thread_count();
     train_and_serve(argv[1], argv[2]);
+    // A thread that has ended is still listed while the kernel takes it down: look more than once.
+    for (int look = 0; look < 200 && thread_count() != before; look++)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     if (thread_count() != before) {
       std::fprintf(stderr, "threads were left behind: %d, then %d\n", before, thread_count());
       return 1;

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "train/fake_backend.h"
+#include "tests/thread_count.h"
 
 using namespace fastserve;
 
@@ -56,11 +57,6 @@ TrainOutcome run(TrainingSystem::Config config) {
   auto outcome = (*system)->wait();
   REQUIRE(outcome.ok());
   return std::move(*outcome);
-}
-
-size_t threads() {
-  const auto tasks = std::filesystem::directory_iterator("/proc/self/task");
-  return static_cast<size_t>(std::distance(begin(tasks), end(tasks)));
 }
 
 /// Tells its watcher each time a unit begins; fails when told to.
@@ -252,24 +248,24 @@ TEST_CASE("the best weights survive a resumption") {
 }
 
 TEST_CASE("two jobs run side by side, and no thread is left of them") {
-  const size_t before = threads();
+  const size_t before = thread_count();
   {
     auto first = TrainingSystem::start(made_up_job(2, 2));
     auto second = TrainingSystem::start(made_up_job(3, 1));
     REQUIRE((first.ok() && second.ok()));
     CHECK(hash_of((*first)->wait()->weights) == hash_of((*second)->wait()->weights));
   }
-  CHECK(threads() == before);
+  CHECK(settled_thread_count(before) == before);
 }
 
 TEST_CASE("a system can be destroyed in the middle of its job") {
-  const size_t before = threads();
+  const size_t before = thread_count();
   TrainingSystem::Config config = made_up_job(3, 2);
   config.spec.steps = 1'000'000;
   auto system = TrainingSystem::start(std::move(config));
   REQUIRE(system.ok());
   *system = nullptr;
-  CHECK(threads() == before);
+  CHECK(settled_thread_count(before) == before);
 }
 
 TEST_CASE("a job that needs more memory than there is says how much") {

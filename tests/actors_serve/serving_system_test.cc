@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "model/huggingface.h"
 #include "tests/serve/fake_model.h"
+#include "tests/thread_count.h"
 
 using namespace fastserve;
 
@@ -142,13 +143,6 @@ GenerateRequest request(const std::string& prompt, int max_tokens = 8) {
   return r;
 }
 
-size_t threads() {
-  size_t n = 0;
-  for ([[maybe_unused]] const auto& task : std::filesystem::directory_iterator("/proc/self/task"))
-    ++n;
-  return n;
-}
-
 }  // namespace
 
 TEST_CASE("a request's events end with one last event") {
@@ -224,7 +218,7 @@ TEST_CASE("draining answers everything that was accepted, and takes no more") {
 }
 
 TEST_CASE("destroying the system cancels what runs and leaves no thread") {
-  const size_t before = threads();
+  const size_t before = thread_count();
   std::vector<std::unique_ptr<Listener>> listeners;
   {
     const auto one = serve(), other = serve();
@@ -233,7 +227,7 @@ TEST_CASE("destroying the system cancels what runs and leaves no thread") {
       REQUIRE((i % 2 ? one : other)->submit(request("a", 60), listeners.back()->sink()).ok());
     }
   }
-  CHECK(threads() == before);
+  CHECK(settled_thread_count(before) == before);
   for (const auto& listener : listeners) CHECK(listener->ends() == 1);
 }
 

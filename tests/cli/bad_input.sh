@@ -21,13 +21,13 @@ must_fail 12 "no-such-preset" "$fsctl" train --data "$data" --model m --preset n
 must_fail 12 "nothing" "$fsctl" train --data "$data" --from nothing --model m
 must_fail 11 "block" "$fsctl" train --data "$data" --model m --block 0
 must_fail 16 "memory" "$fsctl" train --data "$data" --model m --batch-size 1000000 --microbatches 1
-must_fail 2 "unknown" "$fsctl" trian
+must_fail 2 "subcommand" "$fsctl" trian
 must_fail 11 "needs --data" "$fsctl" train
 
 must_fail 12 "absent" "$fsctl" generate absent --prompt x
 must_fail 12 "absent" "$fsctl" compress absent
 must_fail 12 "config.json" "$fsctl" models import "$scratch/empty" --name m
-must_fail 17 "connect" "$fsctl" generate --connect 127.0.0.1:1 --prompt x
+must_fail 17 "nothing listens" "$fsctl" generate --connect 127.0.0.1:1 --prompt x
 must_fail 11 "HOST:PORT" "$fsctl" generate --connect nonsense --prompt x
 for case in unknown_model_type missing_tensor not_json; do
   cp -r "$reference/malformed/config/$case" "$scratch/$case"
