@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <rocksdb/db.h>
+#include <rocksdb/env.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
@@ -54,10 +55,39 @@ uint64_t parse_count(std::string_view text) {
   return count;
 }
 
+/// RocksDB's threads belong to the process, not to a database. They are sent home with the last
+/// database, so that a host program is left as it was; opening one calls them back.
+class BackgroundThreads {
+ public:
+  BackgroundThreads() {
+    const std::lock_guard lock(mutex());
+    users()++;
+  }
+  ~BackgroundThreads() {
+    const std::lock_guard lock(mutex());
+    if (--users() > 0) return;
+    for (const auto pool : {rocksdb::Env::LOW, rocksdb::Env::HIGH})
+      rocksdb::Env::Default()->SetBackgroundThreads(0, pool);
+  }
+  BackgroundThreads(const BackgroundThreads&) = delete;
+  BackgroundThreads& operator=(const BackgroundThreads&) = delete;
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  static int& users() {
+    static int users = 0;
+    return users;
+  }
+};
+
 class RocksCatalogue final : public Catalogue {
  public:
-  RocksCatalogue(Path root, std::unique_ptr<rocksdb::DB> database)
-      : root_(std::move(root)), database_(std::move(database)) {}
+  RocksCatalogue(Path root, std::unique_ptr<BackgroundThreads> threads,
+                 std::unique_ptr<rocksdb::DB> database)
+      : root_(std::move(root)), threads_(std::move(threads)), database_(std::move(database)) {}
 
   ~RocksCatalogue() override { database_->Close(); }
 
@@ -122,6 +152,7 @@ class RocksCatalogue final : public Catalogue {
 
  private:
   Path root_;
+  std::unique_ptr<BackgroundThreads> threads_;  // outlives the database
   std::unique_ptr<rocksdb::DB> database_;
   std::mutex commit_;
   uint64_t groups_ = 0;  // guarded by commit_
@@ -131,6 +162,7 @@ class RocksCatalogue final : public Catalogue {
 
 Result<std::unique_ptr<Catalogue>> Catalogue::open(const Path& root) {
   const Path folder = root / "catalogue";
+  auto threads = std::make_unique<BackgroundThreads>();  // before the database calls them
   rocksdb::DB* database = nullptr;
   rocksdb::Status status = rocksdb::DB::Open(
       database_options(rocksdb::WALRecoveryMode::kAbsoluteConsistency), folder, &database);
@@ -142,7 +174,8 @@ Result<std::unique_ptr<Catalogue>> Catalogue::open(const Path& root) {
                           folder, &database);
   }
   if (!status.ok()) return from_rocksdb(status, "cannot open the catalogue", folder);
-  auto catalogue = std::make_unique<RocksCatalogue>(root, std::unique_ptr<rocksdb::DB>(database));
+  auto catalogue = std::make_unique<RocksCatalogue>(root, std::move(threads),
+                                                    std::unique_ptr<rocksdb::DB>(database));
   FS_TRY(catalogue->recover());
   return std::unique_ptr<Catalogue>(std::move(catalogue));
 }
