@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "actors/compression_system.h"
 #include "api/local_node.h"
 #include "compress/compressor.h"
 #include "compress/measure.h"
@@ -110,7 +111,7 @@ Result<CompressResult> LocalNode::compress(
   hooks.progress = progress;
   hooks.cancel = &cancel;
   hooks.parallel = over_threads(options_.lanes);
-  FS_ASSIGN(const CompressedModel made, Compressor(model.bundle, hooks).run(request.spec));
+  FS_ASSIGN(const CompressedModel made, run_compression(model.bundle, hooks, request.spec));
   Json details = made.card;
   // What the text was, so that the variant can be measured again.
   for (const char* key : {"data", "spec"})

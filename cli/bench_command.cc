@@ -47,8 +47,7 @@ void add_bench_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("row", *row, "Which row; none: list them");
   c->add_option("--seconds", *seconds, "About how long to measure")->capture_default_str();
   c->footer(
-      "Examples:\n  fsctl bench\n  fsctl bench decode-110m --json\nAgainst a peer, side by side: "
-      "bench/compare ROW");
+      "Examples:\n  fsctl bench\n  fsctl bench decode-110m --json");
   c->callback([&line, &run, row, seconds] {
     run = [&line, row, seconds] {
       return row->empty() ? list_rows(line) : run_row(line, *row, *seconds);
