@@ -11,10 +11,10 @@
 #include <optional>
 #include <thread>
 
+#include "net/socket.h"
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
 #include "rpc/receiving.h"
-#include "rpc/socket.h"
 
 namespace fastserve {
 namespace {
@@ -27,6 +27,11 @@ Error no_answer(const std::string& endpoint, Nanoseconds timeout) {
       ErrorCode::kDeadlineExceeded,
       fmt::format("gave no answer within {:.3g} s", std::chrono::duration<double>(timeout).count()),
       endpoint, "see whether the server still runs, and is a fastserve server"};
+}
+
+template <class T>
+kj::Promise<Result<T>> refusal(const Status& status) {
+  return Result<T>(status.error());
 }
 
 /// One answer on its way from the loop's thread to the caller's.
@@ -98,7 +103,7 @@ class ConnectedClient final : public RpcClient {
                                         bool add_special_tokens) override;
   Result<std::string> detokenise(const std::string& model,
                                  std::span<const int32_t> tokens) override;
-  Result<std::string> format_chat(
+  Result<ChatPrompt> format_chat(
       const std::string& model,
       std::span<const std::pair<std::string, std::string>> role_and_content) override;
   Status generate(const GenerateRequest& request, const OnEvent& on_event,
@@ -109,6 +114,7 @@ class ConnectedClient final : public RpcClient {
   void run(Socket socket, std::promise<void> started);
   void start_generation(const GenerateRequest& request,
                         const std::shared_ptr<Receiving>& receiving);
+  void probe(const std::shared_ptr<Receiving>& receiving);
   Status receive(Receiving& receiving, const std::shared_ptr<Receiving>& shared,
                  const OnEvent& on_event, const CancelFlag* cancel);
 
@@ -216,6 +222,7 @@ Result<std::vector<int32_t>> ConnectedClient::tokenise(const std::string& model,
     tokenise.setModel(to_text(model));
     tokenise.setText(to_text(text));
     tokenise.setAddSpecialTokens(add_special_tokens);
+    if (Status fits = check_size(tokenise, "text"); !fits.ok()) return refusal<Tokens>(fits);
     return tokenise.send().then([](auto&& reply) -> Result<Tokens> {
       if (reply.hasError()) return read_error(reply.getError());
       Tokens tokens;
@@ -233,6 +240,8 @@ Result<std::string> ConnectedClient::detokenise(const std::string& model,
     detokenise.setModel(to_text(model));
     auto list = detokenise.initTokens(static_cast<unsigned>(tokens.size()));
     for (unsigned i = 0; i < tokens.size(); i++) list.set(i, tokens[i]);
+    if (Status fits = check_size(detokenise, "tokens"); !fits.ok())
+      return refusal<std::string>(fits);
     return detokenise.send().then([](auto&& reply) -> Result<std::string> {
       if (reply.hasError()) return read_error(reply.getError());
       return to_string(reply.getText());
@@ -240,11 +249,11 @@ Result<std::string> ConnectedClient::detokenise(const std::string& model,
   });
 }
 
-Result<std::string> ConnectedClient::format_chat(
+Result<ChatPrompt> ConnectedClient::format_chat(
     const std::string& model,
     std::span<const std::pair<std::string, std::string>> role_and_content) {
   using Messages = std::vector<std::pair<std::string, std::string>>;
-  return call<std::string>(
+  return call<ChatPrompt>(
       [model, messages = Messages(role_and_content.begin(), role_and_content.end())](
           wire::FastServe::Client& service) {
         auto format = service.formatChatRequest();
@@ -254,9 +263,13 @@ Result<std::string> ConnectedClient::format_chat(
           list[i].setRole(to_text(messages[i].first));
           list[i].setContent(to_text(messages[i].second));
         }
-        return format.send().then([](auto&& reply) -> Result<std::string> {
+        if (Status fits = check_size(format, "messages"); !fits.ok())
+          return refusal<ChatPrompt>(fits);
+        return format.send().then([](auto&& reply) -> Result<ChatPrompt> {
           if (reply.hasError()) return read_error(reply.getError());
-          return to_string(reply.getPrompt());
+          ChatPrompt prompt{to_string(reply.getPrompt()), {}};
+          for (const auto stop : reply.getStop()) prompt.stop.push_back(to_string(stop));
+          return prompt;
         });
       });
 }
@@ -267,6 +280,8 @@ void ConnectedClient::start_generation(const GenerateRequest& request,
   loop_->receiving.push_back(receiving);
   auto generate = loop_->service.generateRequest();
   write_request(generate.initRequest(), request);
+  if (Status fits = check_size(generate, "prompt"); !fits.ok())
+    return receiving->fail(std::move(fits).error());
   generate.setSink(kj::heap<SinkServer>(receiving));
   loop_->tasks.add(generate.send().then(
       [receiving](auto&& reply) {
@@ -299,11 +314,17 @@ Status ConnectedClient::generate(const GenerateRequest& request, const OnEvent& 
 Status ConnectedClient::receive(Receiving& receiving, const std::shared_ptr<Receiving>& shared,
                                 const OnEvent& on_event, const CancelFlag* cancel) {
   using Time = std::chrono::steady_clock;
-  Time::time_point give_up = Time::now() + timeout_;  // for the answer, later for a cancel's effect
-  bool answered = false, cancelling = false;
+  // The request's answer, a cancel's effect and a probe's answer come within the timeout. A quiet
+  // request may be waiting its turn: then the server is asked whether it is there.
+  Time::time_point heard = Time::now();
+  bool answered = false, cancelling = false, probing = false;
   for (;;) {
-    const bool waits_for_answer = !answered || cancelling;
-    if (waits_for_answer && Time::now() >= give_up) return no_answer(endpoint_, timeout_);
+    if (Time::now() - heard >= timeout_) {
+      if (!answered || cancelling || probing) return no_answer(endpoint_, timeout_);
+      probing = true;
+      heard = Time::now();
+      mailbox_->post([this, shared] { probe(shared); });
+    }
     auto news = receiving.wait(kLookAtCancel);
     answered = answered || news.answered || news.event;
     if (news.failure) return std::move(*news.failure);
@@ -313,13 +334,23 @@ Status ConnectedClient::receive(Receiving& receiving, const std::shared_ptr<Rece
       on_event(std::move(*news.event));
       if (last) return error ? Status(std::move(*error)) : Status();
     }
+    if (news.alive && !cancelling) {
+      heard = Time::now();
+      probing = false;
+    }
     if (news.release) mailbox_->post([shared] { shared->release(); });
     if (cancel != nullptr && cancel->raised() && !cancelling) {
       cancelling = true;
-      give_up = Time::now() + timeout_;
+      heard = Time::now();
       mailbox_->post([shared] { shared->cancel(); });
     }
   }
+}
+
+/// On the loop's thread.
+void ConnectedClient::probe(const std::shared_ptr<Receiving>& receiving) {
+  loop_->tasks.add(loop_->service.healthRequest().send().then(
+      [receiving](auto&&) { receiving->sign_of_life(); }));
 }
 
 }  // namespace

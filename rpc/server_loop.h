@@ -9,17 +9,16 @@
 #include <memory>
 #include <vector>
 
+#include "net/socket.h"
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
 #include "rpc/request_stream.h"
 #include "rpc/server.h"
-#include "rpc/socket.h"
 #include "rpc/watched_stream.h"
 
 namespace fastserve {
 
-/// Messages of 4 MiB, 16 levels deep.
-inline constexpr capnp::ReaderOptions kReaderOptions{(uint64_t{4} << 20) / sizeof(capnp::word), 16};
+inline constexpr capnp::ReaderOptions kReaderOptions{kMostMessageWords, /*nestingLimit=*/16};
 
 /// What the calls of one connection share.
 struct Connection {
@@ -64,7 +63,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
     tasks_.add(accept());
     tasks_.add(watch_silence());
     tasks_.add(mailbox_->run(io.unixEventPort));
-    stop.wait(io.waitScope);
+    stop.then([this]() { return say_farewell(); }).wait(io.waitScope);
   }
 
   /// Queues a request for the connection; its events go to the sink.
@@ -87,8 +86,11 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   void add(kj::Own<kj::AsyncIoStream> stream);
   void close(uint64_t connection);
   kj::Promise<void> watch_silence();
+  kj::Promise<void> say_farewell();
+  void end_farewell_if_all_heard();
   bool silent_for_too_long(uint64_t id, Connection& connection) const;
   size_t requests_of(uint64_t connection) const;
+  bool engine_owes(uint64_t connection) const;
   void deliver(uint64_t key, std::vector<GenerateEvent> events);
 
   struct Running {
@@ -106,6 +108,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   uint64_t next_key_ = 1;
   std::map<uint64_t, kj::Own<Connection>> connections_;
   std::map<uint64_t, Running> running_;
+  kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> farewell_;  // set while the server goes
   kj::TaskSet tasks_;
 };
 

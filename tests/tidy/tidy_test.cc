@@ -16,20 +16,35 @@ using fastserve::read_file;
 namespace {
 
 /// Top to bottom: a room may include only rooms after it.
-const std::vector<std::string> kRooms = {"cli",   "python", "api", "actors", "rpc", "net",    "train", "compress",
-                                         "serve", "store",  "gpu", "cpu",    "model", "schema", "base"};
+const std::vector<std::string> kRooms = {"cli", "python", "api",      "actors", "rpc",
+                                         "net", "train",  "compress", "serve",  "store",
+                                         "gpu", "cpu",    "model",    "schema", "base"};
 /// Neighbours that must not see each other although one stands above the other.
-const std::vector<std::set<std::string>> kStrangers = {{"train", "compress", "serve"},
-                                                       {"store", "serve", "train", "compress", "rpc"},
-                                                       {"gpu", "cpu"}};
+const std::vector<std::set<std::string>> kStrangers = {
+    {"train", "compress", "serve"},
+    {"store", "serve", "train", "compress", "rpc"},
+    {"net", "train", "compress", "serve", "store"},
+    {"gpu", "cpu"}};
 /// Prefix of a foreign header and the only rooms that may include it.
 const std::vector<std::pair<std::string, std::set<std::string>>> kForeign = {
-    {"CLI/", {"cli"}},        {"pybind11/", {"python"}},       {"caf/", {"actors"}},
-    {"capnp/", {"rpc"}},      {"kj/", {"rpc"}},                {"openssl/", {"net"}},
-    {"rocksdb/", {"store"}},  {"cuda", {"gpu"}},               {"cublas", {"gpu"}},
-    {"cudnn", {"gpu"}},       {"nccl", {"gpu"}},               {"dnnl", {"cpu"}},
-    {"oneapi/dnnl", {"cpu"}}, {"hwy/", {"cpu"}},               {"immintrin.h", {"cpu"}},
-    {"nlohmann/", {"base"}},  {"pcre2.h", {"model/tokenizer"}}, {"utf8proc.h", {"model/tokenizer"}},
+    {"CLI/", {"cli"}},
+    {"pybind11/", {"python"}},
+    {"caf/", {"actors"}},
+    {"capnp/", {"rpc"}},
+    {"kj/", {"rpc"}},
+    {"openssl/", {"net"}},
+    {"rocksdb/", {"store"}},
+    {"cuda", {"gpu"}},
+    {"cublas", {"gpu"}},
+    {"cudnn", {"gpu"}},
+    {"nccl", {"gpu"}},
+    {"dnnl", {"cpu"}},
+    {"oneapi/dnnl", {"cpu"}},
+    {"hwy/", {"cpu"}},
+    {"immintrin.h", {"cpu"}},
+    {"nlohmann/", {"base"}},
+    {"pcre2.h", {"model/tokenizer"}},
+    {"utf8proc.h", {"model/tokenizer"}},
     {"xxhash.h", {"base"}},
 };
 
@@ -72,7 +87,8 @@ bool may_include(const std::string& room, const std::string& other) {
   if (room == other) return true;
   for (const auto& strangers : kStrangers)
     // store is closed to the rooms above it except through actors and api; rpc sees serve only.
-    if (strangers.contains(room) && strangers.contains(other) && !(room == "rpc" && other == "serve"))
+    if (strangers.contains(room) && strangers.contains(other) &&
+        !(room == "rpc" && other == "serve"))
       return false;
   return level(room) < level(other);
 }
@@ -83,7 +99,9 @@ TEST_CASE("includes point down the table of rooms only") {
   for (const Source& source : sources())
     for (const std::string& include : includes(source)) {
       const std::string other = include.substr(0, include.find('/'));
-      if (include.find('/') == std::string::npos || level(other) == static_cast<long>(kRooms.size())) continue;
+      if (include.find('/') == std::string::npos ||
+          level(other) == static_cast<long>(kRooms.size()))
+        continue;
       CHECK_MESSAGE(may_include(source.room, other), source.path << " includes " << include);
     }
 }
@@ -104,18 +122,21 @@ TEST_CASE("the public header shows no foreign type") {
   const fs::path header = fs::path(FASTSERVE_SOURCE_DIR) / "api/fastserve/fastserve.h";
   if (!fs::exists(header)) return;
   for (const std::string& include : includes({"", "", [&] {
-         std::vector<std::string> lines;
-         std::istringstream text(read_file(header).value());
-         for (std::string line; std::getline(text, line);) lines.push_back(line);
-         return lines;
-       }()}))
+                                                std::vector<std::string> lines;
+                                                std::istringstream text(read_file(header).value());
+                                                for (std::string line; std::getline(text, line);)
+                                                  lines.push_back(line);
+                                                return lines;
+                                              }()}))
     CHECK_MESSAGE(include.find('/') == std::string::npos, "fastserve.h includes " << include);
 }
 
 TEST_CASE("CMake links rooms downwards only") {
-  const std::map<std::string, std::string> room_of = {
-      {"tokenizer", "model"}, {"transformer", "model"}, {"cpu_train", "cpu"},
-      {"cpu_decode", "cpu"},  {"cpu_reference", "cpu"}};
+  const std::map<std::string, std::string> room_of = {{"tokenizer", "model"},
+                                                      {"transformer", "model"},
+                                                      {"cpu_train", "cpu"},
+                                                      {"cpu_decode", "cpu"},
+                                                      {"cpu_reference", "cpu"}};
   const auto room = [&](const std::string& target) {
     const auto it = room_of.find(target);
     return it == room_of.end() ? target : it->second;
@@ -127,13 +148,16 @@ TEST_CASE("CMake links rooms downwards only") {
     for (const auto& entry : fs::recursive_directory_iterator(folder)) {
       if (entry.path().filename() != "CMakeLists.txt") continue;
       const std::string text = read_file(entry.path()).value();
-      for (auto it = std::sregex_iterator(text.begin(), text.end(), pattern); it != std::sregex_iterator(); ++it) {
+      for (auto it = std::sregex_iterator(text.begin(), text.end(), pattern);
+           it != std::sregex_iterator(); ++it) {
         std::istringstream words((*it)[2]);
         bool uses = false;
         for (std::string word; words >> word;) {
-          if (word == "USES" || word == "LIBRARIES") uses = word == "USES";
+          if (word == "USES" || word == "LIBRARIES")
+            uses = word == "USES";
           else if (uses)
-            CHECK_MESSAGE(may_include(room((*it)[1]), room(word)), entry.path().string() << ": " << word);
+            CHECK_MESSAGE(may_include(room((*it)[1]), room(word)), entry.path().string()
+                                                                       << ": " << word);
         }
       }
     }
@@ -143,7 +167,8 @@ TEST_CASE("CMake links rooms downwards only") {
 TEST_CASE("files fit a head, lines fit a screen, and no path of a machine is in them") {
   const std::regex machine_path(R"((/root/|/home/[a-z]|/work/|/tmp/[a-z]+-[a-z0-9]{6,}))");
   for (const Source& source : sources()) {
-    CHECK_MESSAGE(source.lines.size() <= 400, source.path << " has " << source.lines.size() << " lines");
+    CHECK_MESSAGE(source.lines.size() <= 400,
+                  source.path << " has " << source.lines.size() << " lines");
     for (size_t i = 0; i < source.lines.size(); i++) {
       // Links cannot be broken; everything else can.
       if (source.lines[i].find("http") == std::string::npos)
@@ -154,9 +179,11 @@ TEST_CASE("files fit a head, lines fit a screen, and no path of a machine is in 
 }
 
 TEST_CASE("no folder hides behind a name that says nothing") {
-  const std::set<std::string> empty_words = {"utils", "util", "helpers", "helper", "common", "manager", "misc"};
+  const std::set<std::string> empty_words = {"utils",  "util",    "helpers", "helper",
+                                             "common", "manager", "misc"};
   for (const Source& source : sources()) {
     CHECK_MESSAGE(!empty_words.contains(fs::path(source.path).stem()), source.path);
-    for (const auto& part : fs::path(source.path)) CHECK_MESSAGE(!empty_words.contains(part), source.path);
+    for (const auto& part : fs::path(source.path))
+      CHECK_MESSAGE(!empty_words.contains(part), source.path);
   }
 }

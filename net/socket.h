@@ -26,15 +26,18 @@ class Socket {
   int fd_;
 };
 
-struct Listening {
+/// A port taken, at which nobody is let in yet.
+struct BoundPort {
   Socket socket;
   int port = 0;
   std::string endpoint;  ///< "127.0.0.1:8080", "[::1]:8080"
 };
 
-/// Listens on a numeric address or "localhost". An address that other machines can reach needs
+/// Takes a port of a numeric address or "localhost". An address that other machines can reach needs
 /// `allow_remote`.
-Result<Listening> listen_on(const std::string& address, int port, bool allow_remote);
+Result<BoundPort> bind_to(const std::string& address, int port, bool allow_remote);
+/// Lets clients in.
+Status listen_at(const BoundPort& bound);
 
 /// "host:port" as people write it.
 std::string endpoint_text(const std::string& host, int port);

@@ -1,4 +1,4 @@
-#include "rpc/socket.h"
+#include "net/socket.h"
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
@@ -46,6 +46,17 @@ Error socket_error(const std::string& what, const std::string& endpoint) {
   return {ErrorCode::kIo, fmt::format("{}: {}", what, std::strerror(errno)), endpoint, ""};
 }
 
+/// Of a bind or listen that failed.
+Error port_error(int port, const std::string& endpoint) {
+  if (errno == EADDRINUSE)
+    return Error{ErrorCode::kUnavailable, fmt::format("port {} is taken", port), endpoint,
+                 "choose another port, 0 for any free one, or stop what listens there"};
+  Error error = socket_error("cannot listen", endpoint);
+  if (errno == EACCES) error.hint = "ports below 1024 need privileges: choose a higher one";
+  if (errno == EADDRNOTAVAIL) error.hint = "this machine has no such address";
+  return error;
+}
+
 }  // namespace
 
 Socket::~Socket() {
@@ -57,7 +68,7 @@ std::string endpoint_text(const std::string& host, int port) {
                                              : fmt::format("[{}]:{}", host, port);
 }
 
-Result<Listening> listen_on(const std::string& address, int port, bool allow_remote) {
+Result<BoundPort> bind_to(const std::string& address, int port, bool allow_remote) {
   if (port < 0 || port > 65535)
     return Error{ErrorCode::kInvalidArgument, fmt::format("{} is no port", port), address,
                  "use 1 to 65535, or 0 for any free one"};
@@ -66,22 +77,14 @@ Result<Listening> listen_on(const std::string& address, int port, bool allow_rem
   if (!allow_remote && !is_loopback(found->ai_addr))
     return Error{ErrorCode::kInvalidArgument,
                  "can be reached by other machines, and the port asks for no password", address,
-                 "listen on 127.0.0.1, or allow remote clients explicitly"};
+                 "listen on 127.0.0.1, or allow remote clients explicitly (--allow-remote)"};
   const std::string endpoint = endpoint_text(numeric, port);
   Socket socket(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (socket.get() < 0) return socket_error("cannot make a socket", endpoint);
   const int one = 1;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) != 0 ||
-      ::listen(socket.get(), 128) != 0) {
-    if (errno == EADDRINUSE)
-      return Error{ErrorCode::kUnavailable, fmt::format("port {} is taken", port), endpoint,
-                   "choose another port, 0 for any free one, or stop what listens there"};
-    Error error = socket_error("cannot listen", endpoint);
-    if (errno == EACCES) error.hint = "ports below 1024 need privileges: choose a higher one";
-    if (errno == EADDRNOTAVAIL) error.hint = "this machine has no such address";
-    return error;
-  }
+  if (::bind(socket.get(), found->ai_addr, found->ai_addrlen) != 0)
+    return port_error(port, endpoint);
   sockaddr_storage bound{};
   socklen_t size = sizeof bound;
   if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0)
@@ -89,7 +92,13 @@ Result<Listening> listen_on(const std::string& address, int port, bool allow_rem
   const int chosen =
       ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&bound)->sin6_port
                                         : reinterpret_cast<const sockaddr_in*>(&bound)->sin_port);
-  return Listening{std::move(socket), chosen, endpoint_text(numeric, chosen)};
+  return BoundPort{std::move(socket), chosen, endpoint_text(numeric, chosen)};
+}
+
+Status listen_at(const BoundPort& bound) {
+  // Two may bind a port before either listens: then this is where the second finds out.
+  if (::listen(bound.socket.get(), 1024) != 0) return port_error(bound.port, bound.endpoint);
+  return {};
 }
 
 Result<Socket> connect_to(const std::string& host, int port, Nanoseconds timeout) {
