@@ -9,6 +9,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   # False alarms on std::variant members when optimising (GCC bug 105562 and its kin).
   target_compile_options(fastserve_flags INTERFACE -Wno-maybe-uninitialized)
 endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  # False alarms on vectors that grow (GCC bug 110498 and its kin).
+  target_compile_options(fastserve_flags INTERFACE -Wno-stringop-overflow)
+endif()
 if(FASTSERVE_WERROR)
   target_compile_options(fastserve_flags INTERFACE -Werror)
 endif()
