@@ -8,6 +8,7 @@
 #include <rocksdb/write_batch.h>
 
 #include <charconv>
+#include <cstdarg>
 #include <mutex>
 
 namespace fastserve {
@@ -83,30 +84,14 @@ class BackgroundThreads {
   }
 };
 
-class RocksCatalogue final : public Catalogue {
+/// Reads records of a database.
+class RocksRecords : public Catalogue {
  public:
-  RocksCatalogue(Path root, std::unique_ptr<BackgroundThreads> threads,
-                 std::unique_ptr<rocksdb::DB> database)
+  RocksRecords(Path root, std::unique_ptr<BackgroundThreads> threads,
+               std::unique_ptr<rocksdb::DB> database)
       : root_(std::move(root)), threads_(std::move(threads)), database_(std::move(database)) {}
 
-  ~RocksCatalogue() override { database_->Close(); }
-
-  /// Reads the group counter and compares it with what was acknowledged.
-  Status recover() {
-    FS_ASSIGN(const std::optional<std::string> groups, get(kGroupsKey));
-    groups_ = groups ? parse_count(*groups) : 0;
-    const Result<std::string> acknowledged = read_file(root_ / "acknowledged", 64);
-    if (!acknowledged.ok() && acknowledged.error().code != ErrorCode::kNotFound)
-      return acknowledged.error();
-    const uint64_t promised = acknowledged.ok() ? parse_count(*acknowledged) : 0;
-    if (groups_ >= promised) return {};
-    return Error{ErrorCode::kCorrupt,
-                 fmt::format("{} of {} acknowledged changes are missing from the catalogue's log",
-                             promised - groups_, promised),
-                 (root_ / "catalogue").string(),
-                 "restore this folder from a backup; to accept the loss, delete the file "
-                 "'acknowledged' beside it"};
-  }
+  ~RocksRecords() override { database_->Close(); }
 
   Result<std::optional<std::string>> get(const std::string& key) const override {
     std::string value;
@@ -124,6 +109,33 @@ class RocksCatalogue final : public Catalogue {
       records.emplace_back(at->key().ToString(), at->value().ToString());
     if (!at->status().ok()) return from_rocksdb(at->status(), "cannot read " + prefix, root_);
     return records;
+  }
+
+ protected:
+  const Path root_;
+  const std::unique_ptr<BackgroundThreads> threads_;  // outlives the database
+  const std::unique_ptr<rocksdb::DB> database_;
+};
+
+class RocksCatalogue final : public RocksRecords {
+ public:
+  using RocksRecords::RocksRecords;
+
+  /// Reads the group counter and compares it with what was acknowledged.
+  Status recover() {
+    FS_ASSIGN(const std::optional<std::string> groups, get(kGroupsKey));
+    groups_ = groups ? parse_count(*groups) : 0;
+    const Result<std::string> acknowledged = read_file(root_ / "acknowledged", 64);
+    if (!acknowledged.ok() && acknowledged.error().code != ErrorCode::kNotFound)
+      return acknowledged.error();
+    const uint64_t promised = acknowledged.ok() ? parse_count(*acknowledged) : 0;
+    if (groups_ >= promised) return {};
+    return Error{ErrorCode::kCorrupt,
+                 fmt::format("{} of {} acknowledged changes are missing from the catalogue's log",
+                             promised - groups_, promised),
+                 (root_ / "catalogue").string(),
+                 "restore this folder from a backup; to accept the loss, delete the file "
+                 "'acknowledged' beside it"};
   }
 
   Status commit(const Changes& changes) override {
@@ -151,17 +163,59 @@ class RocksCatalogue final : public Catalogue {
   }
 
  private:
-  Path root_;
-  std::unique_ptr<BackgroundThreads> threads_;  // outlives the database
-  std::unique_ptr<rocksdb::DB> database_;
   std::mutex commit_;
   uint64_t groups_ = 0;  // guarded by commit_
 };
 
+/// RocksDB would begin a new database where it finds none, and the store would then delete extents
+/// that nobody knows any more. So a database may be missing only where nothing was ever stored.
+Status check_not_lost(const Path& root) {
+  std::error_code error;
+  if (std::filesystem::exists(root / "catalogue" / "CURRENT", error)) return {};
+  const bool acknowledged = std::filesystem::exists(root / "acknowledged", error);
+  const std::filesystem::directory_iterator extents(root / "extents", error);
+  if (!acknowledged && (error || extents == std::filesystem::directory_iterator())) return {};
+  return Error{ErrorCode::kCorrupt,
+               "the catalogue is gone: it has no file CURRENT, and models were stored here",
+               (root / "catalogue").string(),
+               "restore this folder from a backup; the weights in extents/ were not touched"};
+}
+
+/// RocksDB would begin a log file, and move the other process's aside.
+class NoLog final : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char*, va_list) override {}
+};
+
+/// Another process's catalogue at one moment.
+class Glance final : public RocksRecords {
+ public:
+  using RocksRecords::RocksRecords;
+  Status commit(const Changes&) override {
+    return Error{ErrorCode::kUnavailable, "is open for reading only", root_.string(), ""};
+  }
+};
+
 }  // namespace
+
+Result<std::unique_ptr<Catalogue>> Catalogue::open_for_reading(const Path& root) {
+  const Path folder = root / "catalogue";
+  auto threads = std::make_unique<BackgroundThreads>();
+  // The other process may be in the middle of appending to the log.
+  rocksdb::Options options = database_options(rocksdb::WALRecoveryMode::kPointInTimeRecovery);
+  options.create_if_missing = false;
+  options.info_log = std::make_shared<NoLog>();
+  rocksdb::DB* database = nullptr;
+  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, folder, &database);
+  if (!status.ok()) return from_rocksdb(status, "cannot read the catalogue", folder);
+  return std::unique_ptr<Catalogue>(
+      new Glance(root, std::move(threads), std::unique_ptr<rocksdb::DB>(database)));
+}
 
 Result<std::unique_ptr<Catalogue>> Catalogue::open(const Path& root) {
   const Path folder = root / "catalogue";
+  FS_TRY(check_not_lost(root));
   auto threads = std::make_unique<BackgroundThreads>();  // before the database calls them
   rocksdb::DB* database = nullptr;
   rocksdb::Status status = rocksdb::DB::Open(

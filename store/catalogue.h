@@ -23,10 +23,13 @@ using Changes = std::map<std::string, std::optional<std::string>>;
 /// Promises: commit() returns ok only when the group survives a power cut. After a crash in the
 ///           middle of commit() the group is whole or absent.
 /// Refuses:  to open when a group that was acknowledged is missing (kCorrupt): the log's tail may
-///           be torn by a crash, but not shorter than what was promised.
+///           be torn by a crash, but not shorter than what was promised. Nor does it begin anew
+///           where models were stored and the database is gone.
 class Catalogue {
  public:
   static Result<std::unique_ptr<Catalogue>> open(const Path& root);
+  /// As it is now, beside a process that has it open. commit() is refused (kUnavailable).
+  static Result<std::unique_ptr<Catalogue>> open_for_reading(const Path& root);
   virtual ~Catalogue() = default;
 
   virtual Result<std::optional<std::string>> get(const std::string& key) const = 0;

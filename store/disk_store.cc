@@ -46,13 +46,27 @@ Status check_format(const Path& root) {
                root.string(), "use a newer fastserve, or another --store"};
 }
 
+/// What the lock says, in a store's words: its holder is at work, and often for hours.
+Result<FileLock> lock_store(const Path& root) {
+  auto lock = FileLock::acquire(root / "lock");
+  if (lock.ok() || lock.error().code != ErrorCode::kUnavailable) return lock;
+  Error error = lock.error();
+  error.hint = "wait until it is done, or use another --store";
+  return error;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Store>> Store::open(const Path& root, const Options& options) {
   std::error_code error;
   const Path absolute = std::filesystem::absolute(root, error).lexically_normal();
+  if (options.glance) {
+    FS_ASSIGN(auto catalogue, Catalogue::open_for_reading(absolute));
+    return std::unique_ptr<Store>(
+        new DiskStore(absolute, std::nullopt, std::move(catalogue), options.clock));
+  }
   FS_TRY(make_directories(absolute));
-  FS_ASSIGN(FileLock lock, FileLock::acquire(absolute / "lock"));
+  FS_ASSIGN(FileLock lock, lock_store(absolute));
   FS_TRY(check_format(absolute));
   FS_TRY(make_directories(absolute / "extents"));
   FS_TRY(make_directories(absolute / "tmp"));
@@ -61,6 +75,11 @@ Result<std::unique_ptr<Store>> Store::open(const Path& root, const Options& opti
       std::make_unique<DiskStore>(absolute, std::move(lock), std::move(catalogue), options.clock);
   FS_TRY(store->clean());
   return std::unique_ptr<Store>(std::move(store));
+}
+
+Status DiskStore::require_lock() const {
+  if (lock_) return {};
+  return Error{ErrorCode::kUnavailable, "was opened to look at names only", root_.string(), ""};
 }
 
 Status DiskStore::clean() {
@@ -106,6 +125,7 @@ Result<ReadEntry> DiskStore::read_entry_of(ManifestEntry entry, const std::strin
 }
 
 Result<DiskStore::Opened> DiskStore::open_entries(const ModelRef& wanted) const {
+  FS_TRY(require_lock());
   const std::lock_guard names(names_);
   Opened opened;
   FS_ASSIGN(opened.ref, resolve(wanted));
@@ -146,11 +166,14 @@ Result<StoredModel> DiskStore::open_model(const ModelRef& ref) {
   return model;
 }
 
-Status DiskStore::verify(const ModelRef& ref, const std::function<void(double)>& progress) {
+Status DiskStore::verify(const ModelRef& ref, const std::function<void(double)>& progress,
+                         const CancelFlag* cancel) {
   FS_ASSIGN(const Opened opened, open_entries(ref));
   uint64_t total = 0, done = 0;
   for (const ReadEntry& read : opened.entries) total += read.entry.bytes;
   for (const ReadEntry& read : opened.entries) {
+    if (cancel != nullptr && cancel->raised())
+      return Error{ErrorCode::kCancelled, "the check was stopped", opened.ref.text(), ""};
     FS_TRY(read_entry(root_, opened.ref.text(), read, nullptr));
     done += read.entry.bytes;
     if (progress && total > 0) progress(static_cast<double>(done) / static_cast<double>(total));

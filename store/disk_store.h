@@ -19,7 +19,9 @@ namespace fastserve {
 /// tags, leases). Readers of the catalogue take names_ only.
 class DiskStore final : public Store {
  public:
-  DiskStore(Path root, FileLock lock, std::unique_ptr<Catalogue> catalogue, const Clock* clock)
+  /// Without a lock only the catalogue may be read.
+  DiskStore(Path root, std::optional<FileLock> lock, std::unique_ptr<Catalogue> catalogue,
+            const Clock* clock)
       : root_(std::move(root)),
         lock_(std::move(lock)),
         catalogue_(std::move(catalogue)),
@@ -38,11 +40,13 @@ class DiskStore final : public Store {
   Status tag(const ModelRef& ref, const std::string& tag) override;
   Status untag(const std::string& name, const std::string& tag) override;
   Result<uint64_t> remove(const ModelRef& ref) override;
-  Status verify(const ModelRef& ref, const std::function<void(double)>& progress) override;
+  Status verify(const ModelRef& ref, const std::function<void(double)>& progress,
+                const CancelFlag* cancel) override;
   const Path& root() const override { return root_; }
 
  private:
-  using PieceTable = std::map<Hash128, PieceRecord>;
+  /// kUnavailable for a store that was opened for a glance.
+  Status require_lock() const;
 
   // Under names_.
   Result<std::optional<NameRecord>> find_name(const std::string& name) const;
@@ -53,6 +57,7 @@ class DiskStore final : public Store {
   /// With the version filled in and the tag gone; kNotFound when there is no such version.
   Result<ModelRef> resolve(const ModelRef& ref) const;
   Result<ModelInfo> info(const ModelRef& resolved) const;
+  Status rename_parents(const std::string& from, const std::string& to, Changes& changes) const;
   bool leased(const std::string& key) const;
   /// The lease of a resolved version and everything needed to read it.
   struct Opened {
@@ -77,7 +82,7 @@ class DiskStore final : public Store {
   uint64_t free_space_of(const Dead& dead) const;
 
   const Path root_;
-  const FileLock lock_;
+  const std::optional<FileLock> lock_;
   const std::unique_ptr<Catalogue> catalogue_;
   const SystemClock system_clock_;
   const Clock* const clock_;

@@ -175,6 +175,22 @@ Status DiskStore::untag(const std::string& name, const std::string& tag) {
   return catalogue_->commit({{tag_key(name, tag), std::nullopt}});
 }
 
+/// Lineage follows a rename: what was made from a version of `from` says `to`.
+Status DiskStore::rename_parents(const std::string& from, const std::string& to,
+                                 Changes& changes) const {
+  const std::string wanted = from + "@";
+  FS_ASSIGN(const auto records, catalogue_->scan("version/"));
+  for (const auto& [key, bytes] : records) {
+    FS_ASSIGN(VersionRecord version, VersionRecord::decode(bytes, key));
+    if (!version.lineage.parent.starts_with(wanted)) continue;
+    version.lineage.parent.replace(0, from.size(), to);
+    // A version of `from` itself is on its way to a key of `to`.
+    const std::string own = fmt::format("version/{}/", from);
+    changes[key.starts_with(own) ? version_key(to, *version_of_key(key)) : key] = version.encode();
+  }
+  return {};
+}
+
 Status DiskStore::rename(const std::string& from, const std::string& to) {
   FS_TRY(check_name(to));
   const std::lock_guard lock(names_);
@@ -186,7 +202,8 @@ Status DiskStore::rename(const std::string& from, const std::string& to) {
   Changes changes;
   const uint64_t highest = std::max(record.highest, taken.value_or(NameRecord{}).highest);
   changes[name_key(to)] = NameRecord{record.current, highest}.encode();
-  changes[name_key(from)] = std::nullopt;
+  // Its numbers are not given again: name@version means one model for ever.
+  changes[name_key(from)] = NameRecord{0, record.highest}.encode();
   FS_ASSIGN(const std::vector<uint64_t> known, versions(from));
   std::map<std::string, std::weak_ptr<Lease>> moved;
   for (const uint64_t version : known) {
@@ -203,6 +220,7 @@ Status DiskStore::rename(const std::string& from, const std::string& to) {
     changes[tag_key(to, tag)] = std::to_string(version);
     changes[tag_key(from, tag)] = std::nullopt;
   }
+  FS_TRY(rename_parents(from, to, changes));
   FS_TRY(catalogue_->commit(changes));
   leases_.merge(moved);
   for (const uint64_t version : known) leases_.erase(manifest_key(from, version));

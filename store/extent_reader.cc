@@ -40,11 +40,14 @@ class Fd {
 
 Error damaged(const std::string& where, const ManifestEntry& entry, const Path& extent,
               uint64_t offset, std::string_view what) {
-  return {ErrorCode::kCorrupt,
-          fmt::format("{} {} cannot be trusted: extent {}, block at byte {}: {}",
-                      entry.document ? "document" : "tensor", entry.name, extent.string(), offset,
-                      what),
-          where, "remove this version, or restore the store from a backup"};
+  return {
+      ErrorCode::kCorrupt,
+      fmt::format("{} {} cannot be trusted: extent {}, block at byte {}: {}",
+                  entry.document ? "document" : "tensor", entry.name, extent.string(), offset,
+                  what),
+      where,
+      "import or train the same model again, which mends it; or remove this version; or restore "
+      "the store from a backup"};
 }
 
 /// Pages in [begin, begin + bytes) of a map; false when the disk cannot give them.
@@ -278,10 +281,11 @@ Result<const std::byte*> read_pages(int fd, const Path& path, uint64_t offset, u
     const ssize_t n = ::pread(fd, buffer + have, pages - have, static_cast<off_t>(from + have));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_error("cannot read", path);
-    if (n == 0)
+    have += static_cast<uint64_t>(n);
+    // A last page that is not whole ends the file, and O_DIRECT takes no read from inside it.
+    if (have < wanted && (n == 0 || have % kPage != 0))
       return Error{ErrorCode::kCorrupt, fmt::format("the file ends at byte {}", from + have),
                    path.string(), ""};
-    have += static_cast<uint64_t>(n);
   }
   return buffer + (offset - from);
 }

@@ -35,7 +35,11 @@ class Publication {
  public:
   Publication(const Path& root, const Catalogue& catalogue, const Store::PublishOptions& options,
               uint64_t total)
-      : catalogue_(catalogue), options_(options), total_(total), writer_(root, total) {}
+      : root_(root),
+        catalogue_(catalogue),
+        options_(options),
+        total_(total),
+        writer_(root, total) {}
 
   /// Stores every piece that the store lacks.
   Status store(std::vector<Item>& items) {
@@ -57,7 +61,7 @@ class Publication {
   }
 
   /// Adds the piece and extent records to `changes`.
-  void record(Changes& changes) {
+  Status record(Changes& changes) {
     std::map<Hash128, uint32_t> new_in_extent;
     for (auto& [hash, use] : used_) {
       if (use.is_new) {
@@ -70,11 +74,33 @@ class Publication {
     for (const auto& extent : writer_.extents())
       changes[extent_key(extent.hash)] =
           ExtentRecord{extent.bytes, new_in_extent[extent.hash]}.encode();
+    return record_departures(changes);
   }
 
   void undo() { writer_.undo(); }
 
  private:
+  /// Extents that pieces have left; one with none is deleted when the store is next opened.
+  Status record_departures(Changes& changes) const {
+    for (const auto& [hash, pieces] : departures_) {
+      const std::string key = extent_key(hash);
+      if (changes.contains(key)) continue;  // written again whole, under the name it had
+      FS_ASSIGN(const std::optional<std::string> bytes, catalogue_.get(key));
+      FS_ASSIGN(ExtentRecord extent, ExtentRecord::decode(bytes.value_or(""), key));
+      extent.pieces -= std::min(extent.pieces, pieces);
+      changes[key] = extent.pieces > 0 ? std::optional(extent.encode()) : std::nullopt;
+    }
+    return {};
+  }
+
+  /// Whether the disk still holds what the record says. Reading it costs what writing it again
+  /// would, and nothing is shared that is already lost.
+  bool is_sound(const PieceRecord& record) const {
+    ReadEntry entry;
+    entry.pieces = {record};
+    return read_entry(root_, "", entry, nullptr).ok();
+  }
+
   struct Use {
     PieceRecord record;
     bool is_new = false;
@@ -88,7 +114,9 @@ class Publication {
     Use use;
     if (known) {
       FS_ASSIGN(use.record, PieceRecord::decode(*known, piece_key(hash)));
-    } else {
+    }
+    if (!known || !is_sound(use.record)) {
+      if (known) departures_[use.record.extent]++;
       FS_ASSIGN(const ExtentWriter::Place place,
                 alone ? writer_.append_alone(piece) : writer_.append(piece));
       use.is_new = true;
@@ -101,12 +129,14 @@ class Publication {
     return hash;
   }
 
+  const Path& root_;
   const Catalogue& catalogue_;
   const Store::PublishOptions& options_;
   const uint64_t total_;
   uint64_t done_ = 0;
   ExtentWriter writer_;
   std::map<Hash128, Use> used_;
+  std::map<Hash128, uint32_t> departures_;  // pieces that were damaged in an extent
 };
 
 /// Bytes that the store does not hold yet; stops counting above `enough`.
@@ -137,6 +167,7 @@ Status check_space(const Path& root, const std::vector<Item>& items, const Catal
 
 Result<ModelRef> DiskStore::publish(const std::string& name, const ModelBundle& bundle,
                                     const Lineage& lineage, const PublishOptions& options) {
+  FS_TRY(require_lock());
   FS_TRY(check_name(name));
   std::vector<Item> items;
   VersionRecord version;
@@ -168,7 +199,11 @@ Result<ModelRef> DiskStore::publish(const std::string& name, const ModelBundle& 
   Manifest manifest;
   for (Item& item : items) manifest.entries.push_back(std::move(item.entry));
   Changes changes;
-  publication.record(changes);
+  const Status recorded = publication.record(changes);
+  if (!recorded.ok()) {
+    publication.undo();
+    return recorded.error();
+  }
   const std::lock_guard names(names_);
   Result<std::optional<NameRecord>> found = find_name(name);
   if (!found.ok()) {

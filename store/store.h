@@ -67,6 +67,9 @@ class Store {
  public:
   struct Options {
     const Clock* clock = nullptr;  ///< null: the system's
+    /// Looks at names and versions (show, list) as they are now, beside a process that has the
+    /// store. Everything else is refused (kUnavailable).
+    bool glance = false;
   };
   /// Creates the directory when absent. Cleans what a crash left. kCorrupt when the catalogue is
   /// damaged.
@@ -80,6 +83,8 @@ class Store {
     const CancelFlag* cancel = nullptr;
   };
   /// Writes a new version (the name's highest + 1) and returns its ref. Checks free space first.
+  /// Content that the store has is shared, once it was read and found whole; a damaged copy is
+  /// replaced, which mends every version that uses it.
   virtual Result<ModelRef> publish(const std::string& name, const ModelBundle& bundle,
                                    const Lineage& lineage, const PublishOptions& options) = 0;
   Result<ModelRef> publish(const std::string& name, const ModelBundle& bundle,
@@ -95,13 +100,15 @@ class Store {
 
   /// Moves the name's pointer to an existing version (roll back, roll forward).
   virtual Status point(const ModelRef& ref) = 0;
+  /// Versions, tags and the lineage of what was made from them follow.
   virtual Status rename(const std::string& from, const std::string& to) = 0;
   virtual Status tag(const ModelRef& ref, const std::string& tag) = 0;
   virtual Status untag(const std::string& name, const std::string& tag) = 0;
   /// Version 0 with no tag: the whole name. kUnavailable while leased. Returns the bytes freed.
   virtual Result<uint64_t> remove(const ModelRef& ref) = 0;
   /// Reads every byte and checks it; kCorrupt names the tensor, the extent and the block.
-  virtual Status verify(const ModelRef& ref, const std::function<void(double)>& progress) = 0;
+  virtual Status verify(const ModelRef& ref, const std::function<void(double)>& progress,
+                        const CancelFlag* cancel = nullptr) = 0;
 
   virtual const Path& root() const = 0;
 };

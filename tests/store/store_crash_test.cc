@@ -152,6 +152,25 @@ TEST_CASE("a damaged log is refused") {
   CHECK(damaged.error().code == ErrorCode::kCorrupt);
 }
 
+TEST_CASE("a catalogue that is gone is reported, and no weights are deleted for it") {
+  for (const char* lost : {"catalogue/CURRENT", "catalogue"}) {
+    CAPTURE(lost);
+    const Folder folder, kept;
+    publish(*open_store(folder.path()), "a", random_model({1}));
+    std::filesystem::rename(folder.path() / lost, kept.path() / "lost");
+    std::filesystem::remove(folder.path() / "acknowledged");
+    for (int attempt = 0; attempt < 2; attempt++) {
+      const auto opened = Store::open(folder.path());
+      REQUIRE_FALSE(opened.ok());
+      CHECK(opened.error().code == ErrorCode::kCorrupt);
+      CHECK(opened.error().hint.find("restore") == 0);
+      CHECK(files_in(folder.path() / "extents") == 1);
+    }
+    std::filesystem::rename(kept.path() / "lost", folder.path() / lost);
+    CHECK(open_store(folder.path())->verify({"a"}, {}).ok());
+  }
+}
+
 /// Fills the disk below `folder` when its second tensor is asked for.
 class FillsDisk final : public TensorSource {
  public:

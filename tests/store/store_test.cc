@@ -135,6 +135,22 @@ TEST_CASE("a version's number is not given twice") {
   CHECK(publish(*store, "a", random_model({3})).version == 3);
 }
 
+TEST_CASE("after a rename the old name's numbers are not given again, and lineage follows") {
+  const Folder folder;
+  auto store = open_store(folder.path());
+  publish(*store, "a", random_model({1}));
+  REQUIRE(store->publish("a", random_model({2}), {"compress", "a@1", {}}).ok());
+  REQUIRE(store->publish("small", random_model({3}), {"compress", "a@2", {}}).ok());
+  REQUIRE(store->publish("other", random_model({4}), {"compress", "ab@2", {}}).ok());
+  REQUIRE(store->rename("a", "b").ok());
+  CHECK(store->show({"b", 2})->lineage.parent == "b@1");
+  CHECK(store->show({"small"})->lineage.parent == "b@2");
+  CHECK(store->show({"other"})->lineage.parent == "ab@2");
+  CHECK(store->show({"a"}).error().code == ErrorCode::kNotFound);
+  CHECK(publish(*store, "a", random_model({5})).version == 3);
+  check_same(random_model({1}), store->open_model({"b", 1})->bundle);
+}
+
 TEST_CASE("tags name versions and follow a rename") {
   const Folder folder;
   auto store = open_store(folder.path());
@@ -243,6 +259,30 @@ TEST_CASE("a flipped bit is found by verify and by the first read, with its plac
   }
 }
 
+TEST_CASE("publishing the same content again mends what was damaged, for all that share it") {
+  for (const bool gone : {false, true}) {
+    CAPTURE(gone);
+    const Folder folder;
+    auto store = open_store(folder.path());
+    publish(*store, "a", random_model({1, 2, 3}, 50'000));
+    const Path extent = std::filesystem::directory_iterator(folder.path() / "extents")->path();
+    if (gone)
+      std::filesystem::remove(extent);
+    else
+      flip_bit(extent, 300'000);
+    REQUIRE_FALSE(store->verify({"a"}, {}).ok());
+    publish(*store, "b", random_model({1, 2, 3}, 50'000));
+    for (const char* name : {"a", "b"}) CHECK(store->verify({name}, {}).ok());
+    store.reset();
+    store = open_store(folder.path());
+    CHECK(store->verify({"a"}, {}).ok());
+    CHECK(files_in(folder.path() / "extents") == (gone ? 1 : 2));
+    REQUIRE(store->remove({"a"}).ok());
+    REQUIRE(store->remove({"b"}).ok());
+    CHECK(files_in(folder.path() / "extents") == 0);
+  }
+}
+
 TEST_CASE("a missing or cut extent is an error, not a crash") {
   for (const bool cut : {false, true}) {
     CAPTURE(cut);
@@ -258,8 +298,12 @@ TEST_CASE("a missing or cut extent is an error, not a crash") {
       std::filesystem::remove(extent);
     const auto model = store->open_model({"a"});
     REQUIRE(model.ok());
-    CHECK(model->bundle.tensors->tensor("layers.0.weight").error().code == ErrorCode::kCorrupt);
-    CHECK(store->verify({"a"}, {}).error().code == ErrorCode::kCorrupt);
+    const char* words = cut ? "the file ends at byte 5000" : "the file is missing";
+    for (const Error& error : {model->bundle.tensors->tensor("layers.0.weight").error(),
+                               store->verify({"a"}, {}).error()}) {
+      CHECK(error.code == ErrorCode::kCorrupt);
+      CHECK_MESSAGE(error.what.find(words) != std::string::npos, error.what);
+    }
   }
 }
 
@@ -288,6 +332,30 @@ TEST_CASE("a second store on the same folder is refused") {
   CHECK(second.error().what.find(std::to_string(::getpid())) != std::string::npos);
   store.reset();
   CHECK(Store::open(folder.path()).ok());
+}
+
+TEST_CASE("beside the process that has the store another can look at names, and do no more") {
+  const Folder folder;
+  auto store = open_store(folder.path());
+  publish(*store, "a", random_model({1}));
+  Store::Options options;
+  options.glance = true;
+  for (uint64_t version = 1; version <= 3; version++) {
+    auto glance = Store::open(folder.path(), options);
+    if (!glance.ok()) FAIL(glance.error().message());
+    CHECK((*glance)->list()->size() == version);
+    CHECK((*glance)->show({"a"})->ref.version == version);
+    CHECK((*glance)->show({"b"}).error().code == ErrorCode::kNotFound);
+    for (const Error& error :
+         {(*glance)->publish("a", random_model({9}), {}).error(),
+          (*glance)->open_model({"a"}).error(), (*glance)->remove({"a"}).error(),
+          (*glance)->tag({"a"}, "t").error(), (*glance)->verify({"a"}, {}).error()})
+      CHECK(error.code == ErrorCode::kUnavailable);
+    publish(*store, "a", random_model({version + 1}));  // the other goes on undisturbed
+  }
+  CHECK(store->verify({"a", 4}, {}).ok());
+  store.reset();
+  CHECK(open_store(folder.path())->list()->size() == 4);
 }
 
 TEST_CASE("a store of a newer format, and a folder that is no store, are refused") {
