@@ -40,11 +40,12 @@ Result<std::vector<Path>> list_files(const Path& folder) {
   auto it = fs::recursive_directory_iterator(folder, error);
   for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
     const Path& path = it->path();
+    std::error_code unreadable;  // a link to nowhere or to itself is no file
     if (path.filename().string().starts_with('.')) {
-      if (it->is_directory()) it.disable_recursion_pending();
+      if (it->is_directory(unreadable)) it.disable_recursion_pending();
       continue;
     }
-    if (it->is_regular_file() && (is_text(path) || is_lines(path) || is_tokens(path)))
+    if ((is_text(path) || is_lines(path) || is_tokens(path)) && it->is_regular_file(unreadable))
       found.push_back(path);
   }
   if (error)
@@ -53,8 +54,19 @@ Result<std::vector<Path>> list_files(const Path& folder) {
   return found;
 }
 
+/// What text is called that begins with the byte order mark of a wider encoding; null: it does not.
+const char* wide_encoding(std::string_view text) {
+  using namespace std::string_view_literals;
+  if (text.starts_with("\xff\xfe\0\0"sv) || text.starts_with("\0\0\xfe\xff"sv)) return "UTF-32";
+  if (text.starts_with("\xff\xfe"sv) || text.starts_with("\xfe\xff"sv)) return "UTF-16";
+  return nullptr;
+}
+
 Status check_text(const Path& file, std::string_view text) {
   if (text.empty()) return bad_file(file, "is empty", "remove it or put text in it");
+  if (const char* encoding = wide_encoding(text))
+    return bad_file(file, fmt::format("is {}, not UTF-8", encoding),
+                    fmt::format("convert it: iconv -f {} -t utf-8", encoding));
   if (const void* nul = std::memchr(text.data(), 0, text.size()))
     return bad_file(file,
                     fmt::format("is binary: there is a NUL at byte {}",
@@ -103,7 +115,6 @@ void Corpus::keep(std::string text, bool validation) {
 }
 
 Status Corpus::add_text(const Path& file, std::string text, bool validation) {
-  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // a byte order mark is no text
   FS_TRY(check_text(file, text));
   keep(std::move(text), validation);
   return {};
@@ -120,8 +131,13 @@ Status Corpus::add_lines(const Path& file, const std::string& lines, bool valida
     from = to + 1;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string where = fmt::format("{} line {}", file.string(), number + 1);
-    FS_ASSIGN(const Json json, Json::parse(line, where));
-    const Json* text = json.find("text");
+    const auto json = Json::parse(line, where);
+    if (!json.ok()) {
+      Error error = json.error();
+      error.hint = "correct or remove the line: each must look like {\"text\": \"...\"}";
+      return error;
+    }
+    const Json* text = json->find("text");
     if (text == nullptr || !text->is_string())
       return Error{ErrorCode::kInvalidArgument, "has no `text` field that is a string", where,
                    "each line must look like {\"text\": \"...\"}"};
@@ -137,15 +153,21 @@ Status Corpus::add_lines(const Path& file, const std::string& lines, bool valida
 
 Result<Corpus> Corpus::load(const Path& path) {
   namespace fs = std::filesystem;
-  if (!fs::exists(path))
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::not_found)
     return Error{ErrorCode::kNotFound, "does not exist", path.string(), "check the path"};
+  if (error)
+    return Error{ErrorCode::kIo, "cannot be opened: " + error.message(), path.string(),
+                 "check the path and its permissions"};
   const char* wanted = "put .txt, .md or .jsonl files there, or .fstok or .bin shards of tokens";
   std::vector<Path> files{path};
-  if (fs::is_directory(path)) {
+  if (fs::is_directory(status)) {
     FS_ASSIGN(files, list_files(path));
     if (files.empty())
       return Error{ErrorCode::kNotFound, "holds no text to train on", path.string(), wanted};
-  } else if (!is_text(path) && !is_lines(path) && !is_tokens(path)) {
+  } else if (!fs::is_regular_file(status) ||
+             (!is_text(path) && !is_lines(path) && !is_tokens(path))) {
     return bad_file(path, "is not a kind of file that can be trained on", wanted);
   }
   Corpus corpus;
@@ -159,6 +181,7 @@ Result<Corpus> Corpus::load(const Path& path) {
       continue;
     }
     FS_ASSIGN(std::string text, read_file(file, kLargestFile));
+    if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // a byte order mark is no text
     if (is_lines(file))
       FS_TRY(corpus.add_lines(file, text, validation));
     else

@@ -1,6 +1,7 @@
 #include "train/dataset.h"
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -142,12 +143,40 @@ TEST_CASE("what cannot be trained on is refused by name, with the way out") {
   Folder latin;
   latin.file("a.txt", "caf\xe9 au lait");
   CHECK(refused(latin).what == "is not UTF-8 at byte 3");
-  Folder lines;
-  lines.file("a.jsonl", "{\"text\": \"x\"}\n{\"body\": \"y\"}\n");
-  CHECK(refused(lines).where.ends_with("a.jsonl line 2"));
+  Folder wide;
+  wide.file("a.txt", std::string_view("\xff\xfeh\0i\0", 6));
+  CHECK(refused(wide).what == "is UTF-16, not UTF-8");
+  CHECK(refused(wide).hint == "convert it: iconv -f UTF-16 -t utf-8");
+  for (const char* line : {"{\"body\": \"y\"}", "{\"text\": 3}", "[1]", "\"text\"",
+                           "{\"text\": \"y", "{\"text\": \"y\"} and more"}) {
+    CAPTURE(line);
+    Folder lines;
+    lines.file("a.jsonl", std::string("{\"text\": \"x\"}\n") + line + "\n");
+    CHECK(refused(lines).where.ends_with("a.jsonl line 2"));
+    CHECK(refused(lines).hint.find("must look like") != std::string::npos);
+  }
   Folder both;
   both.file("a.txt", "text").file("b.bin", "abcd");
   CHECK(refused(both).what == "holds both texts and pre-tokenised shards");
+}
+
+TEST_CASE("a path that cannot even be looked at is refused, and a link to itself is passed over") {
+  CHECK(Corpus::load(Path(std::string(5000, 'a'))).error().code == ErrorCode::kIo);
+  Folder folder;
+  folder.file("a.txt", "text");
+  std::filesystem::create_symlink("b.txt", folder.path() / "b.txt");
+  CHECK(Corpus::load(folder.path())->files() == 1);
+  CHECK_FALSE(Corpus::load(folder.path() / "b.txt").ok());
+  // Opening a pipe would wait for its writer for ever.
+  REQUIRE(::mkfifo((folder.path() / "c.txt").c_str(), 0600) == 0);
+  CHECK(Corpus::load(folder.path())->files() == 1);
+  CHECK(Corpus::load(folder.path() / "c.txt").error().code == ErrorCode::kInvalidArgument);
+}
+
+TEST_CASE("a byte order mark is no part of a text, nor of json lines") {
+  Folder folder;
+  folder.file("a.txt", "\xef\xbb\xbfone").file("b.jsonl", "\xef\xbb\xbf{\"text\": \"two\"}\n");
+  CHECK(text_of(built(folder.path(), 0, 2).train) == "one|two|");
 }
 
 TEST_CASE("fewer tokens than one sequence needs are refused with both figures") {
