@@ -26,8 +26,7 @@ class Shell {
   }
 
   void carry_out(Actions actions) {
-    for (Action& action : actions)
-      std::visit([this](auto& order) { carry_out(order); }, action);
+    for (Action& action : actions) std::visit([this](auto& order) { carry_out(order); }, action);
   }
 
   void down(const caf::down_msg& message) {
@@ -37,9 +36,9 @@ class Shell {
         return carry_out(job().trainer_lost({i}, {ErrorCode::kUnavailable, "has stopped", "", ""}));
     for (const auto& shard : parts_->shards)
       if (shard.address() == message.source)
-        return carry_out(job().shard_failed(
-            {ErrorCode::kInternal, "a parameter server has stopped", "",
-             "start the job again: it goes on from the last checkpoint"}));
+        return carry_out(
+            job().shard_failed({ErrorCode::kInternal, "a parameter server has stopped", "",
+                                "start the job again: it goes on from the last checkpoint"}));
   }
 
   void copied(std::shared_ptr<const ShardState> part) {
@@ -80,10 +79,10 @@ class Shell {
     }
     TrainOutcome outcome = job().outcome();
     outcome.end = *order.end;
+    if (parts_->complete_outcome) parts_->complete_outcome(outcome);
     const auto masters = parts_->backend->masters();
     outcome.weights.assign(masters.begin(), masters.end());
     if (parts_->best != nullptr) outcome.best_weights = *parts_->best;
-    if (parts_->complete_outcome) parts_->complete_outcome(outcome);
     parts_->completion->set(std::move(outcome));
   }
 
@@ -104,7 +103,7 @@ void Completion::set(Result<TrainOutcome> outcome) {
 Result<TrainOutcome> Completion::wait() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return outcome_.has_value(); });
-  return *outcome_;
+  return std::move(*outcome_);
 }
 
 CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
@@ -123,6 +122,7 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
       [=](const WorkDone& done) {
         shell->carry_out(shell->job().work_done(done.trainer, done.round, done.unit, done.losses));
       },
+      [=](const WorkDropped&) { shell->carry_out(shell->job().tick()); },
       [=](const TrainerFailed& failed) {
         shell->carry_out(shell->job().trainer_lost(failed.trainer, failed.error));
       },
@@ -151,8 +151,8 @@ CheckpointWriterActor::behavior_type checkpoint_writer(
   return {
       [=](const WriteCheckpoint& order) mutable {
         header.state = order.state;
-        auto status = std::make_shared<const Status>(
-            directory->write(header, order.parts, order.best.get()));
+        auto status =
+            std::make_shared<const Status>(directory->write(header, order.parts, order.best.get()));
         self->send(coordinator, CheckpointWritten{std::move(status)});
       },
   };

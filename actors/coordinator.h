@@ -18,7 +18,7 @@ class Completion {
  public:
   /// The first call counts.
   void set(Result<TrainOutcome> outcome);
-  /// Blocks until set.
+  /// Blocks until set. The outcome holds all weights, so it is handed over: call once.
   Result<TrainOutcome> wait();
 
  private:

@@ -49,6 +49,7 @@ struct WorkDone {
   uint32_t unit;
   std::vector<double> losses;
 };
+struct WorkDropped {};  // the job is cancelled, and the trainer has noticed
 struct TrainerFailed {
   TrainerId trainer;
   Error error;
@@ -83,6 +84,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::CopyState)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WriteCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Begin)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WorkDone)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WorkDropped)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::TrainerFailed)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Gathered)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::ShardReady)
@@ -100,9 +102,9 @@ using ParameterServerActor =
 using CheckpointWriterActor = caf::typed_actor<caf::reacts_to<messages::WriteCheckpoint>>;
 using CoordinatorActor =
     caf::typed_actor<caf::reacts_to<messages::Begin>, caf::reacts_to<messages::WorkDone>,
-                     caf::reacts_to<messages::TrainerFailed>, caf::reacts_to<messages::Gathered>,
-                     caf::reacts_to<messages::ShardReady>, caf::reacts_to<messages::ShardFailed>,
-                     caf::reacts_to<messages::StateCopied>,
+                     caf::reacts_to<messages::WorkDropped>, caf::reacts_to<messages::TrainerFailed>,
+                     caf::reacts_to<messages::Gathered>, caf::reacts_to<messages::ShardReady>,
+                     caf::reacts_to<messages::ShardFailed>, caf::reacts_to<messages::StateCopied>,
                      caf::reacts_to<messages::CheckpointWritten>, caf::reacts_to<messages::Tick>>;
 
 }  // namespace fastserve

@@ -10,7 +10,8 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
   return {
       [=](PushGradient& push) {
         const auto added = shard->add(push.step, push.subtree, std::move(push.sum));
-        if (!added.ok()) self->send(coordinator, ShardFailed{added.error()});
+        if (!added.ok())
+          self->send(coordinator, ShardFailed{added.error()});
         else if (*added == ParameterShard::Added::kComplete)
           self->send(coordinator, Gathered{id, push.step, shard->squares()});
       },

@@ -17,6 +17,10 @@ TrainerActor::behavior_type trainer(TrainerActor::pointer self, TrainerId id,
           return;
         }
         if (done->passed_by) return;
+        if (done->dropped) {
+          self->send(coordinator, WorkDropped{});
+          return;
+        }
         if (done->gradient != nullptr)
           for (const ParameterServerActor& shard : shards)
             self->send(shard, PushGradient{work.item.step, work.item.subtree, done->gradient});

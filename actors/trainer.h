@@ -9,8 +9,8 @@
 
 namespace fastserve {
 
-/// Runs detached, since a unit takes milliseconds to minutes. A failure of its device ends it, after
-/// a word to the coordinator.
+/// Runs detached, since a unit takes milliseconds to minutes. A failure of its device ends it,
+/// after a word to the coordinator.
 TrainerActor::behavior_type trainer(TrainerActor::pointer self, TrainerId id,
                                     std::shared_ptr<GradientWorker> worker,
                                     CoordinatorActor coordinator,

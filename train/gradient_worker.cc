@@ -5,13 +5,22 @@
 namespace fastserve {
 
 GradientWorker::GradientWorker(std::unique_ptr<GradientSource> source, const Sampler& sampler,
-                               const EvaluationPlan* evaluation, GradientPool& pool)
-    : source_(std::move(source)), sampler_(sampler), evaluation_(evaluation), pool_(pool) {}
+                               const EvaluationPlan* evaluation, GradientPool& pool,
+                               std::function<bool()> cancelled)
+    : source_(std::move(source)),
+      sampler_(sampler),
+      evaluation_(evaluation),
+      pool_(pool),
+      cancelled_(std::move(cancelled)) {}
 
 Result<GradientWorker::Done> GradientWorker::compute(const WorkItem& item) {
   Done done;
   if (item.claim != nullptr && item.claim->exchange(true)) {
     done.passed_by = true;
+    return done;
+  }
+  if (cancelled()) {
+    done.dropped = true;
     return done;
   }
   if (item.kind == WorkItem::Kind::kEvaluation) {
@@ -21,22 +30,26 @@ Result<GradientWorker::Done> GradientWorker::compute(const WorkItem& item) {
     return done;
   }
   FS_ASSIGN(done.gradient, sum(item, item.subtree, done.losses));
+  done.dropped = done.gradient == nullptr;
   return done;
 }
 
 Result<GradientHandle> GradientWorker::sum(const WorkItem& item, Subtree node,
                                            std::vector<double>& losses) {
   if (node.count == 1) {
+    if (cancelled()) return GradientHandle();
     FS_ASSIGN(GradientHandle gradient, pool_.take());
-    const Microbatch batch = sampler_.microbatch(static_cast<int64_t>(item.step.value),
-                                                 static_cast<int>(node.first));
+    const Microbatch batch =
+        sampler_.microbatch(static_cast<int64_t>(item.step.value), static_cast<int>(node.first));
     FS_ASSIGN(const double loss, source_->run(batch, item.scale, gradient->data()));
     losses.push_back(loss);
     return gradient;
   }
   const auto [left, right] = StepLayout::children(node);
   FS_ASSIGN(GradientHandle first, sum(item, left, losses));
+  if (first == nullptr) return first;
   FS_ASSIGN(const GradientHandle second, sum(item, right, losses));
+  if (second == nullptr) return second;
   source_->add(first->data(), second->data());
   return first;
 }

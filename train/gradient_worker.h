@@ -1,6 +1,7 @@
 // One trainer's work on one unit.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -18,23 +19,29 @@ namespace fastserve {
 /// Promises: the partial sum of a subtree is taken along the canonical tree.
 class GradientWorker {
  public:
+  /// `cancelled` is asked before each microbatch; empty: never.
   GradientWorker(std::unique_ptr<GradientSource> source, const Sampler& sampler,
-                 const EvaluationPlan* evaluation, GradientPool& pool);
+                 const EvaluationPlan* evaluation, GradientPool& pool,
+                 std::function<bool()> cancelled = {});
 
   struct Done {
     bool passed_by = false;      ///< another trainer had begun the unit
+    bool dropped = false;        ///< the job was cancelled before the unit was done
     std::vector<double> losses;  ///< summed loss of each microbatch or chunk
     GradientHandle gradient;     ///< null for an evaluation
   };
   Result<Done> compute(const WorkItem& item);
 
  private:
+  /// Null when the job was cancelled meanwhile.
   Result<GradientHandle> sum(const WorkItem& item, Subtree node, std::vector<double>& losses);
+  bool cancelled() const { return cancelled_ && cancelled_(); }
 
   std::unique_ptr<GradientSource> source_;
   const Sampler& sampler_;
   const EvaluationPlan* evaluation_;
   GradientPool& pool_;
+  std::function<bool()> cancelled_;
 };
 
 }  // namespace fastserve

@@ -75,8 +75,9 @@ void TrainingJob::at_boundary(Actions& out) {
   const int64_t done = state_.steps_done;
   const auto due = [&](int64_t every) { return every > 0 && done > 0 && done % every == 0; };
   const bool ending = cancelled() || last_step_done();
-  if (!cancelled() && setup_.evaluation_chunks > 0 && state_.evaluated_at != done && done > 0 &&
-      (last_step_done() || due(setup_.spec.evaluate_every))) {
+  const bool evaluation_due = setup_.evaluation_chunks > 0 && state_.evaluated_at != done &&
+                              done > 0 && (last_step_done() || due(setup_.spec.evaluate_every));
+  if (!cancelled() && evaluation_due) {
     begin_round(Phase::kEvaluating, setup_.evaluation_chunks, out);
     return;
   }
@@ -89,7 +90,7 @@ void TrainingJob::at_boundary(Actions& out) {
   if (ending) {
     if (writing_)
       phase_ = Phase::kWriting;
-    else if (last_step_done())
+    else if (last_step_done() && !evaluation_due)
       finish(done >= setup_.spec.steps ? TrainEnd::kAllSteps : TrainEnd::kEarlyStop, out);
     else
       finish(TrainEnd::kCancelled, out);
@@ -139,10 +140,6 @@ Actions TrainingJob::work_done(TrainerId trainer, uint64_t round, uint32_t unit,
   FS_CHECK(losses.size() == subtree.count);
   if (ledger_.complete(trainer, unit))
     std::copy(losses.begin(), losses.end(), losses_.begin() + subtree.first);
-  if (!gradient && cancelled()) {
-    at_boundary(out);
-    return out;
-  }
   if (!ledger_.done())
     hand_out(out);
   else if (gradient)
@@ -160,6 +157,15 @@ Actions TrainingJob::shard_gathered(ShardId shard, StepId step, std::vector<doub
   answered_.insert(shard);
   close_step_if_whole(out);
   return out;
+}
+
+Error TrainingJob::not_finite(const char* what) const {
+  const double rate = learning_rate_at(setup_.spec, state_.steps_done);
+  return {ErrorCode::kInvalidArgument,
+          fmt::format("the {} is not finite at step {}", what, state_.steps_done), "",
+          fmt::format("lower the learning rate ({:g} here), warm up for longer, or look for broken "
+                      "data; the last checkpoint is whole",
+                      rate)};
 }
 
 void TrainingJob::close_step_if_whole(Actions& out) {
@@ -187,14 +193,7 @@ void TrainingJob::close_step(double squares, Actions& out) {
       out.push_back(SkipStep{step});
       return;
     }
-    finish(Error{ErrorCode::kInvalidArgument,
-                 fmt::format("the {} is not finite at step {}",
-                             std::isfinite(loss_) ? "gradient" : "loss", state_.steps_done),
-                 "",
-                 fmt::format("lower the learning rate ({:g} here), train longer warm-up steps, or "
-                             "look for broken data; the last checkpoint is whole",
-                             learning_rate_)},
-           out);
+    finish(not_finite(std::isfinite(loss_) ? "gradient" : "loss"), out);
     return;
   }
   if (half) state_.scaler.good();
@@ -226,7 +225,12 @@ Actions TrainingJob::shard_ready(ShardId shard, StepId step) {
 void TrainingJob::close_evaluation(Actions& out) {
   double loss = 0;
   for (const double part : losses_) loss += part;  // chunk by chunk: the same for any trainers
-  state_.validation_loss = loss / static_cast<double>(setup_.evaluation_counted);
+  loss /= static_cast<double>(setup_.evaluation_counted);
+  if (!std::isfinite(loss)) {
+    finish(not_finite("validation loss"), out);
+    return;
+  }
+  state_.validation_loss = loss;
   state_.evaluated_at = state_.steps_done;
   if (state_.early.evaluated(state_.steps_done, state_.validation_loss)) out.push_back(KeepBest{});
   TrainProgress report = progress();
@@ -262,8 +266,13 @@ Actions TrainingJob::checkpoint_written(Status status) {
 
 Actions TrainingJob::tick() {
   Actions out;
-  if (phase_ == Phase::kIdle && cancelled()) at_boundary(out);
-  if (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating) return out;
+  const bool at_work = phase_ == Phase::kComputing || phase_ == Phase::kEvaluating;
+  // No weight has changed since the round began: what was computed of it can be dropped.
+  if (cancelled() && (at_work || phase_ == Phase::kIdle)) {
+    at_boundary(out);
+    return out;
+  }
+  if (!at_work) return out;
   ledger_.reopen_overdue(setup_.clock->now(), straggler_limit(step_time_));
   hand_out(out);
   return out;

@@ -109,7 +109,7 @@ class TrainingJob {
   Actions shard_failed(const Error& why);
   Actions snapshot_taken();
   Actions checkpoint_written(Status status);
-  /// Now and then: looks for stragglers, and for a cancel while nothing moves.
+  /// Now and then: looks for stragglers, and for a cancel, which drops the round at work.
   Actions tick();
 
   const JobState& state() const { return state_; }
@@ -127,6 +127,7 @@ class TrainingJob {
   void close_step_if_whole(Actions& out);
   void close_step(double squares, Actions& out);
   void close_evaluation(Actions& out);
+  Error not_finite(const char* what) const;
   void finish(Result<TrainEnd> end, Actions& out);
   TrainProgress progress() const;
 

@@ -112,6 +112,30 @@ TEST_CASE("a loss that is not finite stops the job and says at which step and wh
   CHECK(end.error().hint.find("lower the learning rate") != std::string::npos);
 }
 
+TEST_CASE(
+    "a validation loss that is not finite stops the job, so that no such model is published") {
+  TrainSpec spec = made_up_spec();
+  spec.microbatches = spec.batch = spec.steps = 1;
+  SimulatedCluster cluster({.spec = spec});
+  TrainingJob::Setup setup;
+  setup.spec = spec;
+  setup.plan = cluster.plan;
+  setup.clock = &cluster.clock;
+  setup.evaluation_chunks = 1;
+  setup.evaluation_counted = 10;
+  TrainingJob job(setup, {});
+  const std::vector<double> loss{1.0}, broken{std::numeric_limits<double>::quiet_NaN()};
+  WorkItem item = std::get<GiveWork>(job.trainer_joined({0}).front()).item;
+  job.work_done({0}, item.round, 0, loss);
+  job.shard_gathered({0}, {0}, {1.0});
+  const Actions evaluation = job.shard_ready({0}, {0});
+  item = std::get<GiveWork>(evaluation.back()).item;
+  REQUIRE(item.kind == WorkItem::Kind::kEvaluation);
+  const Actions out = job.work_done({0}, item.round, 0, broken);
+  REQUIRE(out.size() == 1);
+  CHECK(std::get<Finish>(out[0]).end.error().what == "the validation loss is not finite at step 1");
+}
+
 TEST_CASE("half precision skips a step that overflows and halves the loss scale") {
   TrainSpec spec = made_up_spec();
   spec.precision = Precision::kFloat16;
