@@ -1,12 +1,12 @@
 #include "actors/training_system.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <fstream>
+#include <atomic>
 
 #include "actors/coordinator.h"
+#include "actors/memory.h"
 #include "actors/parameter_server.h"
 #include "actors/trainer.h"
 #include "cpu/cpu_device.h"
@@ -14,32 +14,12 @@
 namespace fastserve {
 namespace {
 
-/// Bytes that can be had without swapping; nothing when the system does not say.
-std::optional<uint64_t> available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (uint64_t kib; file >> key >> kib; std::getline(file, unit))
-    if (key == "MemAvailable:") return kib << 10;
-  return std::nullopt;
-}
+constexpr int kMostActors = 1024;
 
-uint64_t peak_memory() {
-  struct rusage usage {};
-  ::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) << 10;
-}
-
-Status check_memory(const MemoryEstimate& need, uint64_t limit) {
-  std::optional<uint64_t> have = limit > 0 ? std::optional(limit) : available_memory();
-  if (!have || need.total() <= *have) return {};
-  return Error{ErrorCode::kResourceExhausted,
-               fmt::format("training needs {} of memory (weights {}, optimiser {}, gradients {}, "
-                           "activations {}, copies {}) and {} can be had",
-                           human_bytes(need.total()), human_bytes(need.weights),
-                           human_bytes(need.optimiser), human_bytes(need.gradients),
-                           human_bytes(need.activations), human_bytes(need.snapshots),
-                           human_bytes(*have)),
-               "", "choose a smaller batch, block or model"};
+Status check_count(const char* what, int count) {
+  if (count >= 0 && count <= kMostActors) return {};
+  return Error{ErrorCode::kInvalidArgument, fmt::format("is {}", count), what,
+               fmt::format("give 1 to {}, or 0 to have it chosen", kMostActors)};
 }
 
 }  // namespace
@@ -51,7 +31,10 @@ struct TrainingSystem::State {
   Status open();
   Status open_backend();
   Status resume();
+  Status check_data() const;
   Status start_actors();
+  std::shared_ptr<CoordinatorParts> coordinator_parts(const JobState& state, int shard_count);
+  uint64_t peak_memory() const;
   const Clock& clock() const { return config.clock != nullptr ? *config.clock : system_clock; }
 
   Config config;
@@ -64,7 +47,9 @@ struct TrainingSystem::State {
   std::shared_ptr<CheckpointDirectory> checkpoints;
   std::optional<Checkpoint> resumed;
   std::shared_ptr<Completion> completion = std::make_shared<Completion>();
+  ProcessMemory memory_before;
   uint64_t planned_memory = 0;
+  std::atomic<bool> closing = false;
 
   caf::actor_system_config actor_config;
   std::optional<caf::actor_system> actors;
@@ -75,6 +60,7 @@ struct TrainingSystem::State {
 };
 
 TrainingSystem::State::~State() {
+  closing = true;
   // The actors know each other, so none would ever be unreferenced: each is told to go.
   const auto dismiss = [](const auto& actor) {
     if (actor) caf::anon_send_exit(actor, caf::exit_reason::kill);
@@ -94,12 +80,12 @@ Status TrainingSystem::State::open() {
   TrainSpec& spec = config.spec;
   FS_CHECK(config.dataset != nullptr);
   if (config.backend == nullptr) FS_TRY(spec.validate());
-  const Dataset& data = *config.dataset;
-  if (data.train.size() <= static_cast<size_t>(spec.block))
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("is {}, and there are {} tokens to train on", spec.block,
-                             data.train.size()),
-                 "block", "add text, or choose a smaller block"};
+  FS_TRY(check_count("trainers", config.placement.trainers));
+  FS_TRY(check_count("shards", config.placement.shards));
+  FS_TRY(check_count("lanes", config.placement.lanes));
+  FS_TRY(check_data());
+  memory_before = process_memory();
+  memory_before.now -= std::min<uint64_t>(memory_before.now, config.initial_weights.size() * 4);
   if (config.checkpoint_directory) {
     FS_ASSIGN(checkpoints, CheckpointDirectory::open(*config.checkpoint_directory));
     FS_TRY(resume());
@@ -107,16 +93,39 @@ Status TrainingSystem::State::open() {
   plan = plan_training(spec, config.placement, usable_cores());
   spec.microbatches = plan.microbatches;
   const MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr);
-  planned_memory = need.total();
+  planned_memory = memory_before.now + need.total();
   if (config.backend == nullptr) FS_TRY(check_memory(need, config.memory_limit));
-  sampler = std::make_unique<Sampler>(
-      data.train, Sampler::Shape{spec.block, plan.sequences, plan.microbatches}, spec.seed);
+  sampler = std::make_unique<Sampler>(config.dataset->train,
+                                      Sampler::Shape{spec.block, plan.sequences, plan.microbatches},
+                                      spec.seed);
   spec.steps = resolve_steps(spec, sampler->windows());
-  if (data.validation.size() > 1)
-    evaluation = std::make_unique<EvaluationPlan>(data.validation, spec.block,
+  if (config.dataset->validation.size() > 1)
+    evaluation = std::make_unique<EvaluationPlan>(config.dataset->validation, spec.block,
                                                   spec.evaluate_sequences, plan.max_rows);
   FS_TRY(open_backend());
   return start_actors();
+}
+
+Status TrainingSystem::State::check_data() const {
+  const Dataset& data = *config.dataset;
+  if (data.train.size() <= static_cast<size_t>(config.spec.block))
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("is {}, and there are {} tokens to train on", config.spec.block,
+                             data.train.size()),
+                 "block", "add text, or choose a smaller block"};
+  const int largest = std::max(data.train.largest(), data.validation.largest());
+  if (config.backend != nullptr || largest < config.spec.model.vocab_size) return {};
+  return Error{ErrorCode::kInvalidArgument,
+               fmt::format("hold the token {}, outside the model's vocabulary of {}", largest,
+                           config.spec.model.vocab_size),
+               "the data", "use the tokenizer that belongs to the model"};
+}
+
+/// Of the job: the process's peak where the job has raised it, else what it holds now, since a job
+/// keeps what it takes.
+uint64_t TrainingSystem::State::peak_memory() const {
+  const ProcessMemory memory = process_memory();
+  return memory.peak > memory_before.peak ? memory.peak : memory.now;
 }
 
 Status TrainingSystem::State::resume() {
@@ -131,8 +140,7 @@ Status TrainingSystem::State::resume() {
     return Error{ErrorCode::kNotFound, "holds no whole checkpoint to resume from",
                  checkpoints->path().string(), "start the job afresh"};
   }
-  if (config.spec.microbatches == 0)
-    config.spec.microbatches = resumed->header.spec.microbatches;
+  if (config.spec.microbatches == 0) config.spec.microbatches = resumed->header.spec.microbatches;
   return check_resumable(resumed->header, config.spec, config.dataset->fingerprint);
 }
 
@@ -141,59 +149,47 @@ Status TrainingSystem::State::open_backend() {
   if (backend == nullptr) {
     if (!config.make_device) {
       Isa isa = Isa::kPortable;
-      if (config.isa) isa = *config.isa;
+      if (config.isa)
+        isa = *config.isa;
       else {
         FS_ASSIGN(isa, choose_isa());
       }
       config.make_device = [isa](int lanes) { return make_cpu_device({lanes, isa}); };
     }
-    FS_ASSIGN(backend, make_device_backend(config.spec.model, config.spec.precision,
-                                           config.make_device));
+    FS_ASSIGN(backend,
+              make_device_backend(config.spec.model, config.spec.precision, config.make_device));
   }
   const std::span<float> masters = backend->masters();
   const std::vector<float>& given = resumed ? resumed->weights : config.initial_weights;
   if (!given.empty()) {
     if (given.size() != masters.size())
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("holds {} weights, and the model has {}", given.size(),
-                               masters.size()),
-                   resumed ? resumed->path.string() : "initial weights", ""};
+      return Error{
+          ErrorCode::kInvalidArgument,
+          fmt::format("holds {} weights, and the model has {}", given.size(), masters.size()),
+          resumed ? resumed->path.string() : "initial weights", ""};
     std::copy(given.begin(), given.end(), masters.begin());
   } else {
     FS_CHECK(config.backend == nullptr);
     initialise_parameters(config.spec.model, ParameterLayout(config.spec.model), config.spec.seed,
                           masters);
   }
+  config.initial_weights = {};
   backend->refresh_all();
   if (resumed && resumed->header.numerics_id != backend->numerics_id())
-    config.log.warning(fmt::format("the checkpoint was computed on {} and goes on on {}: the result "
-                                   "is as good, but not the same bits",
-                                   resumed->header.numerics_id, backend->numerics_id()));
+    config.log.warning(
+        fmt::format("the checkpoint was computed on {} and goes on on {}: the result "
+                    "is as good, but not the same bits",
+                    resumed->header.numerics_id, backend->numerics_id()));
   return {};
 }
 
-Status TrainingSystem::State::start_actors() {
-  std::vector<std::shared_ptr<GradientWorker>> workers;
-  pool = std::make_unique<GradientPool>(
-      [backend = backend.get()] { return backend->allocate(backend->elements() * sizeof(float)); });
-  for (int i = 0; i < plan.trainers; i++) {
-    FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
-    workers.push_back(
-        std::make_shared<GradientWorker>(std::move(source), *sampler, evaluation.get(), *pool));
-  }
-  const JobState state = resumed ? resumed->header.state : JobState{};
-  const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
-  std::vector<std::shared_ptr<ParameterShard>> parts;
-  for (const auto& range : ParameterShard::ranges(*backend, plan.shards)) {
-    parts.push_back(std::make_shared<ParameterShard>(
-        *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)}));
-    if (resumed) parts.back()->restore(resumed->m, resumed->v);
-  }
+std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const JobState& state,
+                                                                           int shard_count) {
   auto driven = std::make_shared<CoordinatorParts>();
   TrainingJob::Setup setup;
   setup.spec = config.spec;
   setup.plan = plan;
-  setup.shards = static_cast<int>(parts.size());
+  setup.shards = shard_count;
   setup.windows = sampler->windows();
   if (evaluation != nullptr) {
     setup.evaluation_chunks = evaluation->chunks();
@@ -207,12 +203,36 @@ Status TrainingSystem::State::start_actors() {
   if (resumed && !resumed->best.empty())
     driven->best = std::make_shared<const std::vector<float>>(std::move(resumed->best));
   driven->progress = config.progress;
-  driven->complete_outcome = [planned = planned_memory](TrainOutcome& outcome) {
+  driven->complete_outcome = [this](TrainOutcome& outcome) {
     outcome.peak_memory_bytes = peak_memory();
-    outcome.planned_memory_bytes = planned;
+    outcome.planned_memory_bytes = planned_memory;
   };
   driven->log = config.log;
   driven->completion = completion;
+  return driven;
+}
+
+Status TrainingSystem::State::start_actors() {
+  std::vector<std::shared_ptr<GradientWorker>> workers;
+  pool = std::make_unique<GradientPool>(
+      [backend = backend.get()] { return backend->allocate(backend->elements() * sizeof(float)); });
+  const auto cancelled = [this] {
+    return closing.load() || (config.cancel != nullptr && config.cancel->raised());
+  };
+  for (int i = 0; i < plan.trainers; i++) {
+    FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
+    workers.push_back(std::make_shared<GradientWorker>(std::move(source), *sampler,
+                                                       evaluation.get(), *pool, cancelled));
+  }
+  const JobState state = resumed ? resumed->header.state : JobState{};
+  const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
+  std::vector<std::shared_ptr<ParameterShard>> parts;
+  for (const auto& range : ParameterShard::ranges(*backend, plan.shards)) {
+    parts.push_back(std::make_shared<ParameterShard>(
+        *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)}));
+    if (resumed) parts.back()->restore(resumed->m, resumed->v);
+  }
+  const auto driven = coordinator_parts(state, static_cast<int>(parts.size()));
   CheckpointHeader header{config.spec, state, config.tokenizer_json, config.dataset->fingerprint,
                           backend->numerics_id()};
   if (resumed) resumed->weights = resumed->m = resumed->v = {};
@@ -222,8 +242,8 @@ Status TrainingSystem::State::start_actors() {
     actors.emplace(actor_config);
     coordinator_handle = actors->spawn<caf::detached>(coordinator, driven);
     for (uint32_t i = 0; i < parts.size(); i++)
-      shards.push_back(actors->spawn<caf::detached>(parameter_server, ShardId{i}, parts[i],
-                                                    coordinator_handle));
+      shards.push_back(
+          actors->spawn<caf::detached>(parameter_server, ShardId{i}, parts[i], coordinator_handle));
     for (uint32_t i = 0; i < workers.size(); i++)
       trainers.push_back(actors->spawn<caf::detached>(trainer, TrainerId{i}, workers[i],
                                                       coordinator_handle, shards));
@@ -262,9 +282,10 @@ const TrainSpec& TrainingSystem::spec() const { return state_->config.spec; }
 
 std::string TrainingSystem::description() const {
   const TrainPlan& plan = state_->plan;
-  return fmt::format("{}; {} trainers on {} lanes, {} parameter servers; {} microbatches of up to {} tokens",
-                     state_->backend->description(), plan.trainers, plan.lanes,
-                     state_->shards.size(), plan.microbatches, plan.max_rows);
+  return fmt::format(
+      "{}, {}; {} trainers on {} lanes, {} parameter servers; {} microbatches of up to {} tokens",
+      state_->backend->description(), precision_name(state_->config.spec.precision), plan.trainers,
+      plan.lanes, state_->shards.size(), plan.microbatches, plan.max_rows);
 }
 
 }  // namespace fastserve

@@ -20,8 +20,9 @@ namespace fastserve {
 ///
 /// Owns:     an actor system and its threads; the weights while they are trained.
 /// Threads:  calls from any thread. Several systems may run in one process.
-/// Promises: the weights' bits depend on the spec, the data and the numerics id alone. A cancelled job
-///           stops at the next step boundary and writes a checkpoint. After destruction no thread and
+/// Promises: the weights' bits depend on the spec, the data and the numerics id alone. A cancelled
+/// job
+///           drops the step at work and writes a checkpoint. After destruction no thread and
 ///           no lock is left.
 class TrainingSystem {
  public:
@@ -34,12 +35,12 @@ class TrainingSystem {
     TrainSpec spec;
     TrainPlacement placement;
     std::shared_ptr<const Dataset> dataset;
-    std::string tokenizer_json;  ///< kept in checkpoints
+    std::string tokenizer_json;                ///< kept in checkpoints
     std::optional<Path> checkpoint_directory;  ///< absent: nothing is written
     Resume resume = Resume::kIfThere;
-    std::vector<float> initial_weights;  ///< flat; empty: fresh ones from the seed
-    std::optional<Isa> isa;              ///< absent: choose_isa()
-    DeviceFactory make_device;           ///< empty: the CPU
+    std::vector<float> initial_weights;     ///< flat; empty: fresh ones from the seed
+    std::optional<Isa> isa;                 ///< absent: choose_isa()
+    DeviceFactory make_device;              ///< empty: the CPU
     std::shared_ptr<TrainBackend> backend;  ///< set: used instead of devices; needs initial_weights
     const Clock* clock = nullptr;           ///< null: the system's
     Log log;
@@ -55,7 +56,8 @@ class TrainingSystem {
   /// Ends the job at once, without a checkpoint, if it still runs.
   ~TrainingSystem();
 
-  /// Blocks until the job ends. A cancelled job is an outcome (TrainEnd::kCancelled), not an error.
+  /// Blocks until the job ends; once. A cancelled job is an outcome (TrainEnd::kCancelled), not an
+  /// error.
   Result<TrainOutcome> wait();
 
   /// Ends a trainer as a crash would; its work goes to the others.
@@ -63,7 +65,8 @@ class TrainingSystem {
   int trainers() const;
   /// The settings in full: steps, microbatches and everything resumed.
   const TrainSpec& spec() const;
-  /// "cpu avx512-bf16, 2 trainers of 1 lane, 2 shards, 4 microbatches of 192 tokens a step"
+  /// "cpu avx512-bf16, 1 lane, bf16; 2 trainers on 2 lanes, 2 parameter servers; 4 microbatches of
+  /// up to 192 tokens"
   std::string description() const;
 
  private:

@@ -170,15 +170,17 @@ Status CheckpointDirectory::write(const CheckpointHeader& header,
     fs::remove_all(tmp, ignored);
     return status;
   }
-  const std::vector<Path> all = list();
+  const std::vector<Path> all = list(path_);
   for (size_t i = kKept; i < all.size(); i++) fs::remove_all(all[i], ignored);
   return {};
 }
 
-std::vector<Path> CheckpointDirectory::list() const {
+bool CheckpointDirectory::holds_any(const Path& directory) { return !list(directory).empty(); }
+
+std::vector<Path> CheckpointDirectory::list(const Path& directory) {
   std::vector<Path> found;
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(path_, ignored))
+  for (const auto& entry : fs::directory_iterator(directory, ignored))
     if (entry.path().filename().string().starts_with(kPrefix)) found.push_back(entry.path());
   std::sort(found.begin(), found.end(), std::greater<>());
   return found;
@@ -220,7 +222,7 @@ Result<Checkpoint> CheckpointDirectory::load(const Path& path) {
 }
 
 std::optional<Checkpoint> CheckpointDirectory::newest(const Log& log) const {
-  for (const Path& path : list()) {
+  for (const Path& path : list(path_)) {
     auto checkpoint = load(path);
     if (checkpoint.ok()) return std::move(*checkpoint);
     log.warning("a damaged checkpoint is passed over: " + checkpoint.error().message());
@@ -228,11 +230,17 @@ std::optional<Checkpoint> CheckpointDirectory::newest(const Log& log) const {
   return std::nullopt;
 }
 
+Error data_changed(const std::string& where) {
+  return {ErrorCode::kInvalidArgument,
+          "is not the data that the job was trained on: its tokens have changed since", where,
+          "put the data back as it was, or start a new job"};
+}
+
 Status check_resumable(const CheckpointHeader& saved, const TrainSpec& spec,
                        uint64_t dataset_fingerprint) {
   const auto differs = [](const char* field) {
     return Error{ErrorCode::kInvalidArgument, "is not what the checkpoint was trained with", field,
-                 "use the same value, or start afresh in another directory"};
+                 "use the same value, or start a new job"};
   };
   const TrainSpec& old = saved.spec;
   if (!(old.model.to_json() == spec.model.to_json())) return differs("model");
@@ -241,7 +249,7 @@ Status check_resumable(const CheckpointHeader& saved, const TrainSpec& spec,
   if (old.microbatches != spec.microbatches) return differs("microbatches");
   if (old.precision != spec.precision) return differs("precision");
   if (old.seed != spec.seed) return differs("seed");
-  if (saved.dataset_fingerprint != dataset_fingerprint) return differs("data");
+  if (saved.dataset_fingerprint != dataset_fingerprint) return data_changed("data");
   return {};
 }
 

@@ -50,6 +50,9 @@ class CheckpointDirectory {
   /// them. Nothing when there is none.
   std::optional<Checkpoint> newest(const Log& log) const;
 
+  /// Whether there is any checkpoint in `directory`, whole or damaged.
+  static bool holds_any(const Path& directory);
+
   /// kCorrupt names the file that is damaged.
   static Result<Checkpoint> load(const Path& checkpoint);
 
@@ -57,7 +60,7 @@ class CheckpointDirectory {
 
  private:
   CheckpointDirectory(Path path, FileLock lock) : path_(std::move(path)), lock_(std::move(lock)) {}
-  std::vector<Path> list() const;  // newest first
+  static std::vector<Path> list(const Path& directory);  // newest first
 
   Path path_;
   FileLock lock_;
@@ -67,5 +70,7 @@ class CheckpointDirectory {
 /// setting that contradicts it. Lengths, learning rates and evaluations may change.
 Status check_resumable(const CheckpointHeader& saved, const TrainSpec& spec,
                        uint64_t dataset_fingerprint);
+/// The error for other data than the job began with; `where` names it.
+Error data_changed(const std::string& where);
 
 }  // namespace fastserve

@@ -52,9 +52,8 @@ TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, 
   const bool large = count_parameters(spec.model) >= kLarge;
   // Large models: one trainer whose lanes split each op, so that activations and gradients exist
   // once.
-  plan.trainers = placement.trainers > 0 ? placement.trainers
-                  : large                ? 1
-                                         : std::min(plan.lanes, plan.microbatches);
+  plan.trainers = placement.trainers > 0 ? placement.trainers : large ? 1 : plan.lanes;
+  plan.trainers = std::min(plan.trainers, plan.microbatches);  // one more would only wait
   plan.shards = placement.shards > 0 ? placement.shards : plan.lanes;
   const auto parts = static_cast<uint32_t>(plan.microbatches);
   const auto wanted =

@@ -43,8 +43,8 @@ struct TrainOutcome {
   double seconds = 0;
   int64_t skipped = 0;
   int64_t repeated_units = 0;         ///< computed twice because a trainer was lost or slow
-  uint64_t peak_memory_bytes = 0;     ///< of this process
-  uint64_t planned_memory_bytes = 0;  ///< by the arithmetic of estimate_memory()
+  uint64_t peak_memory_bytes = 0;     ///< of this process while the job ran
+  uint64_t planned_memory_bytes = 0;  ///< what it held before, and estimate_memory() on top
   Status checkpoint;                  ///< of the last one written
 };
 

@@ -93,6 +93,7 @@ Status TrainSpec::validate() const {
 Json TrainSpec::to_json() const {
   Json json = Json::object({{"model", model.to_json()}, {"precision", precision_name(precision)}});
   each_number(*this, [&](const char* name, const auto& field) { json.set(name, Json(field)); });
+  json.set("publish_best", publish_best);
   json.set("seed", Json(fmt::format("{}", seed)));  // all 64 bits, which a JSON number may lose
   return json;
 }
@@ -122,6 +123,8 @@ Result<TrainSpec> TrainSpec::from_json(const Json& json, const std::string& wher
   FS_TRY(std::move(status));
   FS_ASSIGN(const std::string precision, json.string_or("precision", "bf16"));
   FS_ASSIGN(spec.precision, parse_precision(precision));
+  if (const Json* best = json.find_set("publish_best"); best != nullptr && best->is_bool())
+    spec.publish_best = best->as_bool();
   FS_ASSIGN(const std::string seed, json.string_or("seed", "1337"));
   char* end = nullptr;
   spec.seed = std::strtoull(seed.c_str(), &end, 10);

@@ -33,6 +33,8 @@ struct TrainSpec {
   int64_t evaluate_every = 250;  ///< steps; 0: only at the end
   int evaluate_sequences = 0;    ///< of the validation split; 0: all of it
   int patience = 0;  ///< evaluations without improvement before stopping early; 0: never
+  /// What is published: the weights of the best evaluation, or those of the last step.
+  bool publish_best = true;
   int64_t checkpoint_every = 250;  ///< steps; 0: only on interruption and at the end
 
   /// kInvalidArgument naming the field.

@@ -1,63 +1,16 @@
 // Whole jobs, run by real actors over a made-up model.
-#include "actors/training_system.h"
-
 #include <doctest/doctest.h>
 
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
-#include <filesystem>
 #include <mutex>
-#include <set>
 
-#include "train/fake_backend.h"
+#include "jobs.h"
 #include "tests/thread_count.h"
 
 using namespace fastserve;
 
 namespace {
-
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  Path path;
-};
-
-TrainingSystem::Config made_up_job(int trainers, int shards) {
-  TrainingSystem::Config config;
-  config.spec.model = find_preset("tiny")->spec.model;  // not looked at, but kept in checkpoints
-  config.spec.model.vocab_size = 65;
-  config.spec.block = 6;
-  config.spec.batch = 7;
-  config.spec.microbatches = 7;
-  config.spec.precision = Precision::kFloat32;
-  config.spec.steps = 20;
-  config.spec.warmup_steps = 3;
-  config.spec.learning_rate = 0.05;
-  config.spec.evaluate_every = 5;
-  config.spec.checkpoint_every = 4;
-  config.placement = {trainers, trainers, shards};
-  config.dataset = made_up_dataset();
-  config.backend = std::make_shared<FakeBackend>();
-  config.initial_weights = FakeBackend::initial_weights();
-  return config;
-}
-
-uint64_t hash_of(const std::vector<float>& weights) {
-  return hash64(std::as_bytes(std::span(weights)));
-}
-
-TrainOutcome run(TrainingSystem::Config config) {
-  auto system = TrainingSystem::start(std::move(config));
-  REQUIRE(system.ok());
-  auto outcome = (*system)->wait();
-  REQUIRE(outcome.ok());
-  return std::move(*outcome);
-}
 
 /// Tells its watcher each time a unit begins; fails when told to.
 class WatchedSource final : public GradientSource {
@@ -113,35 +66,6 @@ TEST_CASE("a job run by 1, 2, 3 or 7 trainers and any shards ends in the same bi
       CHECK(outcome.steps == 20);
       CHECK(outcome.losses.size() == 20);
     }
-}
-
-TEST_CASE(
-    "a real model trained by 1, 2, 3 or 7 trainers on 1 or 2 lanes each ends in the same bits") {
-  const auto job = [](int trainers, int lanes, Precision precision) {
-    TrainingSystem::Config config = made_up_job(trainers, 2);
-    config.backend = nullptr;
-    config.initial_weights.clear();
-    config.placement.lanes = trainers * lanes;
-    config.spec.precision = precision;
-    config.spec.steps = 6;
-    ModelConfig& model = config.spec.model;
-    model.layers = 2;
-    model.heads = model.kv_heads = 2;
-    model.hidden_size = 48;
-    model.head_dim = 24;
-    model.intermediate_size = 80;
-    model.vocab_size = 50;
-    return run(std::move(config));
-  };
-  std::set<uint64_t> seen;
-  for (const Precision precision :
-       {Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16}) {
-    const TrainOutcome alone = job(1, 1, precision);
-    seen.insert(hash_of(alone.weights));
-    for (const auto& [trainers, lanes] : {std::pair(1, 2), {2, 1}, {3, 1}, {3, 2}, {7, 1}})
-      CHECK(hash_of(job(trainers, lanes, precision).weights) == hash_of(alone.weights));
-  }
-  CHECK(seen.size() == 3);  // each precision has bits of its own: something was computed
 }
 
 TEST_CASE("trainers that fail in the middle of a unit change nothing but the time") {
@@ -229,6 +153,49 @@ TEST_CASE("a job interrupted and resumed at any step ends in the same bits") {
   }
 }
 
+TEST_CASE("a job cancelled in the middle of a step drops that step and resumes in the same bits") {
+  const uint64_t expected = hash_of(run(made_up_job(1, 1)).weights);
+  for (const int fatal : {1, 4, 9, 30, 100}) {
+    Folder folder;
+    CancelFlag cancel;
+    std::atomic<int> begun = 0;
+    TrainingSystem::Config config = made_up_job(2, 2);
+    config.checkpoint_directory = folder.path;
+    config.cancel = &cancel;
+    config.backend = std::make_shared<WatchedBackend>([&](int) -> Status {
+      if (++begun == fatal) cancel.raise();
+      return {};
+    });
+    const TrainOutcome first = run(std::move(config));
+    CHECK(first.end == TrainEnd::kCancelled);
+    CHECK(begun <= fatal + 1);  // what the other trainer was at, and nothing more
+    config = made_up_job(3, 1);
+    config.checkpoint_directory = folder.path;
+    config.resume = TrainingSystem::Resume::kRequired;
+    CHECK(hash_of(run(std::move(config)).weights) == expected);
+  }
+}
+
+TEST_CASE(
+    "a job cancelled before its last evaluation is not finished, and resumes to the same one") {
+  const TrainOutcome expected = run(made_up_job(1, 1));
+  Folder folder;
+  CancelFlag cancel;
+  TrainingSystem::Config config = made_up_job(2, 1);
+  config.checkpoint_directory = folder.path;
+  config.cancel = &cancel;
+  config.progress = [&](const TrainProgress& progress) {
+    if (progress.step == 20) cancel.raise();
+  };
+  CHECK(run(std::move(config)).end == TrainEnd::kCancelled);
+  config = made_up_job(1, 2);
+  config.checkpoint_directory = folder.path;
+  const TrainOutcome second = run(std::move(config));
+  CHECK(second.end == TrainEnd::kAllSteps);
+  CHECK(second.validation_loss == expected.validation_loss);
+  CHECK(second.best_weights == expected.best_weights);
+}
+
 TEST_CASE("the best weights survive a resumption") {
   Folder folder;
   TrainingSystem::Config config = made_up_job(2, 1);
@@ -279,4 +246,16 @@ TEST_CASE("a job that needs more memory than there is says how much") {
   REQUIRE_FALSE(system.ok());
   CHECK(system.error().code == ErrorCode::kResourceExhausted);
   CHECK(system.error().what.find("1000 B can be had") != std::string::npos);
+}
+
+TEST_CASE("a token outside the model's vocabulary and an absurd number of actors are refused") {
+  TrainingSystem::Config config = real_job(1, 1, Precision::kFloat32);
+  config.spec.model.vocab_size = 40;  // the data goes up to 49
+  const auto system = TrainingSystem::start(std::move(config));
+  REQUIRE_FALSE(system.ok());
+  CHECK(system.error().what == "hold the token 49, outside the model's vocabulary of 40");
+  for (const int count : {-1, 5000}) {
+    CHECK(TrainingSystem::start(made_up_job(count, 1)).error().where == "trainers");
+    CHECK(TrainingSystem::start(made_up_job(1, count)).error().where == "shards");
+  }
 }

@@ -70,4 +70,6 @@ TEST_CASE("microbatches follow from the shapes alone") {
   CHECK(plan.lanes_of(0) == 2);
   CHECK(plan_training(tiny(), {}, 2).trainers == 2);
   CHECK(plan_training(tiny(), {.trainers = 7, .lanes = 2}, 8).lanes_of(6) == 1);
+  // A trainer without a microbatch would only wait.
+  CHECK(plan_training(tiny(), {.trainers = 7, .lanes = 2}, 8).trainers == 4);
 }
