@@ -12,9 +12,9 @@ struct LossShape {
   std::string text() const { return fmt::format("[{}, {}] over {}", rows, in, vocab); }
 };
 
-const std::vector<LossShape> kLossShapes = {{1, 2, 3, 1},      {1, 64, 16, 1},   {5, 65, 128, 3},
-                                            {12, 512, 64, 1},  {9, 1000, 33, 2}, {130, 97, 16, 1},
-                                            {37, 256, 64, 30}, {300, 130, 24, 1}};
+const std::vector<LossShape> kLossShapes = {{1, 2, 3, 1},      {1, 64, 16, 1},    {5, 65, 128, 3},
+                                            {12, 512, 64, 1},  {9, 1000, 33, 2},  {130, 97, 16, 1},
+                                            {37, 256, 64, 30}, {300, 130, 24, 1}, {70, 4999, 8, 1}};
 
 Outputs run_loss(TrainOps& ops, const LossShape& s) {
   Rng rng(41);

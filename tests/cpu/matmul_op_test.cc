@@ -11,11 +11,12 @@ struct MatmulShape {
   std::string text() const { return fmt::format("[{}, {}] to {}", rows, in, out); }
 };
 
-/// Tails of every tile, one row, one column, and past the depth at which kernels block a sum.
+/// Tails of every tile, one row, one column, past the depth at which kernels block a sum, and more
+/// rows than a shared cache holds of it.
 const std::vector<MatmulShape> kShapes = {
     {1, 2, 1},     {2, 4, 3},      {3, 6, 7},      {6, 64, 64},   {7, 66, 63},   {13, 48, 130},
     {64, 192, 64}, {33, 130, 100}, {70, 18, 200},  {5, 96, 3100}, {4, 3100, 40}, {130, 34, 66},
-    {12, 512, 17}, {1, 200, 256},  {25, 256, 128}, {300, 40, 72}};
+    {12, 512, 17}, {1, 200, 256},  {25, 256, 128}, {300, 40, 72}, {700, 2, 3100}};
 
 std::unique_ptr<TrainMatrix> packed(TrainOps& ops, const MatmulShape& s, Array& masters) {
   auto matrix = ops.make_matrix(s.out, s.in);
@@ -64,6 +65,8 @@ Outputs run_forward(TrainOps& ops, const MatmulShape& s) {
     forward(MatmulEpilogue::kGelu, biased, gelu, s.out, nullptr, slope.data());
     outputs.push_back(compute_output("gelu" + with, precision, gelu, s.in));
     outputs.push_back(compute_output("gelu slope" + with, precision, slope, s.in));
+    forward(MatmulEpilogue::kGelu, biased, gelu, s.out, nullptr, nullptr);
+    outputs.push_back(compute_output("gelu without slope" + with, precision, gelu, s.in));
 
     Array silu = unwritten_compute(precision, reference::at(s.rows, s.out / 2));
     forward(MatmulEpilogue::kSwiGlu, biased, silu, s.out / 2, nullptr, slope.data());
@@ -125,10 +128,13 @@ Outputs run_backward_weight(TrainOps& ops, const MatmulShape& s) {
   return outputs;
 }
 
-/// The transposed table: sums over rows pass the blocking depth too.
+/// The transposed table: sums over rows pass the blocking depth too, and gradients are large enough
+/// to be written past the caches.
 std::vector<MatmulShape> weight_shapes() {
   std::vector<MatmulShape> shapes = kShapes;
   shapes.push_back({3100, 20, 18});
+  shapes.push_back({6, 320, 512});
+  shapes.push_back({5, 1000, 144});
   return shapes;
 }
 

@@ -1,5 +1,7 @@
 // The products of a linear layer and the classifier, on every path, against the reference.
 #include <algorithm>
+#include <memory>
+#include <span>
 
 #include "twins.h"
 
@@ -105,6 +107,14 @@ void check_input_gradient(const Twins& t, const Shape& s) {
   }
 }
 
+/// The first n elements that begin on a cache line, as a gradient must to be streamed.
+std::span<float> on_cache_lines(std::vector<float>& memory, size_t n) {
+  void* begin = memory.data();
+  size_t room = memory.size() * sizeof(float);
+  REQUIRE(std::align(64, n * sizeof(float), begin, room) != nullptr);
+  return {static_cast<float*>(begin), n};
+}
+
 void check_weight_gradient(const Twins& t, const Shape& s, bool accumulate) {
   const int terms = std::max(500, s.rows);
   CAPTURE(s.rows);
@@ -112,9 +122,12 @@ void check_weight_gradient(const Twins& t, const Shape& s, bool accumulate) {
   CAPTURE(s.out);
   Rng rng(9);
   const TwinStorage dy = t.random(area(s.rows, s.out), rng), x = t.random(area(s.rows, s.in), rng);
-  std::vector<float> a = random_floats(area(s.out, s.in), rng), b = a;
+  const size_t n = area(s.out, s.in);
+  std::vector<float> a_memory = random_floats(n + 15, rng), b_memory = a_memory;
+  const std::span<float> a = on_cache_lines(a_memory, n), b = on_cache_lines(b_memory, n);
+  std::copy(a.begin(), a.end(), b.begin());
   std::vector<float> bias_a = random_floats(static_cast<size_t>(s.out), rng), bias_b = bias_a;
-  const auto op = [&](std::vector<float>& dweight, std::vector<float>& dbias) {
+  const auto op = [&](std::span<float> dweight, std::vector<float>& dbias) {
     return MatmulBackwardWeight{.dy = dy.data(),
                                 .x = x.data(),
                                 .rows = s.rows,
@@ -183,7 +196,8 @@ TEST_CASE("the classifier's loss and gradient agree with the reference, uncounte
       const int ld = (vocab + 63) / 64 * 64;
       TwinStorage a = t.random(area(rows, ld), rng), b = t.random(area(rows, ld), rng);
       std::vector<double> loss_a(targets.size()), loss_b(targets.size());
-      const auto op = [&](const TrainMatrix& head, std::vector<double>& losses, TwinStorage& dlogits) {
+      const auto op = [&](const TrainMatrix& head, std::vector<double>& losses,
+                          TwinStorage& dlogits) {
         return ClassifierLoss{.head = &head,
                               .x = x.data(),
                               .rows = rows,
