@@ -245,11 +245,15 @@ ServingSystem::~ServingSystem() {
   if (state_->actor) stop(Stop::kCancel);
 }
 
-void ServingSystem::stop(Stop how) {
+bool ServingSystem::stop(Stop how, Nanoseconds patience) {
   std::unique_lock lock(state_->mutex);
   state_->stopping = true;
   caf::anon_send(state_->actor, messages::Leave{how == Stop::kCancel});
-  state_->ended_changed.wait(lock, [&] { return state_->ended; });
+  const auto ended = [&] { return state_->ended; };
+  if (patience < std::chrono::hours(24))
+    return state_->ended_changed.wait_for(lock, patience, ended);
+  state_->ended_changed.wait(lock, ended);  // a moment so far away overflows a clock
+  return true;
 }
 
 Result<RequestId> ServingSystem::submit(GenerateRequest request, Sink sink) {
@@ -312,11 +316,13 @@ Result<std::string> ServingSystem::detokenise(const std::string& model,
   return state_->engines->engine(i).tokenizer().decode(tokens);
 }
 
-Result<std::string> ServingSystem::format_chat(
+Result<ChatPrompt> ServingSystem::format_chat(
     const std::string& model,
     std::span<const std::pair<std::string, std::string>> role_and_content) const {
   FS_ASSIGN(const size_t i, state_->find(model));
-  return state_->fronts[i]->chat.format(role_and_content);
+  const ChatFormat& chat = state_->fronts[i]->chat;
+  FS_ASSIGN(std::string text, chat.format(role_and_content));
+  return ChatPrompt{std::move(text), chat.stop_strings()};
 }
 
 }  // namespace fastserve

@@ -65,9 +65,9 @@ class ServingSystem final : public GenerateService {
     kDrain,  ///< answers what was accepted, then stops
     kCancel  ///< ends every request with kCancelled
   };
-  /// Refuses further requests (kUnavailable) and blocks until the last event is out. Not from a
-  /// sink.
-  void stop(Stop how);
+  /// Refuses further requests (kUnavailable) and blocks until the last event is out, or `patience`
+  /// is over: then false, and a later stop() may take another way. Not from a sink.
+  bool stop(Stop how, Nanoseconds patience = Nanoseconds::max());
 
   Result<RequestId> submit(GenerateRequest request, Sink sink) override;
   void cancel(RequestId id) override;
@@ -77,7 +77,7 @@ class ServingSystem final : public GenerateService {
                                         bool add_special_tokens) const override;
   Result<std::string> detokenise(const std::string& model,
                                  std::span<const int32_t> tokens) const override;
-  Result<std::string> format_chat(
+  Result<ChatPrompt> format_chat(
       const std::string& model,
       std::span<const std::pair<std::string, std::string>> role_and_content) const override;
 

@@ -100,6 +100,8 @@ class Deployment {
 struct JobInfo {
   std::string id, kind, model, state;  ///< state: running, interrupted, finished, failed
   int64_t created_unix = 0, step = 0, steps = 0;
+  /// Takes no more requests, and waits up to `patience` for those that are waiting or running.
+  virtual void drain(Nanoseconds patience) = 0;
   double loss = 0, validation_loss = 0;
   std::string note;  ///< the error of a failed job, the result of a finished one
   Json details;

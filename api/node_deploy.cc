@@ -18,12 +18,16 @@ class LocalDeployment final : public Deployment {
  public:
   LocalDeployment(std::shared_ptr<ServingSystem> system, std::unique_ptr<RpcServer> server)
       : system_(std::move(system)), server_(std::move(server)) {}
+  ~LocalDeployment() override { system_->stop(ServingSystem::Stop::kCancel); }
   int port() const override { return server_ ? server_->port() : 0; }
   GenerateService& service() override { return *system_; }
+  void drain(Nanoseconds patience) override {
+    system_->stop(ServingSystem::Stop::kDrain, patience);
+  }
 
  private:
   std::shared_ptr<ServingSystem> system_;
-  std::unique_ptr<RpcServer> server_;  // last: it stops calling before the system goes
+  std::unique_ptr<RpcServer> server_;  // goes first, once clients have their last events
 };
 
 /// Tokens of KV cache a model gets when the request leaves it open: room for sixteen whole
@@ -34,6 +38,19 @@ int choose_context_tokens(const ModelConfig& config, KvType kv) {
   const int64_t affordable = (int64_t{1} << 30) / bytes_a_token;
   const int64_t wanted = std::min<int64_t>(int64_t{16} * config.max_positions, affordable);
   return static_cast<int>(std::max<int64_t>(wanted, config.max_positions));
+}
+
+Status check_numbers(const DeployRequest& request) {
+  constexpr int kMostTokens = 1 << 30, kMostWaiting = 1 << 20;
+  if (request.context_tokens < 0 || request.context_tokens > kMostTokens)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("{} is not from 0 to {}", request.context_tokens, kMostTokens),
+                 "context-tokens", "0 chooses by the models' contexts and the memory"};
+  if (request.max_queue < 0 || request.max_queue > kMostWaiting)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("{} is not from 0 to {}", request.max_queue, kMostWaiting),
+                 "max-queue", "0 refuses what cannot run at once"};
+  return {};
 }
 
 /// A bundle held as floats, quantised in memory when the request asks for a quantised format.
@@ -52,6 +69,16 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   if (request.models.empty())
     return Error{ErrorCode::kInvalidArgument, "names no model", "deploy",
                  "fsctl models list shows those there are"};
+  FS_TRY(check_numbers(request));
+  RpcServerOptions options;
+  options.address = request.address;
+  options.port = request.port;
+  options.allow_remote = request.allow_remote;
+  options.log = options_.log;
+  BoundPort port;  // before the models: loading them may take long
+  if (listen) {
+    FS_ASSIGN(port, RpcServer::bind(options));
+  }
   ServingSystem::Config config;
   config.lanes = options_.lanes;
   config.isa = isa_;
@@ -80,12 +107,7 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   FS_ASSIGN(auto system, ServingSystem::start(std::move(config)));
   std::unique_ptr<RpcServer> server;
   if (listen) {
-    RpcServerOptions options;
-    options.address = request.address;
-    options.port = request.port;
-    options.allow_remote = request.allow_remote;
-    options.log = options_.log;
-    FS_ASSIGN(server, RpcServer::start(options, system));
+    FS_ASSIGN(server, RpcServer::start(options, system, std::move(port)));
   }
   return std::unique_ptr<Deployment>(new LocalDeployment(std::move(system), std::move(server)));
 }

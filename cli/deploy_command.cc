@@ -10,10 +10,11 @@
 namespace fastserve {
 namespace {
 
-int run_deploy(const CommandLine& line, DeployRequest& request, const std::string& port_file) {
+int run_deploy(const CommandLine& line, DeployRequest& request, const std::string& port_file,
+               Nanoseconds grace) {
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
-  ProgressBar bar(line.progress_wanted(), "load");
+  ProgressBar bar(line.progress_wanted(), "load", stored_bytes(line, **node, request.models));
   request.progress = [&](double fraction) { bar.update(fraction); };
   auto deployment = (*node)->deploy(request, true);
   bar.clear();
@@ -34,6 +35,11 @@ int run_deploy(const CommandLine& line, DeployRequest& request, const std::strin
   });
   std::fflush(stdout);
   while (!line.cancel.raised()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const ServerHealth left = (*deployment)->service().health();
+  if (!line.quiet && left.running + left.queued > 0)
+    fmt::print(stderr, "finishing {} requests, for up to {:g} s; Ctrl-C again stops at once\n",
+               left.running + left.queued, std::chrono::duration<double>(grace).count());
+  (*deployment)->drain(grace);
   return 0;
 }
 
@@ -45,6 +51,7 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
     DeployRequest request;
     std::string weights = "bf16", port_file;
     bool kv_float = false;
+    double grace_seconds = 5;
   };
   auto a = std::make_shared<Arguments>();
   c->add_option("models", a->request.models, "Stored models: name, name@version or name@tag")
@@ -65,6 +72,10 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("--max-queue", a->request.max_queue, "Requests waiting before new ones are refused")
       ->capture_default_str();
   c->add_option("--port-file", a->port_file, "Write the port here once ready");
+  c->add_option("--grace", a->grace_seconds,
+                "Seconds that running requests get to finish after Ctrl-C")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
   c->footer("Example:\n  fsctl deploy poems-int8 --port 8080");
   c->callback([&line, &run, a] {
     run = [&line, a] {
@@ -72,7 +83,9 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
       if (!weights.ok()) return fail(line, weights.error());
       a->request.weights = *weights;
       if (a->kv_float) a->request.kv = KvType::kFloat32;
-      return run_deploy(line, a->request, a->port_file);
+      auto grace = timeout_from_seconds(a->grace_seconds, "grace");
+      if (!grace.ok()) return fail(line, grace.error());
+      return run_deploy(line, a->request, a->port_file, grace->value_or(Nanoseconds{0}));
     };
   });
 }

@@ -34,9 +34,9 @@ void add_sampling_options(CLI::App* c, const std::shared_ptr<Arguments>& a) {
   c->add_option("--timeout", a->timeout_seconds, "Seconds until the answer is cut off");
 }
 
-void settle(Arguments& a) {
-  if (a.timeout_seconds > 0)
-    a.request.timeout = Nanoseconds(static_cast<int64_t>(a.timeout_seconds * 1e9));
+Status settle(Arguments& a) {
+  FS_ASSIGN(a.request.timeout, timeout_from_seconds(a.timeout_seconds));
+  return {};
 }
 
 Json logprobs_json(const std::vector<GeneratedToken>& tokens) {
@@ -50,8 +50,17 @@ Json logprobs_json(const std::vector<GeneratedToken>& tokens) {
   return out;
 }
 
+Json answer_json(const Answer& answer) {
+  return Json::object({{"text", answer.text},
+                       {"finish_reason", finish_reason_name(answer.finish)},
+                       {"prompt_tokens", answer.prompt_tokens},
+                       {"generated_tokens", answer.generated_tokens},
+                       {"seconds", answer.seconds},
+                       {"tokens", logprobs_json(answer.tokens)}});
+}
+
 int generate_once(CommandLine& line, Arguments& a) {
-  settle(a);
+  if (Status settled = settle(a); !settled.ok()) return fail(line, settled.error());
   if (!a.prompt_file.empty()) {
     auto text = read_file(a.prompt_file, uint64_t{64} << 20);
     if (!text.ok()) return fail(line, text.error());
@@ -61,21 +70,17 @@ int generate_once(CommandLine& line, Arguments& a) {
   }
   auto generator = open_generator(line, a.model, a.connect);
   if (!generator.ok()) return fail(line, generator.error());
-  if (!line.json) fmt::print("{}", a.request.prompt);
-  auto answer = (*generator)->generate(a.request, [&](const std::string& text) {
+  bool began = false;  // a prompt that is refused is not said again
+  const auto say = [&](const std::string& text) {
     if (line.json) return;
-    fmt::print("{}", text);
+    fmt::print("{}{}", began ? "" : a.request.prompt, text);
     std::fflush(stdout);
-  });
-  if (!line.json) fmt::print("\n");
+    began = true;
+  };
+  auto answer = (*generator)->generate(a.request, say);
+  if (answer.ok() || began) say("\n");
   if (!answer.ok()) return fail(line, answer.error());
-  const Json document = Json::object({{"text", answer->text},
-                                      {"finish_reason", finish_reason_name(answer->finish)},
-                                      {"prompt_tokens", answer->prompt_tokens},
-                                      {"generated_tokens", answer->generated_tokens},
-                                      {"seconds", answer->seconds},
-                                      {"tokens", logprobs_json(answer->tokens)}});
-  finish(line, document, [&] {
+  finish(line, answer_json(*answer), [&] {
     if (!line.quiet)
       fmt::print(stderr, "[{} prompt + {} tokens in {:.2f} s, {:.0f} tokens/s, ended by {}]\n",
                  answer->prompt_tokens, answer->generated_tokens, answer->seconds,
@@ -84,27 +89,54 @@ int generate_once(CommandLine& line, Arguments& a) {
   return answer->finish == FinishReason::kCancelled ? 130 : 0;
 }
 
+using Turns = std::vector<std::pair<std::string, std::string>>;
+
+/// Forgets the oldest question and its answer; false when only the last question is left.
+bool forget_oldest(Turns& turns) {
+  const auto oldest = turns.begin() + (turns.front().first == "system" ? 1 : 0);
+  if (turns.end() - oldest < 3) return false;
+  turns.erase(oldest, oldest + 2);
+  return true;
+}
+
+/// The answer to the last of `turns`, of which it forgets the oldest until the context holds them.
+Result<Answer> answer_to(Generator& generator, const CommandLine& line, Turns& turns,
+                         const GenerateRequest& request) {
+  const auto say = [&](const std::string& text) {
+    if (line.json) return;
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  };
+  for (;;) {
+    FS_ASSIGN(ChatPrompt prompt, generator.format_chat(turns));
+    GenerateRequest asked = request;
+    asked.prompt = std::move(prompt.text);
+    asked.stop.insert(asked.stop.end(), prompt.stop.begin(), prompt.stop.end());
+    auto answer = generator.generate(asked, say);
+    const bool too_long = !answer.ok() && answer.error().where == "prompt";
+    if (!too_long || !forget_oldest(turns)) return answer;
+    if (!line.quiet)
+      fmt::print(stderr, "(the context is full: the oldest question is forgotten)\n");
+  }
+}
+
 int chat(CommandLine& line, Arguments& a) {
-  settle(a);
+  if (Status settled = settle(a); !settled.ok()) return fail(line, settled.error());
   auto generator = open_generator(line, a.model, a.connect);
   if (!generator.ok()) return fail(line, generator.error());
-  std::vector<std::pair<std::string, std::string>> turns;
+  Turns turns;
   if (!a.system.empty()) turns.emplace_back("system", a.system);
-  fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends the chat.\n");
+  if (!line.quiet) fmt::print(stderr, "Type a message; an empty line or Ctrl-D ends the chat.\n");
   for (;;) {
-    fmt::print(stderr, "> ");
+    if (!line.quiet) fmt::print(stderr, "> ");
     std::string message;
     if (line.cancel.raised() || !std::getline(std::cin, message) || message.empty()) return 0;
     turns.emplace_back("user", message);
-    auto prompt = (*generator)->format_chat(turns);
-    if (!prompt.ok()) return fail(line, prompt.error());
-    a.request.prompt = *prompt;
-    auto answer = (*generator)->generate(a.request, [](const std::string& text) {
-      fmt::print("{}", text);
-      std::fflush(stdout);
-    });
-    fmt::print("\n");
+    auto answer = answer_to(**generator, line, turns, a.request);
+    if (!line.json) fmt::print("\n");
     if (!answer.ok()) return fail(line, answer.error());
+    if (line.json) fmt::print("{}\n", answer_json(*answer).dump());
+    std::fflush(stdout);
     if (answer->finish == FinishReason::kCancelled) return 130;
     turns.emplace_back("assistant", answer->text);
   }

@@ -36,10 +36,13 @@ class RemoteGenerator final : public Generator {
         &cancel_);
     if (!status.ok()) return std::move(status).error();
     if (failure) return std::move(*failure);
+    if (answer.finish == FinishReason::kCancelled && !cancel_.raised())
+      return Error{ErrorCode::kUnavailable, "the server stopped before the answer was complete", "",
+                   "try again later, or start a server with fsctl deploy"};
     answer.seconds = seconds_since(clock_, start);
     return answer;
   }
-  Result<std::string> format_chat(
+  Result<ChatPrompt> format_chat(
       const std::vector<std::pair<std::string, std::string>>& turns) override {
     return client_->format_chat(model_, turns);
   }
@@ -66,7 +69,7 @@ class LocalGenerator final : public Generator {
     };
     return generate_and_wait(deployment_->service(), request, print, cancel_);
   }
-  Result<std::string> format_chat(
+  Result<ChatPrompt> format_chat(
       const std::vector<std::pair<std::string, std::string>>& turns) override {
     return deployment_->service().format_chat("", turns);
   }

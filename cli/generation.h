@@ -18,7 +18,7 @@ class Generator {
   /// Blocks until the answer ends; `on_text` gets it piece by piece on the caller's thread.
   virtual Result<Answer> generate(const GenerateRequest& request,
                                   const std::function<void(const std::string&)>& on_text) = 0;
-  virtual Result<std::string> format_chat(
+  virtual Result<ChatPrompt> format_chat(
       const std::vector<std::pair<std::string, std::string>>& turns) = 0;
 };
 

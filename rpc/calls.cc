@@ -8,6 +8,14 @@ constexpr uint16_t kProtocol = wire::PROTOCOL;
 constexpr uint16_t kOldestProtocol = 1;
 constexpr const char* kServerName = "fastserve " FASTSERVE_VERSION;
 
+/// Of an answer that is more than Cap'n Proto would send.
+Status check_answer(uint64_t bytes, const char* where) {
+  constexpr uint64_t kAround = 4096;
+  if (bytes + kAround <= kMostMessageWords * sizeof(capnp::word)) return {};
+  return Error{ErrorCode::kInvalidArgument, "what it makes is more than the 4 MiB of one message",
+               where, "send less at once"};
+}
+
 class GenerationServer final : public wire::Generation::Server {
  public:
   GenerationServer(ServerLoop& loop, uint64_t stream) : loop_(loop), stream_(stream) {}
@@ -79,6 +87,10 @@ class FastServeServer final : public wire::FastServe::Server {
       write_error(results.initError(), tokens.error());
       return kj::READY_NOW;
     }
+    if (const Status fits = check_answer(tokens->size() * sizeof(int32_t), "text"); !fits.ok()) {
+      write_error(results.initError(), fits.error());
+      return kj::READY_NOW;
+    }
     auto list = results.initTokens(static_cast<unsigned>(tokens->size()));
     for (unsigned i = 0; i < tokens->size(); i++) list.set(i, (*tokens)[i]);
     return kj::READY_NOW;
@@ -90,10 +102,11 @@ class FastServeServer final : public wire::FastServe::Server {
     std::vector<int32_t> tokens;
     for (const int32_t token : params.getTokens()) tokens.push_back(token);
     const auto text = loop_.service().detokenise(to_string(params.getModel()), tokens);
-    if (text.ok())
+    const Status fits = text.ok() ? check_answer(text->size(), "tokens") : Status(text.error());
+    if (fits.ok())
       context.getResults().setText(to_text(*text));
     else
-      write_error(context.getResults().initError(), text.error());
+      write_error(context.getResults().initError(), fits.error());
     return kj::READY_NOW;
   }
 
@@ -104,10 +117,16 @@ class FastServeServer final : public wire::FastServe::Server {
     for (const auto message : params.getMessages())
       messages.emplace_back(to_string(message.getRole()), to_string(message.getContent()));
     const auto prompt = loop_.service().format_chat(to_string(params.getModel()), messages);
-    if (prompt.ok())
-      context.getResults().setPrompt(to_text(*prompt));
-    else
-      write_error(context.getResults().initError(), prompt.error());
+    auto results = context.getResults();
+    const Status fits =
+        prompt.ok() ? check_answer(prompt->text.size(), "messages") : Status(prompt.error());
+    if (!fits.ok()) {
+      write_error(results.initError(), fits.error());
+      return kj::READY_NOW;
+    }
+    results.setPrompt(to_text(prompt->text));
+    auto stop = results.initStop(static_cast<unsigned>(prompt->stop.size()));
+    for (unsigned i = 0; i < prompt->stop.size(); i++) stop.set(i, to_text(prompt->stop[i]));
     return kj::READY_NOW;
   }
 

@@ -38,7 +38,7 @@ class RpcClient {
                                                 bool add_special_tokens = true) = 0;
   virtual Result<std::string> detokenise(const std::string& model,
                                          std::span<const int32_t> tokens) = 0;
-  virtual Result<std::string> format_chat(
+  virtual Result<ChatPrompt> format_chat(
       const std::string& model,
       std::span<const std::pair<std::string, std::string>> role_and_content) = 0;
 

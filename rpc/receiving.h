@@ -47,6 +47,12 @@ class Receiving {
     answered_ = true;
     news_.notify_all();
   }
+  /// The server answered a call that asks for nothing else.
+  void sign_of_life() {
+    const std::lock_guard lock(mutex_);
+    alive_ = true;
+    news_.notify_all();
+  }
   void cancel() {
     cancelled = true;
     KJ_IF_MAYBE (running, generation) {
@@ -76,14 +82,17 @@ class Receiving {
     std::optional<Error> failure;
     bool answered = false;  ///< the server took the request
     bool release = false;   ///< the caller has caught up: release() is due
+    bool alive = false;     ///< the server spoke since the last news
   };
   News wait(Nanoseconds timeout) {
     std::unique_lock lock(mutex_);
     const bool known = answered_;
     news_.wait_for(lock, timeout,
-                   [&] { return !events_.empty() || failure_ || answered_ != known; });
+                   [&] { return !events_.empty() || failure_ || answered_ != known || alive_; });
     News news;
     news.answered = answered_;
+    news.alive = alive_ || !events_.empty() || answered_ != known;
+    alive_ = false;
     if (!events_.empty()) {
       news.event = std::move(events_.front());
       events_.pop_front();
@@ -101,6 +110,7 @@ class Receiving {
   std::deque<GenerateEvent> events_;
   std::optional<Error> failure_;
   bool answered_ = false;
+  bool alive_ = false;
   bool holding_ = false;
 };
 

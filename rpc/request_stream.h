@@ -3,8 +3,8 @@
 
 #include <kj/async.h>
 
+#include <deque>
 #include <functional>
-#include <optional>
 
 #include "rpc/messages.h"
 
@@ -13,7 +13,7 @@ namespace fastserve {
 /// Sends events to a client's sink: one message an engine step while the client keeps up, larger
 /// and fewer ones when it does not.
 ///
-/// Owns:     the events that the client has no credit for, merged into one.
+/// Owns:     the events that the client has no credit for, merged into ones of 256 KiB.
 /// Threads:  the loop's.
 /// Promises: at most kCredit messages are unanswered; nothing is lost or reordered. `on_end` is
 ///           called once: when the last event was answered, or the client took no more.
@@ -29,6 +29,8 @@ class RequestStream final : private kj::TaskSet::ErrorHandler {
   void send();
   /// The last event was added.
   bool finished() const { return finished_; }
+  /// The client has events that it did not answer.
+  bool unanswered() const { return unanswered_ > 0; }
 
  private:
   void taskFailed(kj::Exception&& exception) override;
@@ -36,7 +38,11 @@ class RequestStream final : private kj::TaskSet::ErrorHandler {
 
   wire::EventSink::Client sink_;
   std::function<void()> on_end_;  // empty once called
-  std::optional<GenerateEvent> waiting_;
+  struct Merged {
+    GenerateEvent event;
+    uint64_t words;
+  };
+  std::deque<Merged> waiting_;
   bool finished_ = false;
   int unanswered_ = 0;
   kj::TaskSet calls_;

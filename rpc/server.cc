@@ -22,16 +22,15 @@ class LoopLog final : public kj::ExceptionCallback {
 
 class RunningServer final : public RpcServer {
  public:
-  RunningServer(RpcServerOptions options, std::shared_ptr<GenerateService> service,
-                Listening listening)
+  RunningServer(RpcServerOptions options, std::shared_ptr<GenerateService> service, BoundPort bound)
       : options_(std::move(options)),
         service_(std::move(service)),
-        port_(listening.port),
-        endpoint_(std::move(listening.endpoint)) {
+        port_(bound.port),
+        endpoint_(std::move(bound.endpoint)) {
     std::promise<void> started;
     const std::future<void> ready = started.get_future();
     thread_ = std::thread(
-        [this, socket = std::move(listening.socket), started = std::move(started)]() mutable {
+        [this, socket = std::move(bound.socket), started = std::move(started)]() mutable {
           run(std::move(socket), std::move(started));
         });
     ready.wait();
@@ -72,11 +71,22 @@ class RunningServer final : public RpcServer {
 }  // namespace
 
 Result<std::unique_ptr<RpcServer>> RpcServer::start(RpcServerOptions options,
-                                                    std::shared_ptr<GenerateService> service) {
+Result<BoundPort> RpcServer::bind(const RpcServerOptions& options) {
+  return bind_to(options.address, options.port, options.allow_remote);
+}
+
+                                                    std::shared_ptr<GenerateService> service,
+                                                    BoundPort port) {
   FS_CHECK(service != nullptr);
-  FS_ASSIGN(Listening listening, listen_on(options.address, options.port, options.allow_remote));
-  return std::unique_ptr<RpcServer>(std::make_unique<RunningServer>(
-      std::move(options), std::move(service), std::move(listening)));
+  FS_TRY(listen_at(port));
+  return std::unique_ptr<RpcServer>(
+      std::make_unique<RunningServer>(std::move(options), std::move(service), std::move(port)));
+}
+
+Result<std::unique_ptr<RpcServer>> RpcServer::start(RpcServerOptions options,
+                                                    std::shared_ptr<GenerateService> service) {
+  FS_ASSIGN(BoundPort port, bind(options));
+  return start(std::move(options), std::move(service), std::move(port));
 }
 
 }  // namespace fastserve

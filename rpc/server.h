@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "net/socket.h"
 #include "serve/service.h"
 
 namespace fastserve {
@@ -22,7 +23,13 @@ struct RpcServerOptions {
   size_t max_connections = 256;             ///< further ones are closed at once
   size_t max_requests_per_connection = 64;  ///< unfinished ones; further ones: kResourceExhausted
   Nanoseconds hello_timeout = std::chrono::seconds(10);  ///< for a connection's first call
-  Nanoseconds idle_timeout = std::chrono::minutes(10);   ///< silence with no request running
+  /// Silence with no request running, or of a client that answers no events.
+  Nanoseconds idle_timeout = std::chrono::minutes(10);
+  /// What half-received messages may hold over all connections; further large ones wait.
+  uint64_t message_memory = uint64_t{64} << 20;
+  Nanoseconds message_timeout = std::chrono::seconds(30);  ///< for sending a large message
+  /// How long clients may take for last events that are out when the server goes.
+  Nanoseconds farewell = std::chrono::seconds(1);
   Log log;
 };
 
@@ -33,11 +40,19 @@ struct RpcServerOptions {
 /// Promises: garbage, stalls and vanished clients cost their own connection and nothing else; a
 ///           client that goes away has its requests cancelled; a slow reader gets its events
 ///           merged, so that it holds at most its request's tokens in memory and delays nobody;
-///           destruction cancels what runs, closes all connections and joins the thread.
+///           destruction cancels what runs, hands over the last events of what has ended, closes
+///           all connections and joins the thread.
 /// Refuses:  a taken port (kUnavailable), an address that is none or needs allow_remote
 ///           (kInvalidArgument).
 class RpcServer {
  public:
+  /// Takes the port before there is a service: what is wrong with it shows before a model is
+  /// loaded, and clients are refused until start().
+  static Result<BoundPort> bind(const RpcServerOptions& options);
+  static Result<std::unique_ptr<RpcServer>> start(RpcServerOptions options,
+                                                  std::shared_ptr<GenerateService> service,
+                                                  BoundPort port);
+  /// Both at once.
   static Result<std::unique_ptr<RpcServer>> start(RpcServerOptions options,
                                                   std::shared_ptr<GenerateService> service);
   virtual ~RpcServer() = default;

@@ -14,6 +14,7 @@ kj::Duration to_kj(Nanoseconds time) { return time.count() * kj::NANOSECONDS; }
 kj::Promise<void> ServerLoop::accept() {
   return receiver_->accept().then(
       [this](kj::Own<kj::AsyncIoStream> stream) {
+        if (farewell_ != nullptr) return accept();  // which closes it
         if (connections_.size() < options_.max_connections)
           add(kj::mv(stream));
         else
@@ -30,7 +31,7 @@ kj::Promise<void> ServerLoop::accept() {
 
 void ServerLoop::add(kj::Own<kj::AsyncIoStream> stream) {
   const uint64_t id = next_key_++;
-  auto connection = kj::heap<Connection>(kj::mv(stream), timer_);
+  auto connection = kj::heap<Connection>(kj::mv(stream), timer_, budget_);
   connection->rpc = capnp::makeRpcServer(connection->network, make_calls(*this, id));
   // Closed from the mailbox: not from inside the promise that belongs to it.
   const auto closed = [this, id]() { mailbox_->post([this, id] { close(id); }); };
@@ -53,6 +54,7 @@ void ServerLoop::close(uint64_t id) {
     service_.cancel(at->second.request);
     at = running_.erase(at);
   }
+  end_farewell_if_all_heard();
   connections_.erase(found);
   connection_count_ = connections_.size();
 }
@@ -65,13 +67,43 @@ size_t ServerLoop::requests_of(uint64_t connection) const {
 
 bool ServerLoop::silent_for_too_long(uint64_t id, Connection& connection) const {
   const kj::TimePoint now = timer_.now();
+  KJ_IF_MAYBE (since, connection.stream.large_read_since()) {
+    if (now - *since >= to_kj(options_.message_timeout)) return true;
+  }
   if (!connection.greeted) return now - connection.opened >= to_kj(options_.hello_timeout);
   if (now - connection.stream.last_progress() < to_kj(options_.idle_timeout)) return false;
-  return connection.stream.blocked() || requests_of(id) == 0;
+  return connection.stream.blocked() || !engine_owes(id);
+}
+
+/// A request of the connection waits for the engine, and not for its client to answer events.
+bool ServerLoop::engine_owes(uint64_t connection) const {
+  return std::any_of(running_.begin(), running_.end(), [&](const auto& entry) {
+    return entry.second.connection == connection && !entry.second.stream->unanswered();
+  });
+}
+
+/// Lets nobody in, and gives clients a moment for the last events of requests that have ended.
+kj::Promise<void> ServerLoop::say_farewell() {
+  std::erase_if(running_, [&](const auto& entry) {
+    if (entry.second.stream->finished()) return false;
+    service_.cancel(entry.second.request);
+    return true;
+  });
+  auto heard = kj::newPromiseAndFulfiller<void>();
+  farewell_ = kj::mv(heard.fulfiller);
+  end_farewell_if_all_heard();
+  return heard.promise.exclusiveJoin(timer_.afterDelay(to_kj(options_.farewell)));
+}
+
+void ServerLoop::end_farewell_if_all_heard() {
+  KJ_IF_MAYBE (farewell, farewell_) {
+    if (running_.empty()) (*farewell)->fulfill();
+  }
 }
 
 kj::Promise<void> ServerLoop::watch_silence() {
-  const Nanoseconds shortest = std::min(options_.hello_timeout, options_.idle_timeout);
+  const Nanoseconds shortest =
+      std::min({options_.hello_timeout, options_.idle_timeout, options_.message_timeout});
   const Nanoseconds often = std::max<Nanoseconds>(shortest / 4, std::chrono::milliseconds(1));
   return timer_.afterDelay(to_kj(often)).then([this]() {
     std::vector<uint64_t> silent;
@@ -105,6 +137,7 @@ Result<ServerLoop::Started> ServerLoop::start(uint64_t connection, GenerateReque
       // Not finished when its client took no more: then there is something to cancel.
       cancel(key);
       running_.erase(key);
+      end_farewell_if_all_heard();
     });
   };
   running_.emplace(key,

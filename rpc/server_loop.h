@@ -22,9 +22,9 @@ inline constexpr capnp::ReaderOptions kReaderOptions{kMostMessageWords, /*nestin
 
 /// What the calls of one connection share.
 struct Connection {
-  Connection(kj::Own<kj::AsyncIoStream> inner, kj::Timer& timer)
+  Connection(kj::Own<kj::AsyncIoStream> inner, kj::Timer& timer, ReadBudget& budget)
       : opened(timer.now()),
-        stream(kj::mv(inner), timer),
+        stream(kj::mv(inner), timer, budget),
         network(stream, capnp::rpc::twoparty::Side::SERVER, kReaderOptions) {}
 
   kj::TimePoint opened;
@@ -50,6 +50,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
         mailbox_(std::move(mailbox)),
         connection_count_(connection_count),
         timer_(io.provider->getTimer()),
+        budget_(options.message_memory),
         tasks_(*this) {}
   ~ServerLoop() {
     while (!connections_.empty()) close(connections_.begin()->first);
@@ -104,6 +105,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   const std::shared_ptr<Mailbox> mailbox_;
   std::atomic<size_t>& connection_count_;
   kj::Timer& timer_;
+  ReadBudget budget_;  // outlives the connections
   kj::Own<kj::ConnectionReceiver> receiver_;
   uint64_t next_key_ = 1;
   std::map<uint64_t, kj::Own<Connection>> connections_;

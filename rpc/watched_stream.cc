@@ -5,10 +5,28 @@ namespace {
 
 // What a peer may still ask while it takes no answers.
 constexpr uint64_t kReadWhileBlocked = 256 << 10;
+// Reads from this size on need a share of the budget.
+constexpr uint64_t kLargeRead = 64 << 10;
 
 }  // namespace
 
 kj::Promise<size_t> WatchedStream::tryRead(void* buffer, size_t min_bytes, size_t max_bytes) {
+  if (min_bytes < kLargeRead) return read_when_taken(buffer, min_bytes, max_bytes);
+  // The body of a message is read in one go: its memory is touched from here on.
+  return budget_.take(min_bytes).then(
+      [this, buffer, min_bytes, max_bytes](kj::Own<ReadBudget::Share> share) {
+        large_read_since_ = timer_.now();
+        return read_when_taken(buffer, min_bytes, max_bytes)
+            .then([this](size_t bytes) {
+              large_read_since_ = nullptr;
+              return bytes;
+            })
+            .attach(kj::mv(share));
+      });
+}
+
+kj::Promise<size_t> WatchedStream::read_when_taken(void* buffer, size_t min_bytes,
+                                                   size_t max_bytes) {
   if (writes_ == 0 || read_since_write_ < kReadWhileBlocked)
     return read_now(buffer, min_bytes, max_bytes);
   auto paf = kj::newPromiseAndFulfiller<void>();

@@ -4,19 +4,24 @@
 #include <kj/async-io.h>
 #include <kj/timer.h>
 
+#include "rpc/read_budget.h"
+
 namespace fastserve {
 
 /// Passes bytes through, remembers when the peer last sent or took some, and stops reading from a
-/// peer that keeps asking while it does not take the answers, so that those cannot pile up.
+/// peer that keeps asking while it does not take the answers, so that those cannot pile up. Large
+/// messages are read within a budget that all connections share.
 ///
 /// Threads: the loop's.
 class WatchedStream final : public kj::AsyncIoStream {
  public:
-  WatchedStream(kj::Own<kj::AsyncIoStream> inner, kj::Timer& timer)
-      : inner_(kj::mv(inner)), timer_(timer), last_progress_(timer.now()) {}
+  WatchedStream(kj::Own<kj::AsyncIoStream> inner, kj::Timer& timer, ReadBudget& budget)
+      : inner_(kj::mv(inner)), timer_(timer), budget_(budget), last_progress_(timer.now()) {}
 
   /// When bytes last moved in either direction.
   kj::TimePoint last_progress() const { return last_progress_; }
+  /// When the large message began that the peer is in the middle of.
+  kj::Maybe<kj::TimePoint> large_read_since() const { return large_read_since_; }
   /// The peer has not taken everything that was sent to it.
   bool blocked() const { return writes_ > 0; }
 
@@ -29,11 +34,14 @@ class WatchedStream final : public kj::AsyncIoStream {
 
  private:
   kj::Promise<void> watch(kj::Promise<void> write);
+  kj::Promise<size_t> read_when_taken(void* buffer, size_t min_bytes, size_t max_bytes);
   kj::Promise<size_t> read_now(void* buffer, size_t min_bytes, size_t max_bytes);
 
   kj::Own<kj::AsyncIoStream> inner_;
   kj::Timer& timer_;
+  ReadBudget& budget_;
   kj::TimePoint last_progress_;
+  kj::Maybe<kj::TimePoint> large_read_since_;
   size_t writes_ = 0;              // begun and not ended
   uint64_t read_since_write_ = 0;  // bytes read since the peer last took something
   kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> reader_;  // waits for a write to end

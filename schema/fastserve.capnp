@@ -12,9 +12,12 @@
 # Errors: a call that can fail has a result `error`, null when the call succeeded. Cap'n Proto's own
 # exceptions mean that the connection is gone or that the peer lacks a method.
 #
-# Limits of a server (by default): messages of 4 MiB, 16 levels of nesting, 64 unfinished requests a
-# connection; who has not said hello after 10 seconds, or says nothing for 10 minutes with no
-# request running, is disconnected.
+# Limits of a server (by default): 256 connections, messages of 4 MiB, 16 levels of nesting, 64
+# unfinished requests a connection; who has not said hello after 10 seconds, or says nothing for 10
+# minutes with no request running or with events unanswered, is disconnected.
+#
+# A server that stops first ends its requests, so that each gets its last event: `cancelled`, though
+# nobody cancelled it.
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("fastserve::wire");
@@ -40,8 +43,10 @@ interface FastServe {
 
   detokenise @5 (model :Text, tokens :List(Int32)) -> (text :Text, error :Error);
 
-  formatChat @6 (model :Text, messages :List(ChatMessage)) -> (prompt :Text, error :Error);
-  # The prompt that asks the model for its next message, by its own chat template.
+  formatChat @6 (model :Text, messages :List(ChatMessage)) -> (prompt :Text, error :Error, stop :List(Text));
+  # The prompt that asks the model for its next message, by its own chat template; for a model
+  # without one, lines that begin with the role. `stop` belongs into the request: it ends the
+  # message where no token of the model's does.
 }
 
 interface EventSink {

@@ -46,6 +46,11 @@ class ChatFormat {
   /// With `ask` the text ends where the assistant's answer begins. kInvalidArgument for an empty
   /// conversation, and for roles that the style's template refuses.
   Result<std::string> format(std::span<const Turn> turns, bool ask = true) const;
+  /// What ends the model's answer where no token of its own does: the next question, in kPlain.
+  std::vector<std::string> stop_strings() const {
+    if (style_ == ChatStyle::kPlain) return {"\nuser:"};
+    return {};
+  }
 
  private:
   std::string chat_ml(std::span<const Turn> turns, bool ask) const;

@@ -33,10 +33,13 @@ int context_of(const Decoder& decoder) {
 
 Status check_stops(const std::vector<std::string>& stops) {
   if (stops.size() > kMaxStops)
-    return refuse(fmt::format("{} stop strings", stops.size()), "stop", "at most 16");
-  for (const std::string& stop : stops)
-    if (stop.empty() || stop.size() > kMaxStopBytes)
-      return refuse("a stop string is empty or over 1024 bytes", "stop", "leave it out");
+    return refuse(fmt::format("{} are too many", stops.size()), "stop", "16 are the most");
+  for (const std::string& stop : stops) {
+    if (stop.empty()) return refuse("one of them is empty", "stop", "leave it out");
+    if (stop.size() > kMaxStopBytes)
+      return refuse(fmt::format("one of them has {} bytes", stop.size()), "stop",
+                    "1024 are the most");
+  }
   return {};
 }
 
@@ -80,7 +83,8 @@ Result<GenerateRequest> Engine::check(GenerateRequest request) const {
   FS_TRY(request.sampling.validate());
   FS_TRY(check_stops(request.stop));
   if (request.max_tokens < 1)
-    return refuse("not a positive number", "max_tokens", "ask for at least one token");
+    return refuse(fmt::format("{} is not a number of tokens", request.max_tokens), "max_tokens",
+                  "ask for at least one");
   if (!request.prompt.empty()) {
     if (!request.prompt_tokens.empty())
       return refuse("given as text and as tokens", "prompt", "give one of them");
@@ -88,8 +92,13 @@ Result<GenerateRequest> Engine::check(GenerateRequest request) const {
     const auto& bos = decoder_->config().bos_token;
     const std::string bos_text = bos ? tokenizer_->token_text(*bos) : "";
     const bool has_bos = !bos_text.empty() && request.prompt.starts_with(bos_text);
-    FS_ASSIGN(request.prompt_tokens,
-              tokenizer_->encode(request.prompt, {.add_special_tokens = !has_bos}));
+    auto tokens = tokenizer_->encode(request.prompt, {.add_special_tokens = !has_bos});
+    if (!tokens.ok()) {
+      Error error = std::move(tokens).error();
+      error.where = "prompt";
+      return error;
+    }
+    request.prompt_tokens = *std::move(tokens);
     request.prompt.clear();
   }
   if (request.prompt_tokens.empty())
@@ -97,7 +106,10 @@ Result<GenerateRequest> Engine::check(GenerateRequest request) const {
   if (request.prompt_tokens.size() > static_cast<size_t>(context_length_))
     return refuse(fmt::format("{} tokens, and the context holds {}", request.prompt_tokens.size(),
                               context_length_),
-                  "prompt", "shorten it, or deploy with a longer context");
+                  "prompt",
+                  context_length_ < decoder_->config().max_positions
+                      ? "shorten it, or deploy with more context tokens"
+                      : "shorten it, or use a model that reads more at once");
   const int vocab = decoder_->config().vocab_size;
   for (int32_t token : request.prompt_tokens)
     if (token < 0 || token >= vocab)

@@ -15,7 +15,7 @@ namespace fastserve {
 /// Hugging Face's processors in its order: repetition penalty, temperature, top-k, top-p, min-p.
 struct SamplingParameters {
   double temperature = 1.0;  ///< 0: greedy
-  int top_k = 0;             ///< 0: off; ties with the k-th are kept
+  int top_k = 0;             ///< 0 and a whole vocabulary: off; ties with the k-th are kept
   double top_p = 1.0;        ///< smallest set whose mass reaches p; the crossing token is kept
   double min_p = 0.0;        ///< relative to the largest probability
   double repetition_penalty = 1.0;  ///< over prompt and generated tokens
@@ -48,6 +48,11 @@ enum class FinishReason : uint8_t {
   kError
 };
 const char* finish_reason_name(FinishReason reason);
+
+/// A time limit as people give it; 0 and more than ten years: none. kInvalidArgument, naming
+/// `field`, for what is negative or no number.
+Result<std::optional<Nanoseconds>> timeout_from_seconds(double seconds,
+                                                        const char* field = "timeout");
 
 struct TokenLogprob {
   int32_t token = 0;

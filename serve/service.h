@@ -28,6 +28,13 @@ struct ServerHealth {
   std::string device;  ///< Device::description()
 };
 
+/// What asks a model for its next message.
+struct ChatPrompt {
+  std::string text;
+  /// Belongs into the request's stop strings: ends the message where no token of the model's does.
+  std::vector<std::string> stop;
+};
+
 /// Threads: every call from any thread; none blocks on the model.
 class GenerateService {
  public:
@@ -51,7 +58,7 @@ class GenerateService {
   virtual Result<std::string> detokenise(const std::string& model,
                                          std::span<const int32_t> tokens) const = 0;
   /// The chat template applied, or a plain fallback when the model has none.
-  virtual Result<std::string> format_chat(
+  virtual Result<ChatPrompt> format_chat(
       const std::string& model,
       std::span<const std::pair<std::string, std::string>> role_and_content) const = 0;
 };

@@ -217,6 +217,19 @@ TEST_CASE("draining answers everything that was accepted, and takes no more") {
   CHECK_FALSE(system->health().ready);
 }
 
+TEST_CASE("draining ends at its patience, and what is left can then be cancelled") {
+  const auto gate = std::make_shared<Gate>();
+  const auto system = serve({.gate = gate});
+  Listener listener;
+  REQUIRE(system->submit(request("a", 60), listener.sink()).ok());
+  gate->wait_arrival();
+  CHECK_FALSE(system->stop(ServingSystem::Stop::kDrain, std::chrono::milliseconds(1)));
+  CHECK(system->submit(request("a"), listener.sink()).error().code == ErrorCode::kUnavailable);
+  gate->open();
+  CHECK(system->stop(ServingSystem::Stop::kCancel));
+  CHECK(listener.ends() == 1);
+}
+
 TEST_CASE("destroying the system cancels what runs and leaves no thread") {
   const size_t before = thread_count();
   std::vector<std::unique_ptr<Listener>> listeners;
@@ -284,7 +297,9 @@ TEST_CASE("models are found by name, by name and version, or by being the only o
   right.wait_end();
   CHECK(left.text() == right.text());
   const std::vector<std::pair<std::string, std::string>> turns = {{"user", "Hi"}};
-  CHECK(two->format_chat("left", turns).value() == "user: Hi\nassistant:");
+  const ChatPrompt chat = two->format_chat("left", turns).value();
+  CHECK(chat.text == "user: Hi\nassistant:");
+  CHECK(chat.stop == std::vector<std::string>{"\nuser:"});
 }
 
 TEST_CASE("a model loaded from its directory answers as Hugging Face does") {

@@ -21,7 +21,7 @@ must_fail 12 "no-such-preset" "$fsctl" train --data "$data" --model m --preset n
 must_fail 12 "nothing" "$fsctl" train --data "$data" --from nothing --model m
 must_fail 11 "block" "$fsctl" train --data "$data" --model m --block 0
 must_fail 16 "memory" "$fsctl" train --data "$data" --model m --batch-size 1000000 --microbatches 1
-must_fail 2 "subcommand" "$fsctl" trian
+must_fail 2 "trian" "$fsctl" trian
 must_fail 11 "needs --data" "$fsctl" train
 
 must_fail 12 "absent" "$fsctl" generate absent --prompt x
@@ -44,12 +44,26 @@ must_fail 11 "temperature" "$fsctl" generate small --prompt x --temperature -1
 must_fail 11 "temperature" "$fsctl" generate small --prompt x --temperature nan
 must_fail 11 "top-p\|top_p" "$fsctl" generate small --prompt x --top-p 1.5
 must_fail 11 "max.tokens" "$fsctl" generate small --prompt x --max-tokens -5
+must_fail 11 "top.k" "$fsctl" generate small --prompt x --top-k 1000000000
+must_fail 11 "timeout" "$fsctl" generate small --prompt x --timeout -1
+must_fail 11 "timeout" "$fsctl" generate small --prompt x --timeout nan
+must_fail 11 "stop" "$fsctl" generate small --prompt x --stop ""
+must_fail 11 "stop" "$fsctl" generate small --prompt x $(seq 17 | sed 's/^/--stop x/')
+[ -s "$scratch/out" ] && problem "a refused prompt was printed: $(cat "$scratch/out")"
 must_fail 11 "prompt" "$fsctl" generate small
 must_fail 11 "context" "$fsctl" generate small --prompt "$(head -c 5000 "$data/input.txt")"
-must_fail 11 "loopback\|remote" "$fsctl" deploy small --address 0.0.0.0
+must_fail 11 "allow-remote" "$fsctl" deploy small --address 0.0.0.0
+must_fail 11 "context-tokens" "$fsctl" deploy small --port 0 --context-tokens -5
+must_fail 11 "context-tokens" "$fsctl" deploy small --port 0 --context-tokens 2147483647
+must_fail 11 "max-queue" "$fsctl" deploy small --port 0 --max-queue -100
+must_fail 11 "grace" "$fsctl" deploy small --port 0 --grace nan
+must_fail 11 "twice" "$fsctl" deploy small small --port 0
+must_fail 12 "absent" "$fsctl" deploy small absent --port 0
 
 start_server small && {
   must_fail 17 "$port" "$fsctl" deploy small --port "$port"
+  grep -q "loaded" "$scratch/err" && problem "a model was loaded for a port that is taken"
+  must_fail 12 "absent" "$fsctl" generate absent --connect "127.0.0.1:$port" --prompt x
   # Garbage, half a message, silence: the server answers the next client.
   head -c 4096 /dev/urandom >"/dev/tcp/127.0.0.1/$port" 2>/dev/null
   printf '\0\0\0\0\377\377\377\377' >"/dev/tcp/127.0.0.1/$port" 2>/dev/null
@@ -64,7 +78,7 @@ if command -v flock >/dev/null; then
   flock "$FASTSERVE_HOME/models/lock" sleep 20 &
   holder=$!
   sleep 0.3
-  must_fail 17 "in use" "$fsctl" models list
+  must_fail 17 "in use" "$fsctl" models tag small best
   kill $holder 2>/dev/null
   wait $holder 2>/dev/null
 fi

@@ -36,9 +36,9 @@ class InstantService final : public GenerateService {
   Result<std::string> detokenise(const std::string&, std::span<const int32_t> ids) const override {
     return std::string(ids.size(), 'x');
   }
-  Result<std::string> format_chat(
+  Result<ChatPrompt> format_chat(
       const std::string&, std::span<const std::pair<std::string, std::string>>) const override {
-    return std::string("chat");
+    return ChatPrompt{"chat", {}};
   }
 
  private:

@@ -153,7 +153,9 @@ TEST_CASE("models, health, tokens and chats come across") {
   CHECK(*client->detokenise("tiny", tokens) == std::string("x\0y", 3));
   const std::vector<std::pair<std::string, std::string>> chat = {{"user", "hi"},
                                                                  {"assistant", "yo"}};
-  CHECK(*client->format_chat("tiny", chat) == "user:hi\nassistant:yo\n");
+  const auto prompt = client->format_chat("tiny", chat);
+  CHECK(prompt->text == "user:hi\nassistant:yo\n");
+  CHECK(prompt->stop == std::vector<std::string>{"user:", "\n\n"});
 }
 
 TEST_CASE("a slow reader gets everything in a few large events, and holds up nobody") {
@@ -194,6 +196,46 @@ TEST_CASE("fifty clients stream at once, some from one connection") {
     });
   for (std::thread& thread : threads) thread.join();
   CHECK(good == 50);
+}
+
+TEST_CASE("what no message can hold is refused before it is sent") {
+  const Served served;
+  const auto client = served.connect();
+  const std::string book(size_t{5} << 20, 'x');
+  const Status refused =
+      client->generate(scripted(book), [](GenerateEvent) { FAIL("no event expected"); });
+  CHECK(refused.error().code == ErrorCode::kInvalidArgument);
+  CHECK(refused.error().where == "prompt");
+  CHECK(refused.error().what.find("4 MiB") != std::string::npos);
+  CHECK(client->tokenise("tiny", book).error().where == "text");
+  CHECK(client->detokenise("tiny", std::vector<int32_t>(2'000'000)).error().where == "tokens");
+  const std::vector<std::pair<std::string, std::string>> chat = {{"user", book}};
+  CHECK(client->format_chat("tiny", chat).error().where == "messages");
+  const auto many = client->tokenise("tiny", book.substr(0, size_t{3} << 20));
+  CHECK(many.error().what.find("what it makes is more than the 4 MiB") == 0);
+  CHECK(client->tokenise("tiny", book.substr(0, size_t{1} << 19)).ok());
+  CHECK(client->health().ok());
+}
+
+TEST_CASE("a server that goes waits for clients to take the last events of what has ended") {
+  RpcServerOptions options;
+  options.farewell = std::chrono::seconds(60);
+  Served served(options);
+  const auto client = served.connect();
+  std::thread closer;
+  Heard heard;
+  const Status done = client->generate(scripted("endless"), [&](GenerateEvent event) {
+    if (heard.events == 0) {
+      served.service->cancel(RequestId{1});
+      served.service->wait_for_idle();
+      closer = std::thread([&] { served.server.reset(); });
+    }
+    heard.add(std::move(event));
+  });
+  closer.join();
+  CHECK(done.ok());
+  CHECK(heard.last.finish == FinishReason::kCancelled);
+  CHECK(client->health().error().code == ErrorCode::kUnavailable);
 }
 
 TEST_CASE("a server that goes away ends its requests and says so to its clients") {

@@ -90,6 +90,24 @@ TEST_CASE("a taken port is refused with a way out") {
   CHECK(second.error().hint.find("another port") != std::string::npos);
 }
 
+TEST_CASE("a port is taken before there is anything to serve, and opens when there is") {
+  RpcServerOptions options;
+  auto port = RpcServer::bind(options);
+  REQUIRE(port.ok());
+  options.port = port->port;
+  const auto early = RpcClient::connect("127.0.0.1", options.port, std::chrono::seconds(60));
+  REQUIRE_FALSE(early.ok());
+  CHECK(early.error().what == "nothing listens there");
+  const auto server =
+      RpcServer::start(options, std::make_shared<ScriptedService>(), *std::move(port));
+  REQUIRE(server.ok());
+  CHECK((*server)->port() == options.port);
+  CHECK(RpcClient::connect("127.0.0.1", options.port, std::chrono::seconds(60)).ok());
+  const auto second = RpcServer::bind(options);
+  REQUIRE_FALSE(second.ok());
+  CHECK(second.error().code == ErrorCode::kUnavailable);
+}
+
 TEST_CASE("other machines are let in only when that is asked for") {
   const auto service = std::make_shared<ScriptedService>();
   for (const char* address : {"0.0.0.0", "::", "192.0.2.1"}) {
@@ -147,6 +165,24 @@ TEST_CASE("rubbish costs its own connection and nothing else") {
     peer.wait_for_close();
     REQUIRE(client->health().ok());
   }
+}
+
+TEST_CASE("large messages that do not end share a little memory, and only for a while") {
+  RpcServerOptions options;
+  options.message_memory = 1 << 20;
+  options.message_timeout = std::chrono::milliseconds(300);
+  options.hello_timeout = std::chrono::hours(1);
+  const Served served(options);
+  const auto client = served.connect();
+  const std::string half = words({0, 150'000}) + std::string(900'000, '\0');
+  RawPeer first(served.server->port()), second(served.server->port());
+  first.send(half);
+  second.send(half);
+  // Small calls pass by; a large one has its turn when the first two have had theirs.
+  CHECK(client->health().ok());
+  CHECK(client->tokenise("tiny", std::string(500'000, 'x')).ok());
+  first.wait_for_close();
+  second.wait_for_close();
 }
 
 TEST_CASE("a connection that says nothing is closed, one with a running request is not") {

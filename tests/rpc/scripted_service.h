@@ -70,12 +70,12 @@ class ScriptedService final : public GenerateService {
     for (const int32_t token : tokens) text.push_back(static_cast<char>(token));
     return text;
   }
-  Result<std::string> format_chat(
+  Result<ChatPrompt> format_chat(
       const std::string&,
       std::span<const std::pair<std::string, std::string>> messages) const override {
     std::string prompt;
     for (const auto& [role, content] : messages) prompt += role + ":" + content + "\n";
-    return prompt;
+    return ChatPrompt{prompt, {"user:", "\n\n"}};
   }
 
   // What tests ask and tell.

@@ -52,10 +52,12 @@ struct WireClient {
 
   /// The generation's handle, and the sink its events go to.
   std::pair<wire::Generation::Client, StubbornSink*> generate(kj::AsyncIoContext& io,
-                                                              const char* script, int max_tokens) {
+                                                              const char* script, int max_tokens,
+                                                              int top_logprobs = -1) {
     auto request = service.generateRequest();
     request.initRequest().initPrompt().setText(script);
     request.getRequest().setMaxTokens(max_tokens);
+    request.getRequest().initSampling().setTopLogprobs(top_logprobs);
     auto sink = kj::heap<StubbornSink>();
     StubbornSink* kept = sink.get();
     request.setSink(kj::mv(sink));
@@ -86,6 +88,24 @@ TEST_CASE("sixteen messages go unanswered, the rest waits and is merged") {
   CHECK(total == 1000);
   // What the port had heard of by then in one message, the rest in another.
   CHECK(sink->tokens.size() <= 18);
+}
+
+TEST_CASE("a reader far behind gets what waited in messages that it can read") {
+  const Served served;
+  auto io = kj::setupAsyncIo();
+  WireClient client(io, served.server->port());
+  constexpr int kTokens = 100'000;  // over 6 MiB with their log-probabilities
+  auto [generation, sink] = client.generate(io, "count", kTokens, 2);
+  sink->until(16).wait(io.waitScope);
+  served.service->wait_for_idle();
+  sink->answering = true;
+  auto last = sink->until(SIZE_MAX);
+  for (auto& answer : sink->unanswered) answer->fulfill();
+  last.wait(io.waitScope);
+  size_t total = 0;
+  for (const size_t count : sink->tokens) total += count;
+  CHECK(total == kTokens);
+  CHECK(sink->finished);
 }
 
 TEST_CASE("a client that vanishes frees its work") {
@@ -129,6 +149,87 @@ TEST_CASE("a request without a sink is an error, not a crash") {
   CHECK(reply.getError().getCode() == wire::Error::Code::INVALID_ARGUMENT);
 }
 
+TEST_CASE("a client that answers no events is disconnected, though its request has ended") {
+  RpcServerOptions options;
+  options.idle_timeout = std::chrono::milliseconds(50);
+  const Served served(options);
+  auto io = kj::setupAsyncIo();
+  WireClient client(io, served.server->port());
+  auto [generation, sink] = client.generate(io, "count", 3);
+  sink->until(1).wait(io.waitScope);
+  served.service->wait_for_idle();
+  client.rpc.onDisconnect().wait(io.waitScope);
+  while (served.server->connections() > 0) std::this_thread::yield();
+}
+
+/// Serves one connection on this thread, until it closes, while `client` talks to the port on
+/// another.
+template <class Server, class Client>
+void serve_one(kj::Own<Server> server, Client client) {
+  auto io = kj::setupAsyncIo();
+  auto address = io.provider->getNetwork().parseAddress("127.0.0.1", 0).wait(io.waitScope);
+  auto receiver = address->listen();
+  auto serving = receiver->accept().then([&](kj::Own<kj::AsyncIoStream> stream) {
+    auto network = kj::heap<capnp::TwoPartyVatNetwork>(*stream, capnp::rpc::twoparty::Side::SERVER);
+    auto rpc = kj::heap(capnp::makeRpcServer(*network, capnp::Capability::Client(kj::mv(server))));
+    auto gone = network->onDisconnect();
+    return gone.attach(kj::mv(rpc), kj::mv(network), kj::mv(stream));
+  });
+  std::thread thread(client, static_cast<int>(receiver->getPort()));
+  serving.wait(io.waitScope);
+  thread.join();
+}
+
+/// Takes a request and is silent about it. Answers health() that many times; the last time it ends
+/// the request.
+class QuietServer final : public wire::FastServe::Server {
+ public:
+  explicit QuietServer(int answers) : answers_(answers) {}
+  kj::Promise<void> hello(HelloContext context) override {
+    auto results = context.getResults();
+    results.setOldestProtocol(wire::PROTOCOL);
+    results.setProtocol(wire::PROTOCOL);
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> generate(GenerateContext context) override {
+    sink_ = context.getParams().getSink();
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> health(HealthContext) override {
+    if (answers_-- == 0) return kj::NEVER_DONE;
+    if (answers_ > 0) return kj::READY_NOW;
+    auto push = KJ_ASSERT_NONNULL(sink_).pushRequest();
+    push.initEvent().setFinish(wire::FinishReason::EOS);
+    return push.send().ignoreResult();
+  }
+
+ private:
+  int answers_;
+  kj::Maybe<wire::EventSink::Client> sink_;
+};
+
+TEST_CASE("a server that stands still during a request is noticed") {
+  serve_one(kj::heap<QuietServer>(0), [](int port) {
+    const auto client = RpcClient::connect("127.0.0.1", port, std::chrono::milliseconds(100));
+    REQUIRE(client.ok());
+    const Status ended = (*client)->generate(scripted("count"), [](GenerateEvent) {});
+    REQUIRE_FALSE(ended.ok());
+    CHECK(ended.error().code == ErrorCode::kDeadlineExceeded);
+  });
+}
+
+TEST_CASE("a request that waits long for its turn is not given up while the server answers") {
+  serve_one(kj::heap<QuietServer>(3), [](int port) {
+    const auto client = RpcClient::connect("127.0.0.1", port, std::chrono::milliseconds(100));
+    REQUIRE(client.ok());
+    FinishReason finish = FinishReason::kNone;
+    const Status ended =
+        (*client)->generate(scripted("count"), [&](GenerateEvent event) { finish = event.finish; });
+    CHECK(ended.ok());
+    CHECK(finish == FinishReason::kEos);
+  });
+}
+
 /// A server from another time.
 class OtherVersion final : public wire::FastServe::Server {
  public:
@@ -152,25 +253,11 @@ TEST_CASE("a client tells which side to update when server and client do not fit
   };
   for (const Case one :
        {Case{2, 3, "update this client"}, Case{0, 0, "update the server"}, Case{1, 7, nullptr}}) {
-    auto io = kj::setupAsyncIo();
-    auto address = io.provider->getNetwork().parseAddress("127.0.0.1", 0).wait(io.waitScope);
-    auto receiver = address->listen();
-    auto serving = receiver->accept().then([&](kj::Own<kj::AsyncIoStream> stream) {
-      auto network =
-          kj::heap<capnp::TwoPartyVatNetwork>(*stream, capnp::rpc::twoparty::Side::SERVER);
-      auto rpc = kj::heap(capnp::makeRpcServer(
-          *network, capnp::Capability::Client(kj::heap<OtherVersion>(one.oldest, one.newest))));
-      auto gone = network->onDisconnect();
-      return gone.attach(kj::mv(rpc), kj::mv(network), kj::mv(stream));
-    });
-    const int port = static_cast<int>(receiver->getPort());
     std::optional<Error> error;
-    std::thread client([&] {
+    serve_one(kj::heap<OtherVersion>(one.oldest, one.newest), [&](int port) {
       const auto connected = RpcClient::connect("127.0.0.1", port, std::chrono::seconds(60));
       if (!connected.ok()) error = connected.error();
     });
-    serving.wait(io.waitScope);
-    client.join();
     REQUIRE(error.has_value() == (one.hint != nullptr));
     if (!error) continue;
     CHECK(error->code == ErrorCode::kUnsupported);

@@ -266,9 +266,23 @@ TEST_CASE("absurd sampling values are refused by name") {
   CHECK(field([](auto& s) { s.temperature = std::nan(""); }) == "temperature");
   CHECK(field([](auto& s) { s.temperature = -1; }) == "temperature");
   CHECK(field([](auto& s) { s.top_k = -3; }) == "top_k");
+  CHECK(field([](auto& s) { s.top_k = 1'000'000'000; }) == "top_k");
   CHECK(field([](auto& s) { s.top_p = 1.5; }) == "top_p");
   CHECK(field([](auto& s) { s.min_p = -0.1; }) == "min_p");
   CHECK(field([](auto& s) { s.repetition_penalty = 0; }) == "repetition_penalty");
   CHECK(field([](auto& s) { s.repetition_penalty = INFINITY; }) == "repetition_penalty");
   CHECK(field([](auto& s) { s.top_logprobs = 21; }) == "top_logprobs");
+  SamplingParameters cold;
+  cold.temperature = -1;
+  CHECK(cold.validate().error().what == "-1 is not a number from 0 to 100");
+}
+
+TEST_CASE("a time limit in seconds is a number of them, and none when it is zero or endless") {
+  for (const double bad : {-1.0, -0.001, std::nan(""), double{-INFINITY}})
+    CHECK(timeout_from_seconds(bad).error().where == "timeout");
+  CHECK(timeout_from_seconds(-1, "grace").error().where == "grace");
+  for (const double none : {0.0, 1e300, double{INFINITY}})
+    CHECK_FALSE(timeout_from_seconds(none).value().has_value());
+  CHECK(timeout_from_seconds(1.5).value() == std::chrono::milliseconds(1500));
+  CHECK(timeout_from_seconds(1e-300).value() == Nanoseconds{1});
 }
