@@ -11,23 +11,10 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/fd.h"
+
 namespace fastserve {
 namespace {
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 Status write_all(int fd, std::string_view bytes, const Path& path) {
   while (!bytes.empty()) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "api/node.h"
 
@@ -15,7 +16,7 @@ namespace fastserve {
 
 /// Exit codes (docs/exit-codes.md): 0 done; 1 a check did not pass; 2 wrong usage; 10 + ErrorCode
 /// for an Error; 130 stopped by Ctrl-C.
-inline constexpr int kExitCheckFailed = 1;
+inline constexpr int kExitCheckFailed = 1, kExitWrongUsage = 2;
 int exit_code(const Error& error);
 
 /// Options in front of the command, and the process's own state.
@@ -33,8 +34,18 @@ struct CommandLine {
   bool colour_wanted() const;
 };
 
-/// Prints the error on stderr (as JSON with --json) and returns its exit code.
+/// What the stored `models` come to, for a progress bar's rate; 0 when no bar is wanted.
+uint64_t stored_bytes(const CommandLine& line, const Node& node,
+                      const std::vector<std::string>& models);
+
+/// Says the error on stderr, and returns its exit code.
+int say(const CommandLine& line, const Error& error);
+/// {"code", "what", "where", "hint"}
+Json error_json(const Error& error);
+/// Says the error and, with --json, prints {"error": ...} on stdout as the command's document.
 int fail(const CommandLine& line, const Error& error);
+/// The same for words that make no command line.
+int fail_usage(const CommandLine& line, const Error& error);
 /// Prints a document on stdout with --json; otherwise calls `text`.
 int finish(const CommandLine& line, const Json& document, const std::function<void()>& text);
 

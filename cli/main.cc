@@ -3,20 +3,26 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
+#include <system_error>
 
+#include "base/spelling.h"
 #include "cli/command.h"
+#include "cli/completion.h"
 
 namespace {
 
-fastserve::CancelFlag* cancel_on_interrupt = nullptr;  // a signal handler has no other way in
+using namespace fastserve;
+
+CancelFlag* cancel_on_interrupt = nullptr;  // a signal handler has no other way in
 
 extern "C" void on_interrupt(int) {
   if (cancel_on_interrupt->raised()) _exit(130);  // the second Ctrl-C: at once
   cancel_on_interrupt->raise();
 }
 
-void catch_interrupts(fastserve::CancelFlag& flag) {
+void catch_interrupts(CancelFlag& flag) {
   cancel_on_interrupt = &flag;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
@@ -37,14 +43,88 @@ constexpr const char* kExamples =
     "in\n"
     "Models live in $FASTSERVE_HOME, --store, or your data folder. Exit codes: docs/exit-codes.md.";
 
+/// A command without examples of its own shows those of its group that call it.
+void share_examples(CLI::App& group) {
+  for (CLI::App* command : group.get_subcommands(nullptr)) {
+    if (command->get_footer().empty()) {
+      std::string examples;
+      for (const std::string& line : CLI::detail::split(group.get_footer(), '\n'))
+        if (line.find("fsctl " + group.get_name() + " " + command->get_name()) != line.npos)
+          examples += "\n" + line;
+      if (!examples.empty()) command->footer("Examples:" + examples);
+    }
+    share_examples(*command);
+  }
+}
+
+/// The command that the words before a mistake chose.
+const CLI::App& chosen(const CLI::App& app) {
+  const auto parsed = app.get_subcommands();
+  return parsed.empty() ? app : chosen(*parsed.back());
+}
+
+std::string full_name(const CLI::App& app) {
+  return app.get_parent() == nullptr ? app.get_name()
+                                     : full_name(*app.get_parent()) + " " + app.get_name();
+}
+
+/// What is wrong with the words, and the word that may have been meant.
+Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App& command = chosen(app);
+  const std::string name = full_name(command);
+  const std::string where = &command == &app ? "" : name.substr(app.get_name().size() + 1);
+  Error out{ErrorCode::kInvalidArgument, error.what(), where, "see " + name + " --help"};
+  std::vector<std::string> unknown = command.remaining();
+  for (const CLI::App* above = command.get_parent(); unknown.empty() && above != nullptr;
+       above = above->get_parent())
+    unknown = above->remaining();
+  if (unknown.empty()) return out;
+  const std::string& word = unknown.front();
+  const bool option = word.starts_with('-');
+  if (!option && command.get_subcommands(nullptr).empty()) {
+    out.what = "there is no place for \"" + word + "\"";
+    return out;
+  }
+  out.what = "\"" + word + "\" is no " + (option ? "option" : "command");
+  const auto near = near_names(word, names_at(command, option));
+  if (!near.empty()) out.hint = "did you mean " + near.front() + "? (" + name + " --help)";
+  return out;
+}
+
+int fail_words(const CLI::App& app, CommandLine& line, const CLI::ParseError& error, int argc,
+               char** argv) {
+  // The mistake may have come before --json was read.
+  line.json = std::find(argv, argv + argc, std::string_view("--json")) != argv + argc;
+  return fail_usage(line, usage_error(app, error));
+}
+
+/// Runs the command; what reaches us as an exception is a full disk, a reader that has gone, too
+/// little memory, or a bug.
+int run_and_flush(CommandLine& line, const Body& run) {
+  try {
+    const int code = run();
+    if (std::fflush(stdout) != 0)
+      throw std::system_error(errno, std::generic_category(), "cannot write to stdout");
+    return code;
+  } catch (const std::system_error& error) {
+    // Whoever read our output has seen enough, as in `fsctl models list | head -1`.
+    if (error.code() == std::errc::broken_pipe) _exit(128 + SIGPIPE);
+    line.json = false;  // it may be stdout that cannot be written
+    return fail(line, {ErrorCode::kIo, error.what(), "", ""});
+  } catch (const std::bad_alloc&) {
+    return fail(line, {ErrorCode::kResourceExhausted, "out of memory", "", "ask for less at once"});
+  } catch (const std::exception& error) {
+    return fail(line, {ErrorCode::kInternal, error.what(), "", "please report this"});
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  using namespace fastserve;
   CommandLine line;
   Body run;
   CLI::App app{"Train, compress and serve language models from one engine.", "fsctl"};
-  app.footer(kExamples);
+  app.set_version_flag("--version", "fsctl " FASTSERVE_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--store", line.store, "Folder of models and jobs")->type_name("DIR");
@@ -67,11 +147,17 @@ int main(int argc, char** argv) {
   add_completion_command(app, line, run);
   add_version_command(app, line, run);
 
+  share_examples(app);
+  app.footer(kExamples);  // last, because commands take over the footer they find
+  if (argc > 2 && argv[1] == std::string_view("complete"))  // what completion scripts call
+    return print_completions(app, {argv + 2, argv + argc});
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& asked) {  // --help, --version
+    return app.exit(asked);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return fail_words(app, line, error, argc, argv);
   }
   catch_interrupts(line.cancel);
-  return run();
+  return run_and_flush(line, run);
 }

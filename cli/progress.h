@@ -1,6 +1,7 @@
 // One line of progress on a terminal.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -12,7 +13,8 @@ namespace fastserve {
 /// wipes it when destroyed. Silent when not `shown`. Threads: one caller at a time.
 class ProgressBar {
  public:
-  ProgressBar(bool shown, std::string label);
+  /// `bytes`: what the whole comes to, to tell the rate; 0: unknown.
+  ProgressBar(bool shown, std::string label, uint64_t bytes = 0);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
@@ -24,9 +26,14 @@ class ProgressBar {
  private:
   bool shown_;
   std::string label_;
+  uint64_t bytes_;
   SystemClock clock_;
   Nanoseconds started_, drawn_{-1'000'000'000};
 };
+
+/// "label [####    ] text" in at most `columns`: the bar gives way first, then the text's end.
+std::string progress_line(std::string_view label, double fraction, std::string_view text,
+                          int columns);
 
 /// "1:02:03", "4:05"
 std::string clock_text(double seconds);

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <map>
 
 #include "cli/command.h"
 #include "cli/generation.h"
@@ -16,6 +17,10 @@ int server_status(const CommandLine& line, const std::string& address) {
   if (!client.ok()) return fail(line, client.error());
   auto health = (*client)->health();
   if (!health.ok()) return fail(line, health.error());
+  auto models = (*client)->models();
+  if (!models.ok()) return fail(line, models.error());
+  std::vector<std::string> names;
+  for (const ServedModel& m : *models) names.push_back(m.name + "@" + m.version);
   const Json document = Json::object({{"ready", health->ready},
                                       {"running", health->running},
                                       {"queued", health->queued},
@@ -24,21 +29,22 @@ int server_status(const CommandLine& line, const std::string& address) {
                                       {"tokens_generated", health->tokens_generated},
                                       {"requests_finished", health->requests_finished},
                                       {"uptime_seconds", health->uptime_seconds},
-                                      {"device", health->device}});
+                                      {"device", health->device},
+                                      {"models", Json::array_of(names)}});
   return finish(line, document, [&] {
     fmt::print(
         "{} on {}: {} running, {} queued, {} of {} KV blocks free, {} tokens in {} requests, up "
-        "{:.0f} s\n",
+        "{:.0f} s\nserves {}\n",
         health->ready ? "ready" : "not ready", health->device, health->running, health->queued,
         health->kv_blocks_free, health->kv_blocks, health->tokens_generated,
-        health->requests_finished, health->uptime_seconds);
+        health->requests_finished, health->uptime_seconds, fmt::join(names, ", "));
   });
 }
 
 int local_status(const CommandLine& line) {
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
-  auto store = (*node)->open_store();
+  auto store = (*node)->glance_at_store();
   if (!store.ok()) return fail(line, store.error());
   auto models = (*store)->list();
   if (!models.ok()) return fail(line, models.error());
@@ -47,20 +53,24 @@ int local_status(const CommandLine& line) {
   auto free = free_space((*node)->options().root);
   uint64_t bytes = 0;
   for (const ModelInfo& m : *models) bytes += m.unique_bytes;
-  const int64_t unfinished = std::count_if(jobs->begin(), jobs->end(),
-                                           [](const JobInfo& j) { return j.state != "finished"; });
+  std::map<std::string, int64_t> by_state;
+  for (const JobInfo& j : *jobs) by_state[j.state]++;
+  Json states = Json::object({});
+  std::string said;
+  for (const auto& [state, count] : by_state) {
+    states.set(state, count);
+    said += fmt::format("{}{} {}", said.empty() ? "" : ", ", count, state);
+  }
   const Json document = Json::object({{"store", (*node)->options().root.string()},
                                       {"versions", models->size()},
                                       {"unique_bytes", bytes},
                                       {"free_bytes", free.ok() ? *free : 0},
-                                      {"jobs", jobs->size()},
-                                      {"unfinished_jobs", unfinished},
+                                      {"jobs", states},
                                       {"lanes", (*node)->options().lanes}});
   return finish(line, document, [&] {
-    fmt::print(
-        "store   {} ({} free)\nmodels  {} versions\njobs    {} ({} unfinished)\nlanes   {}\n",
-        (*node)->options().root.string(), free.ok() ? human_bytes(*free) : "?", models->size(),
-        jobs->size(), unfinished, (*node)->options().lanes);
+    fmt::print("store   {} ({} free)\nmodels  {} versions\njobs    {}\nlanes   {}\n",
+               (*node)->options().root.string(), free.ok() ? human_bytes(*free) : "?",
+               models->size(), said.empty() ? "none" : said, (*node)->options().lanes);
   });
 }
 
@@ -70,7 +80,7 @@ void add_status_command(CLI::App& app, CommandLine& line, Body& run) {
   auto* c = app.add_subcommand("status", "The store and its jobs, or a running deployment");
   auto address = std::make_shared<std::string>();
   c->add_option("--connect", *address, "HOST:PORT of a deployment");
-  c->footer("Example:\n  fsctl status --connect 127.0.0.1:8080 --json");
+  c->footer("Examples:\n  fsctl status\n  fsctl status --connect 127.0.0.1:8080 --json");
   c->callback([&line, &run, address] {
     run = [&line, address] {
       return address->empty() ? local_status(line) : server_status(line, *address);

@@ -15,6 +15,7 @@
 #include <thread>
 #include <unordered_map>
 
+#include "base/fd.h"
 #include "store/extent_writer.h"
 
 namespace fastserve {
@@ -23,20 +24,6 @@ namespace {
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kRunBytes = uint64_t{8} << 20;  // paged in and checked by one thread at a time
 constexpr int kReadAheadThreads = 2;
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 Error damaged(const std::string& where, const ManifestEntry& entry, const Path& extent,
               uint64_t offset, std::string_view what) {

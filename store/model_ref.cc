@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/spelling.h"
 #include "store/names.h"
 #include "store/store.h"
 
@@ -15,23 +16,6 @@ bool is_letter_or_digit(char c) {
 bool all_digits(std::string_view text) {
   return !text.empty() &&
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-}
-
-/// Edits (insert, delete, replace) from `a` to `b`, case ignored.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); j++) row[j] = j;
-  for (size_t i = 1; i <= a.size(); i++) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); j++) {
-      const size_t replaced = diagonal + (lower(a[i - 1]) == lower(b[j - 1]) ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
 }
 
 std::string join(const std::vector<std::string>& names, size_t most) {
@@ -61,17 +45,8 @@ Status check_tag(std::string_view tag) {
 
 std::string near_names_hint(std::string_view wanted, const std::vector<std::string>& names) {
   if (names.empty()) return "the store is empty: train or import a model first";
-  std::vector<std::pair<size_t, std::string>> near;
-  for (const std::string& name : names) {
-    const size_t distance = edit_distance(wanted, name);
-    const bool part = name.find(wanted) != std::string::npos || wanted.find(name) != wanted.npos;
-    if (part || distance <= std::max<size_t>(2, wanted.size() / 3))
-      near.emplace_back(distance, name);
-  }
-  if (near.empty()) return fmt::format("the store holds {}", join(names, 8));
-  std::sort(near.begin(), near.end());
-  std::vector<std::string> nearest;
-  for (auto& [distance, name] : near) nearest.push_back(std::move(name));
+  const std::vector<std::string> nearest = near_names(wanted, names);
+  if (nearest.empty()) return fmt::format("the store holds {}", join(names, 8));
   return fmt::format("did you mean {}?", join(nearest, 3));
 }
 

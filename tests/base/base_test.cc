@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "base/spelling.h"
 
 using namespace fastserve;
 
@@ -68,4 +69,13 @@ TEST_CASE("random numbers are the same everywhere") {
   pieces.update(std::as_bytes(std::span(text).first(5)));
   pieces.update(std::as_bytes(std::span(text).subspan(5)));
   CHECK(pieces.digest() == hash128(std::as_bytes(std::span(text))));
+}
+
+TEST_CASE("a mistyped name finds the names it may have meant, the nearest first") {
+  const std::vector<std::string> names = {"train", "compress", "chat", "generate", "models"};
+  CHECK(near_names("trian", names) == std::vector<std::string>{"train"});
+  CHECK(near_names("Model", names) == std::vector<std::string>{"models"});
+  CHECK(near_names("gen", names) == std::vector<std::string>{"generate"});
+  CHECK(near_names("quantise", names).empty());
+  CHECK(near_names("bat", {"bats", "bat", "cat"}) == std::vector<std::string>{"bat", "bats", "cat"});
 }
