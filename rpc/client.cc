@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "net/socket.h"
+#include "rpc/event_loop.h"
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
 #include "rpc/receiving.h"
@@ -145,7 +146,7 @@ class ConnectedClient final : public RpcClient {
 
 void ConnectedClient::run(Socket socket, std::promise<void> started) {
   SilentLog silent;
-  auto io = kj::setupAsyncIo();
+  auto io = set_up_event_loop();
   auto stop = kj::newPromiseAndFulfiller<void>();
   ClientLoop loop(io.lowLevelProvider->wrapSocketFd(
       kj::AutoCloseFd(socket.release()), kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |

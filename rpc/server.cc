@@ -3,6 +3,7 @@
 #include <future>
 #include <thread>
 
+#include "rpc/event_loop.h"
 #include "rpc/server_loop.h"
 
 namespace fastserve {
@@ -46,7 +47,7 @@ class RunningServer final : public RpcServer {
  private:
   void run(Socket socket, std::promise<void> started) {
     LoopLog loop_log(options_.log);
-    auto io = kj::setupAsyncIo();
+    auto io = set_up_event_loop();
     io.waitScope.setBusyPollInterval(64);  // turns between two looks at the sockets
     auto stop = kj::newPromiseAndFulfiller<void>();
     stop_ = stop.fulfiller.get();
@@ -70,11 +71,11 @@ class RunningServer final : public RpcServer {
 
 }  // namespace
 
-Result<std::unique_ptr<RpcServer>> RpcServer::start(RpcServerOptions options,
 Result<BoundPort> RpcServer::bind(const RpcServerOptions& options) {
   return bind_to(options.address, options.port, options.allow_remote);
 }
 
+Result<std::unique_ptr<RpcServer>> RpcServer::start(RpcServerOptions options,
                                                     std::shared_ptr<GenerateService> service,
                                                     BoundPort port) {
   FS_CHECK(service != nullptr);
