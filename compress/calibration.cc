@@ -43,10 +43,12 @@ Result<ChannelNorms> calibrate(Device& device, const ModelBundle& bundle,
   const std::unique_ptr<TrainOps> ops = device.make_train_ops(Precision::kFloat32);
   FS_ASSIGN(const std::unique_ptr<TrainWeights> weights,
             TrainWeights::create(device, *ops, config, layout));
-  {
-    std::vector<float> flat(layout.elements());
-    FS_TRY(load_parameters(layout, *bundle.tensors, flat));
-    device.copy_in(weights->masters().data(), flat.data(), flat.size() * sizeof(float));
+  for (const Parameter& parameter : layout.parameters()) {
+    FS_ASSIGN(const TensorView view, find_parameter(parameter, *bundle.tensors));
+    std::vector<float> values(parameter.size());
+    read_parameter(parameter, view, values);
+    device.copy_in(weights->masters().data() + parameter.offset, values.data(),
+                   values.size() * sizeof(float));
   }
   weights->refresh_all(*ops);
   FS_ASSIGN(const std::unique_ptr<TrainPass> pass,

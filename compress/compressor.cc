@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "compress/measure.h"
 #include "compress/pruning.h"
 #include "model/huggingface.h"
 
@@ -107,47 +108,28 @@ Status Compressor::check_cancelled() const {
   return Error{ErrorCode::kCancelled, "the compression was stopped", source_.tensors->where(), ""};
 }
 
-Status Compressor::load() {
-  if (model_) return {};
+Status Compressor::prepare() {
+  if (layout_) return {};
   FS_ASSIGN(const auto formats, bundle_weight_formats(source_));
   if (!formats.empty())
     return Error{ErrorCode::kUnsupported,
                  fmt::format("its weights are quantised already ({})",
                              weight_format_name(formats.begin()->second)),
                  source_.tensors->where(), "compress the model it was made from"};
-  FS_ASSIGN(const ModelConfig config, bundle_config(source_));
-  const ParameterLayout layout(config);
-  FlatModel model{config, std::vector<float>(layout.elements())};
-  FS_TRY(load_parameters(layout, *source_.tensors, model.flat));
-  model_ = std::move(model);
+  FS_ASSIGN(config_, bundle_config(source_));
+  layout_.emplace(config_);
   return {};
 }
 
-Status Compressor::mask_matrices(const CompressSpec& spec, const ParameterLayout& layout,
-                                 std::vector<float>& flat) {
-  const bool wanda = spec.pruning == PruningKind::kWanda || spec.pruning == PruningKind::kWanda2of4;
-  PruningScope scope = PruningScope::k2of4;
-  if (spec.pruning == PruningKind::kMagnitude) scope = PruningScope::kTensor;
-  if (spec.pruning == PruningKind::kWanda) scope = PruningScope::kRow;
-  for (const Parameter& parameter : layout.parameters()) {
-    if (!is_projection(layout, parameter)) continue;
-    FS_TRY(check_cancelled());
-    std::vector<double> norms;
-    if (wanda) {
-      norms = norms_->norms(parameter.name);
-      if (norms.size() != static_cast<size_t>(parameter.cols))
-        return Error{ErrorCode::kInternal, "the calibration has not seen this matrix",
-                     parameter.name, ""};
-    }
-    const std::span<float> values = std::span(flat).subspan(parameter.offset, parameter.size());
-    apply_mask(pruning_mask(values, parameter.rows, parameter.cols, norms, scope, spec.sparsity),
-               values);
-    report("prune", static_cast<double>(parameter.offset) / static_cast<double>(layout.elements()));
-  }
-  return {};
+Result<std::vector<float>> Compressor::read(const Parameter& parameter) const {
+  FS_TRY(check_cancelled());
+  FS_ASSIGN(const TensorView view, find_parameter(parameter, *source_.tensors));
+  std::vector<float> values(parameter.size());
+  read_parameter(parameter, view, values);
+  return values;
 }
 
-Result<FlatModel> Compressor::prune(const CompressSpec& spec) {
+Result<Compressor::Plan> Compressor::plan(const CompressSpec& spec) {
   if (spec.needs_calibration() && !norms_) {
     if (!hooks_.calibrate)
       return Error{
@@ -158,66 +140,116 @@ Result<FlatModel> Compressor::prune(const CompressSpec& spec) {
     FS_ASSIGN(norms_, hooks_.calibrate(source_));
     FS_TRY(check_cancelled());
   }
-  report("prune", 0);
-  if (spec.pruning == PruningKind::kNeurons) return remove_neurons(*model_, *norms_, spec.sparsity);
-  FlatModel pruned = *model_;
-  if (spec.pruning != PruningKind::kNone)
-    FS_TRY(mask_matrices(spec, ParameterLayout(pruned.config), pruned.flat));
-  return pruned;
+  Plan plan{config_, {}};
+  if (spec.pruning != PruningKind::kNeurons) return plan;
+  const auto reader = [this](const Parameter& parameter) { return read(parameter); };
+  FS_ASSIGN(plan.neurons, choose_neurons(config_, *layout_, reader, *norms_, spec.sparsity));
+  plan.config = plan.neurons->config;
+  return plan;
 }
 
-Result<ModelBundle> Compressor::pack(const CompressSpec& spec, const FlatModel& model) {
-  const ParameterLayout layout(model.config);
-  auto tensors = std::make_shared<TensorMap>(source_.tensors->where() + " (compressed)");
-  Json weights{Json::Object{}};
-  const auto add_matrix = [&](const std::string& name, std::span<const float> values, int rows,
-                              int cols, WeightFormat format) -> Status {
-    FS_ASSIGN(const QuantisedMatrix matrix,
-              quantise(values, rows, cols, format, name, hooks_.parallel));
-    add_quantised(*tensors, name, matrix);
-    weights.set(name, weight_format_name(format));
-    return {};
-  };
-  for (const Parameter& parameter : layout.parameters()) {
-    FS_TRY(check_cancelled());
-    report("quantise",
-           static_cast<double>(parameter.offset) / static_cast<double>(layout.elements()));
-    const std::span<const float> values =
-        std::span(model.flat).subspan(parameter.offset, parameter.size());
+Status Compressor::mask(const CompressSpec& spec, const Parameter& parameter,
+                        std::span<float> values) const {
+  PruningScope scope = PruningScope::k2of4;
+  if (spec.pruning == PruningKind::kMagnitude) scope = PruningScope::kTensor;
+  if (spec.pruning == PruningKind::kWanda) scope = PruningScope::kRow;
+  std::vector<double> norms;
+  if (spec.needs_calibration()) {
+    norms = norms_->norms(parameter.name);
+    if (norms.size() != static_cast<size_t>(parameter.cols))
+      return Error{ErrorCode::kInternal, "the calibration has not seen this matrix", parameter.name,
+                   ""};
+  }
+  apply_mask(pruning_mask(values, parameter.rows, parameter.cols, norms, scope, spec.sparsity),
+             values);
+  return {};
+}
+
+Result<std::vector<float>> Compressor::pruned(const CompressSpec& spec, const Plan& plan,
+                                              const Parameter& parameter) const {
+  FS_ASSIGN(std::vector<float> values, read(parameter));
+  if (plan.neurons) return without_neurons(*layout_, *plan.neurons, parameter, std::move(values));
+  if (spec.pruning != PruningKind::kNone && is_projection(*layout_, parameter))
+    FS_TRY(mask(spec, parameter, values));
+  return values;
+}
+
+/// Turns parameters into the variant's tensors, one by one.
+class Compressor::Packer {
+ public:
+  Packer(const CompressSpec& spec, const ModelBundle& source, const ParallelFor& parallel)
+      : spec_(spec),
+        source_(source),
+        parallel_(parallel),
+        tensors_(std::make_shared<TensorMap>(source.tensors->where() + " (compressed)")) {}
+
+  /// `parameter` is one of `layout`, the variant's.
+  Status add(const ParameterLayout& layout, const Parameter& parameter,
+             std::span<const float> values) {
     const bool head = parameter.name == kHead;
     if (head || is_projection(layout, parameter)) {
-      const WeightFormat format = head ? spec.head_format() : spec.weights;
+      const WeightFormat format = head ? spec_.head_format() : spec_.weights;
       if (is_quantised(format))
-        FS_TRY(add_matrix(parameter.name, values, parameter.rows, parameter.cols, format));
-      else
-        tensors->add(parameter.name, float_tensor(parameter, values, float_type(format)));
-    } else {
-      const DType dtype =
-          parameter.decay ? table_type(spec, *source_.tensors, parameter, values) : DType::kF32;
-      tensors->add(parameter.name, float_tensor(parameter, values, dtype));
+        return add_quantised_matrix(parameter.name, parameter, values, format);
+      tensors_->add(parameter.name, float_tensor(parameter, values, float_type(format)));
+      return {};
     }
+    const DType dtype =
+        parameter.decay ? table_type(spec_, *source_.tensors, parameter, values) : DType::kF32;
+    tensors_->add(parameter.name, float_tensor(parameter, values, dtype));
+    return {};
   }
-  const Block& table = layout.token_embedding();
-  if (model.config.tied_embeddings && is_quantised(spec.head_format()))
-    FS_TRY(add_matrix(kHead, std::span(model.flat).subspan(table.offset, table.size()), table.rows,
-                      table.cols, spec.head_format()));
-  ModelBundle bundle{source_.documents, tensors};
-  FS_ASSIGN(bundle.documents["config.json"], config_text(source_, model.config, weights));
-  return bundle;
-}
+
+  /// The head of a tied model, beside its embedding.
+  Status add_tied_head(const Parameter& table, std::span<const float> values) {
+    if (!is_quantised(spec_.head_format())) return {};
+    return add_quantised_matrix(kHead, table, values, spec_.head_format());
+  }
+
+  Result<ModelBundle> finish(const ModelConfig& config) {
+    ModelBundle bundle{source_.documents, std::move(tensors_)};
+    FS_ASSIGN(bundle.documents["config.json"], config_text(source_, config, weights_));
+    FS_TRY(check_bundle(bundle));
+    return bundle;
+  }
+
+ private:
+  Status add_quantised_matrix(const std::string& name, const Parameter& shape,
+                              std::span<const float> values, WeightFormat format) {
+    FS_ASSIGN(const QuantisedMatrix matrix,
+              quantise(values, shape.rows, shape.cols, format, name, parallel_));
+    add_quantised(*tensors_, name, matrix);
+    weights_.set(name, weight_format_name(format));
+    return {};
+  }
+
+  const CompressSpec& spec_;
+  const ModelBundle& source_;
+  const ParallelFor& parallel_;
+  std::shared_ptr<TensorMap> tensors_;
+  Json weights_{Json::Object{}};
+};
 
 Result<ModelBundle> Compressor::compress(const CompressSpec& spec) {
   FS_TRY(spec.validate());
-  FS_TRY(load());
-  FS_ASSIGN(const FlatModel model, prune(spec));
-  FS_ASSIGN(ModelBundle bundle, pack(spec, model));
-  FS_TRY(check_bundle(bundle));
-  return bundle;
+  FS_TRY(prepare());
+  FS_ASSIGN(const Plan made, plan(spec));
+  const ParameterLayout layout(made.config);
+  Packer packer(spec, source_, hooks_.parallel);
+  for (size_t i = 0; i < layout.parameters().size(); i++) {
+    const Parameter &from = layout_->parameters()[i], &to = layout.parameters()[i];
+    report("compress", static_cast<double>(to.offset) / static_cast<double>(layout.elements()));
+    FS_ASSIGN(const std::vector<float> values, pruned(spec, made, from));
+    FS_TRY(packer.add(layout, to, values));
+    if (to.offset == layout.token_embedding().offset && made.config.tied_embeddings)
+      FS_TRY(packer.add_tied_head(to, values));
+  }
+  return packer.finish(made.config);
 }
 
 Result<CompressedModel> Compressor::run(const CompressSpec& spec) {
   FS_TRY(spec.validate());
-  FS_TRY(load());
+  FS_TRY(prepare());
   CompressedModel out;
   report("measure the original", 0);
   FS_ASSIGN(out.before, hooks_.measure(source_));
@@ -225,13 +257,15 @@ Result<CompressedModel> Compressor::run(const CompressSpec& spec) {
   FS_ASSIGN(out.bundle, compress(spec));
   report("measure the variant", 0);
   FS_ASSIGN(out.after, hooks_.measure(out.bundle));
-  int tried = 0;
-  FS_TRY(judge(spec, out.before, out.after, [&](const CompressSpec& other) -> Result<Measurement> {
-    FS_TRY(check_cancelled());
-    report(fmt::format("try {}", other.text()), ++tried / 8.0);
+  const auto trial = [&](const CompressSpec& other) -> Result<Measurement> {
     FS_ASSIGN(const ModelBundle variant, compress(other));
+    FS_ASSIGN(const uint64_t bytes, bundle_bytes(variant));
+    // Too large is too large: the text need not be read to know.
+    if (other.max_bytes > 0 && bytes > other.max_bytes) return Measurement::size_alone(bytes);
+    report(fmt::format("try {}", other.text()), 0);
     return hooks_.measure(variant);
-  }));
+  };
+  FS_TRY(judge(spec, out.before, out.after, trial));
   out.card = make_card(spec, out.before, out.after);
   return out;
 }

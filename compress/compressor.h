@@ -28,7 +28,7 @@ struct CompressedModel {
   Json card;  ///< settings and every figure, for the variant's record
 };
 
-/// Compresses one model, held as floats.
+/// Compresses one model whose weights are floats.
 ///
 /// The attention and MLP projections and the output head become `spec.weights` and
 /// spec.head_format(); embeddings and position tables stay floats (16 bits, unless `weights` is
@@ -36,7 +36,8 @@ struct CompressedModel {
 /// as "lm_head.weight". config.json names the formats ("fastserve": {"weights": ...}) and the new
 /// widths.
 ///
-/// Owns:     nothing of the model but its shared source; a float copy of all weights while it runs.
+/// Owns:     nothing of the model but its shared source; the variant in the making, and one matrix
+///           at a time as floats.
 /// Threads:  one caller.
 /// Promises: the same source, spec and calibration give the same bytes, whatever `parallel` does.
 /// Refuses:  a model that is quantised already (kUnsupported), a spec that does not validate,
@@ -53,18 +54,28 @@ class Compressor {
   Result<ModelBundle> compress(const CompressSpec& spec);
 
  private:
-  Result<FlatModel> prune(const CompressSpec& spec);
-  Status load();
+  class Packer;
+
+  /// What pruning has to know of the whole model before the first matrix is packed.
+  struct Plan {
+    ModelConfig config;  ///< of the variant
+    std::optional<NeuronChoice> neurons;
+  };
+  Status prepare();
+  Result<Plan> plan(const CompressSpec& spec);
+  /// One parameter of the source as floats, pruned as the plan has it.
+  Result<std::vector<float>> pruned(const CompressSpec& spec, const Plan& plan,
+                                    const Parameter& parameter) const;
+  Status mask(const CompressSpec& spec, const Parameter& parameter, std::span<float> values) const;
+  Result<std::vector<float>> read(const Parameter& parameter) const;
   Status check_cancelled() const;
   void report(std::string_view stage, double fraction) const;
-  Status mask_matrices(const CompressSpec& spec, const ParameterLayout& layout,
-                       std::vector<float>& flat);
-  Result<ModelBundle> pack(const CompressSpec& spec, const FlatModel& model);
 
   ModelBundle source_;
   CompressorHooks hooks_;
-  std::optional<FlatModel> model_;     // the source as floats, read once
-  std::optional<ChannelNorms> norms_;  // calibrated once
+  ModelConfig config_;
+  std::optional<ParameterLayout> layout_;  // of the source, once it was found fit
+  std::optional<ChannelNorms> norms_;      // calibrated once
 };
 
 }  // namespace fastserve

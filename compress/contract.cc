@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <span>
+#include <optional>
 
 #include "base/file.h"
 
@@ -23,14 +23,17 @@ constexpr KindEntry kKinds[] = {
 };
 
 /// By growing error, as measured on the reference matrices; sizes shrink towards the end.
-constexpr WeightFormat kByQuality[] = {WeightFormat::kBFloat16,     WeightFormat::kInt8Group32,
-                                       WeightFormat::kInt8Group128, WeightFormat::kInt8Row,
-                                       WeightFormat::kInt4Group32,  WeightFormat::kInt4Group128};
-constexpr size_t kMaxAlternatives = 8;
+constexpr WeightFormat kByQuality[] = {WeightFormat::kFloat32,     WeightFormat::kBFloat16,
+                                       WeightFormat::kInt8Group32, WeightFormat::kInt8Group128,
+                                       WeightFormat::kInt8Row,     WeightFormat::kInt4Group32,
+                                       WeightFormat::kInt4Group128};
+constexpr size_t kMaxAlternatives = 12;
 
 size_t quality_rank(WeightFormat format) {
+  if (format == WeightFormat::kFloat16) format = WeightFormat::kBFloat16;
   const auto* found = std::find(std::begin(kByQuality), std::end(kByQuality), format);
-  return found == std::end(kByQuality) ? 0 : static_cast<size_t>(found - kByQuality);
+  FS_CHECK(found != std::end(kByQuality));
+  return static_cast<size_t>(found - kByQuality);
 }
 
 bool rises_too_far(const CompressSpec& spec, const Measurement& before, const Measurement& after) {
@@ -49,45 +52,67 @@ bool cost_broken(const CompressSpec& spec, const Measurement& after) {
          (spec.min_tokens_per_second > 0 && after.tokens_per_second < spec.min_tokens_per_second);
 }
 
+CompressSpec with_pruning(CompressSpec spec, PruningKind kind, double sparsity) {
+  spec.pruning = kind;
+  spec.sparsity = sparsity;
+  return spec;
+}
+
+CompressSpec with_weights(CompressSpec spec, WeightFormat weights) {
+  spec.weights = weights;
+  spec.head.reset();
+  return spec;
+}
+
+CompressSpec unpruned(const CompressSpec& spec) {
+  return with_pruning(spec, PruningKind::kNone, 0);
+}
+
+/// Less error: less pruning first, then finer formats.
 std::vector<CompressSpec> gentler(const CompressSpec& spec) {
   std::vector<CompressSpec> out;
-  CompressSpec unpruned = spec;
-  unpruned.pruning = PruningKind::kNone;
-  unpruned.sparsity = 0;
   const bool pruned = spec.pruning != PruningKind::kNone;
-  if (spec.has_sparsity()) {
-    CompressSpec half = spec;
-    half.sparsity = spec.sparsity / 2;
-    out.push_back(half);
-  }
-  if (pruned) out.push_back(unpruned);
-  for (size_t rank = quality_rank(spec.weights); rank-- > 0;) {
-    CompressSpec next = spec;
-    next.weights = kByQuality[rank];
-    next.head.reset();
+  if (spec.has_sparsity())
+    for (const double part : {0.5, 0.25})
+      out.push_back(with_pruning(spec, spec.pruning, spec.sparsity * part));
+  if (pruned) out.push_back(unpruned(spec));
+  if (spec.head) out.push_back(with_weights(unpruned(spec), spec.weights));
+  for (size_t rank = quality_rank(spec.weights); rank-- > quality_rank(WeightFormat::kBFloat16);) {
+    const CompressSpec next = with_weights(spec, kByQuality[rank]);
     if (pruned) out.push_back(next);
-    next.pruning = PruningKind::kNone;
-    next.sparsity = 0;
-    out.push_back(next);
+    out.push_back(unpruned(next));
   }
   return out;
 }
 
+/// Smaller and faster: coarser formats first, then fewer neurons, then both.
 std::vector<CompressSpec> harsher(const CompressSpec& spec) {
   std::vector<CompressSpec> out;
-  for (size_t rank = quality_rank(spec.weights) + 1; rank < std::size(kByQuality); rank++) {
-    CompressSpec next = spec;
-    next.weights = kByQuality[rank];
-    if (format_bits(next.weights) == format_bits(spec.weights)) continue;  // no smaller to speak of
-    out.push_back(next);
+  for (size_t rank = quality_rank(spec.weights) + 1; rank < std::size(kByQuality); rank++)
+    out.push_back(with_weights(spec, kByQuality[rank]));
+  const double already = spec.pruning == PruningKind::kNeurons ? spec.sparsity : 0;
+  for (const double sparsity : {0.25, 0.5, 0.75})
+    if (sparsity > already) out.push_back(with_pruning(spec, PruningKind::kNeurons, sparsity));
+  if (format_bits(spec.weights) > 4)
+    for (const double sparsity : {0.25, 0.5})
+      if (sparsity > already)
+        out.push_back(with_pruning(with_weights(spec, WeightFormat::kInt4Group32),
+                                   PruningKind::kNeurons, sparsity));
+  return out;
+}
+
+/// When quality and cost are both broken: zeros cost quality and save nothing, and neurons cost
+/// more of it than bits do, so another way to the same size may hold both.
+std::vector<CompressSpec> otherwise(const CompressSpec& spec) {
+  std::vector<CompressSpec> out;
+  const CompressSpec plain = unpruned(spec);
+  for (size_t rank = quality_rank(WeightFormat::kBFloat16); rank < std::size(kByQuality); rank++) {
+    const bool same = kByQuality[rank] == spec.weights && !spec.head;
+    if (same && spec.pruning == PruningKind::kNone) continue;
+    out.push_back(with_weights(plain, kByQuality[rank]));
   }
-  for (const double sparsity : {0.25, 0.5, 0.75}) {
-    if (spec.pruning == PruningKind::kNeurons && sparsity <= spec.sparsity) continue;
-    CompressSpec next = spec;
-    next.pruning = PruningKind::kNeurons;
-    next.sparsity = sparsity;
-    out.push_back(next);
-  }
+  for (const WeightFormat format : {WeightFormat::kInt8Row, WeightFormat::kInt4Group32})
+    out.push_back(with_pruning(with_weights(spec, format), PruningKind::kNeurons, 0.25));
   return out;
 }
 
@@ -147,6 +172,7 @@ Status CompressSpec::validate() const {
 }
 
 std::string measurement_text(const Measurement& m) {
+  if (std::isinf(m.perplexity) && m.tokens_per_second == 0) return human_bytes(m.bytes);
   return fmt::format("{}, perplexity {:.4g}, {:.0f} tokens/s", human_bytes(m.bytes), m.perplexity,
                      m.tokens_per_second);
 }
@@ -181,8 +207,12 @@ std::vector<std::string> broken_bounds(const CompressSpec& spec, const Measureme
 std::vector<CompressSpec> alternatives(const CompressSpec& spec, const Measurement& before,
                                        const Measurement& after) {
   const bool quality = quality_broken(spec, before, after), cost = cost_broken(spec, after);
-  if (quality == cost) return {};
-  std::vector<CompressSpec> out = quality ? gentler(spec) : harsher(spec);
+  if (!quality && !cost) return {};
+  // No compression makes a model better than it was.
+  if (spec.max_perplexity > 0 && before.perplexity > spec.max_perplexity) return {};
+  std::vector<CompressSpec> out = quality && cost ? otherwise(spec)
+                                  : quality       ? gentler(spec)
+                                                  : harsher(spec);
   if (out.size() > kMaxAlternatives) out.resize(kMaxAlternatives);
   return out;
 }
@@ -192,26 +222,31 @@ Status judge(const CompressSpec& spec, const Measurement& before, const Measurem
   const std::vector<std::string> broken = broken_bounds(spec, before, after);
   if (broken.empty()) return {};
   Error error{ErrorCode::kContractBroken, fmt::format("{}", fmt::join(broken, "; ")), spec.text(),
-              ""};
+              "loosen the bound"};
   const std::vector<CompressSpec> others = alternatives(spec, before, after);
-  if (others.empty()) {
-    error.hint = "quality and size or speed pull apart here: loosen one of the bounds";
-    return error;
-  }
+  if (spec.max_perplexity > 0 && before.perplexity > spec.max_perplexity)
+    error.hint = fmt::format("the original itself has {:.5g}: loosen the bound", before.perplexity);
+  if (others.empty()) return error;
   if (!trial) {
     error.hint = fmt::format("try {}, or loosen the bound", others.front().text());
     return error;
   }
+  const bool quality = quality_broken(spec, before, after);
+  std::optional<std::pair<CompressSpec, Measurement>> nearest;
   for (const CompressSpec& other : others) {
     Result<Measurement> measured = trial(other);
     if (!measured.ok()) return std::move(measured).error();
-    if (!broken_bounds(other, before, *measured).empty()) continue;
-    error.hint = fmt::format("{} would pass: {}", other.text(), measurement_text(*measured));
-    return error;
+    if (broken_bounds(other, before, *measured).empty()) {
+      error.hint = fmt::format("{} would pass: {}", other.text(), measurement_text(*measured));
+      return error;
+    }
+    const bool nearer = !nearest || (quality ? measured->perplexity < nearest->second.perplexity
+                                             : measured->bytes < nearest->second.bytes);
+    if (nearer) nearest.emplace(other, *measured);
   }
-  error.hint =
-      fmt::format("none of {} other settings passes, the last tried being {}: loosen the bound",
-                  others.size(), others.back().text());
+  error.hint = fmt::format("none of {} other settings passes, the nearest being {} ({}): loosen {}",
+                           others.size(), nearest->first.text(), measurement_text(nearest->second),
+                           broken.size() > 1 ? "a bound" : "the bound");
   return error;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -54,9 +55,14 @@ struct Measurement {
   uint64_t bytes = 0;            ///< of its tensors as stored
   double perplexity = 0;         ///< on held-out text
   double tokens_per_second = 0;  ///< decoding one stream
+
+  /// Of a variant whose size alone rules it out.
+  static Measurement size_alone(uint64_t bytes) {
+    return {bytes, std::numeric_limits<double>::infinity(), 0};
+  }
 };
 
-/// "12.3 MiB, perplexity 8.21, 420 tokens/s"
+/// "12.3 MiB, perplexity 8.21, 420 tokens/s"; of size_alone() "12.3 MiB"
 std::string measurement_text(const Measurement& measurement);
 
 /// The bounds that `after` breaks, in words; empty: it may be published. A perplexity that is not
@@ -65,12 +71,14 @@ std::vector<std::string> broken_bounds(const CompressSpec& spec, const Measureme
                                        const Measurement& after);
 
 /// Settings to try instead, nearest first: gentler on quality when only quality was broken, harsher
-/// when only size or speed was; none when both were. At most eight.
+/// when only size or speed was, other ways to get small when both were. At most twelve; none when
+/// the original itself breaks the bound on its perplexity.
 std::vector<CompressSpec> alternatives(const CompressSpec& spec, const Measurement& before,
                                        const Measurement& after);
 
 /// Ok, or kContractBroken with the broken bounds, the figures, and in the hint the first of
-/// alternatives() that passes by `trial` (which compresses and measures; may be empty).
+/// alternatives() that passes by `trial` (which compresses and measures; may be empty), or the
+/// nearest when none does.
 /// kCancelled and other errors of `trial` are returned as they are.
 using ContractTrial = std::function<Result<Measurement>(const CompressSpec&)>;
 Status judge(const CompressSpec& spec, const Measurement& before, const Measurement& after,

@@ -15,11 +15,12 @@ bool is_raised(const CancelFlag* cancel) { return cancel != nullptr && cancel->r
 
 Result<double> perplexity(Decoder& decoder, std::span<const std::vector<int32_t>> held_out,
                           size_t longest, std::span<const int32_t> blocks,
-                          const CancelFlag* cancel) {
+                          const std::function<void(double)>& progress, const CancelFlag* cancel) {
   double sum = 0;
-  size_t count = 0;
+  size_t count = 0, done = 0;
   for (const std::vector<int32_t>& sequence : held_out) {
     if (is_raised(cancel)) return stopped();
+    if (progress) progress(static_cast<double>(done++) / static_cast<double>(held_out.size()));
     const size_t size = std::min(sequence.size(), longest);
     if (size < 2) continue;
     const std::vector<double> losses = decoder.score(std::span(sequence).first(size), blocks);
@@ -82,7 +83,8 @@ Result<Measurement> measure_model(Device& device, const Clock& clock, const Mode
   FS_ASSIGN(const std::unique_ptr<Decoder> decoder, Decoder::load(device, bundle, decoding));
   std::vector<int32_t> blocks(static_cast<size_t>(decoding.kv_blocks));
   std::iota(blocks.begin(), blocks.end(), 0);
-  FS_ASSIGN(out.perplexity, perplexity(*decoder, held_out, longest, blocks, cancel));
+  FS_ASSIGN(out.perplexity,
+            perplexity(*decoder, held_out, longest, blocks, options.progress, cancel));
   FS_ASSIGN(out.tokens_per_second, decode_speed(*decoder, clock, 0, options, blocks, cancel));
   return out;
 }

@@ -1,6 +1,7 @@
 // The three figures a compression is judged by.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct MeasureOptions {
   KvType kv = KvType::kFloat16;
   int speed_tokens = 32;  ///< decoded in each round
   int speed_rounds = 5;   ///< the median counts: other work on the machine slows some
+  std::function<void(double)> progress;  ///< 0..1 of the held-out text; may be empty
 };
 
 /// Bytes of all tensors of a bundle, as stored.

@@ -30,18 +30,25 @@ std::vector<size_t> most_important(const std::vector<double>& importance, int ke
   return order;
 }
 
-/// Rows `kept` of each of the stacked parts (gate and up, or one) of a block of equal parts.
-void select_rows(const float* in, size_t parts, size_t width, size_t row,
-                 const std::vector<size_t>& kept, float* out) {
-  for (size_t part = 0; part < parts; part++)
-    for (const size_t neuron : kept)
-      out = std::copy_n(in + (part * width + neuron) * row, row, out);
+std::vector<float> select_rows(const std::vector<float>& in, size_t row,
+                               const std::vector<size_t>& kept) {
+  std::vector<float> out(kept.size() * row);
+  float* to = out.data();
+  for (const size_t neuron : kept) to = std::copy_n(in.data() + neuron * row, row, to);
+  return out;
 }
 
-void select_columns(const float* in, size_t rows, size_t width, const std::vector<size_t>& kept,
-                    float* out) {
+std::vector<float> select_columns(const std::vector<float>& in, size_t rows, size_t width,
+                                  const std::vector<size_t>& kept) {
+  std::vector<float> out(rows * kept.size());
+  float* to = out.data();
   for (size_t row = 0; row < rows; row++)
-    for (const size_t neuron : kept) *out++ = in[row * width + neuron];
+    for (const size_t neuron : kept) *to++ = in[row * width + neuron];
+  return out;
+}
+
+bool lies_in(const Parameter& parameter, const Block& block) {
+  return parameter.offset >= block.offset && parameter.offset < block.offset + block.size();
 }
 
 ModelConfig with_widths(ModelConfig config, const std::vector<int>& widths) {
@@ -63,18 +70,20 @@ int kept_neurons(int width, double sparsity) {
   return std::clamp(wanted, step, most);
 }
 
-Result<std::vector<double>> neuron_importance(const ParameterLayout& layout,
-                                              std::span<const float> flat,
-                                              const ChannelNorms& norms, int layer) {
-  const Block& down = layout.layer(layer).down;
-  const std::string& name = first_parameter(layout, down).name;
-  std::vector<double> importance = norms.norms(name);
+const Parameter& down_projection(const ParameterLayout& layout, int layer) {
+  return first_parameter(layout, layout.layer(layer).down);
+}
+
+Result<std::vector<double>> neuron_importance(const Parameter& down, std::span<const float> values,
+                                              const ChannelNorms& norms) {
+  FS_CHECK(values.size() == down.size());
+  std::vector<double> importance = norms.norms(down.name);
   const size_t width = static_cast<size_t>(down.cols);
   if (importance.size() != width)
-    return Error{ErrorCode::kInvalidArgument, "the calibration has not seen this matrix", name,
+    return Error{ErrorCode::kInvalidArgument, "the calibration has not seen this matrix", down.name,
                  "calibrate on the same model"};
   std::vector<double> squares(width);
-  const float* row = flat.data() + down.offset;
+  const float* row = values.data();
   for (int r = 0; r < down.rows; r++, row += width)
     for (size_t j = 0; j < width; j++)
       squares[j] += static_cast<double>(row[j]) * static_cast<double>(row[j]);
@@ -82,39 +91,35 @@ Result<std::vector<double>> neuron_importance(const ParameterLayout& layout,
   return importance;
 }
 
-Result<FlatModel> remove_neurons(const FlatModel& model, const ChannelNorms& norms,
-                                 double sparsity) {
-  const ParameterLayout before(model.config);
-  std::vector<std::vector<size_t>> kept;
+Result<NeuronChoice> choose_neurons(const ModelConfig& config, const ParameterLayout& layout,
+                                    const ReadParameter& read, const ChannelNorms& norms,
+                                    double sparsity) {
+  NeuronChoice choice;
   std::vector<int> widths;
-  for (int layer = 0; layer < model.config.layers; layer++) {
-    FS_ASSIGN(const std::vector<double> importance,
-              neuron_importance(before, model.flat, norms, layer));
-    widths.push_back(kept_neurons(model.config.mlp_width(layer), sparsity));
-    kept.push_back(most_important(importance, widths.back()));
+  for (int layer = 0; layer < config.layers; layer++) {
+    const Parameter& down = down_projection(layout, layer);
+    FS_ASSIGN(const std::vector<float> values, read(down));
+    FS_ASSIGN(const std::vector<double> importance, neuron_importance(down, values, norms));
+    widths.push_back(kept_neurons(config.mlp_width(layer), sparsity));
+    choice.kept.push_back(most_important(importance, widths.back()));
   }
-  FlatModel out{with_widths(model.config, widths), {}};
-  const ParameterLayout after(out.config);
-  out.flat.resize(after.elements());
-  for (size_t i = 0; i < after.parameters().size(); i++) {
-    const Parameter &from = before.parameters()[i], &to = after.parameters()[i];
-    if (from.size() == to.size())
-      std::copy_n(model.flat.data() + from.offset, from.size(), out.flat.data() + to.offset);
+  choice.config = with_widths(config, widths);
+  return choice;
+}
+
+std::vector<float> without_neurons(const ParameterLayout& layout, const NeuronChoice& choice,
+                                   const Parameter& parameter, std::vector<float> values) {
+  const size_t rows = static_cast<size_t>(parameter.rows),
+               cols = static_cast<size_t>(parameter.cols);
+  FS_CHECK(values.size() == rows * cols);
+  for (size_t layer = 0; layer < choice.kept.size(); layer++) {
+    const LayerBlocks& blocks = layout.layer(static_cast<int>(layer));
+    const std::vector<size_t>& kept = choice.kept[layer];
+    if (lies_in(parameter, blocks.up)) return select_rows(values, cols, kept);
+    if (lies_in(parameter, blocks.up_bias) || lies_in(parameter, blocks.down))
+      return select_columns(values, rows, cols, kept);
   }
-  const size_t hidden = static_cast<size_t>(model.config.hidden_size);
-  const size_t parts = model.config.mlp == MlpKind::kSwiGlu ? 2 : 1;
-  for (int layer = 0; layer < model.config.layers; layer++) {
-    const std::vector<size_t>& neurons = kept[static_cast<size_t>(layer)];
-    const size_t width = static_cast<size_t>(model.config.mlp_width(layer));
-    const LayerBlocks &from = before.layer(layer), &to = after.layer(layer);
-    const float* in = model.flat.data();
-    select_rows(in + from.up.offset, parts, width, hidden, neurons, out.flat.data() + to.up.offset);
-    if (!from.up_bias.empty())
-      select_rows(in + from.up_bias.offset, parts, width, 1, neurons,
-                  out.flat.data() + to.up_bias.offset);
-    select_columns(in + from.down.offset, hidden, width, neurons, out.flat.data() + to.down.offset);
-  }
-  return out;
+  return values;
 }
 
 }  // namespace fastserve

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "base/half.h"
 
@@ -13,16 +15,37 @@ namespace {
 
 constexpr int kRowsPerItem = 64;
 
-float largest_magnitude(std::span<const float> weights) {
-  float largest = 0;
-  for (const float w : weights) largest = std::max(largest, std::fabs(w));
+// The loops below are written so that a compiler vectorises them for any x86-64: no calls, no
+// branches, and integers where the order of floats would need them.
+
+/// The bits of the largest |w|: without their signs floats order as integers do, infinity and NaN
+/// last.
+int32_t largest_bits(std::span<const float> weights) {
+  int32_t largest = 0;
+  for (const float w : weights) largest = std::max(largest, std::bit_cast<int32_t>(w) & 0x7fffffff);
   return largest;
 }
 
-bool all_finite(std::span<const float> weights) {
-  bool finite = true;
-  for (const float w : weights) finite &= std::fabs(w) <= 3.402823466e+38f;  // false for NaN
-  return finite;
+float largest_magnitude(std::span<const float> weights) {
+  return std::bit_cast<float>(largest_bits(weights));
+}
+
+bool all_finite(std::span<const float> weights) { return largest_bits(weights) < 0x7f800000; }
+
+/// std::nearbyint for |x| < 2^22: above 2^23 floats are whole numbers, and the sum is rounded to
+/// one.
+float round_to_even(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+double round_to_even(double x) { return (x + 0x1.8p52) - 0x1.8p52; }
+
+/// std::round for |x| < 2^22: as above, but that a tie (the difference is exact) goes away from 0.
+float round_away(float x) {
+  const float even = round_to_even(x), rest = x - even;
+  return even + ((rest == 0.5f) & (x > 0) ? 1.0f : 0.0f) -
+         ((rest == -0.5f) & (x < 0) ? 1.0f : 0.0f);
+}
+
+uint8_t int8_code(float rounded) {
+  return static_cast<uint8_t>(std::clamp(static_cast<int>(rounded), -127, 127));
 }
 
 float as_half(float value) { return to_float(to_float16(value)); }
@@ -36,20 +59,17 @@ float reciprocal(float d) {
 
 float int8_row(std::span<const float> weights, uint8_t* codes) {
   const float scale = largest_magnitude(weights) / 127.0f;
-  for (size_t i = 0; i < weights.size(); i++) {
-    const float code = scale > 0 ? std::nearbyint(weights[i] / scale) : 0.0f;
-    codes[i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(code, -127.0f, 127.0f)));
-  }
+  const float divisor = scale > 0 ? scale : std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < weights.size(); i++)
+    codes[i] = int8_code(round_to_even(weights[i] / divisor));
   return scale;
 }
 
 float int8_group(std::span<const float> weights, uint8_t* codes) {
   const float scale = largest_magnitude(weights) / 127.0f;
   const float inverse = reciprocal(scale);
-  for (size_t i = 0; i < weights.size(); i++) {
-    const float code = std::round(weights[i] * inverse);
-    codes[i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(code, -127.0f, 127.0f)));
-  }
+  for (size_t i = 0; i < weights.size(); i++)
+    codes[i] = int8_code(round_away(weights[i] * inverse));
   return as_half(scale);
 }
 
@@ -93,8 +113,11 @@ GroupParameters group_parameters(std::span<const float> weights, int bits, bool 
 
 float int4_group128(std::span<const float> weights, uint8_t* codes) {
   const GroupParameters p = group_parameters(weights, 4, true);
-  for (size_t i = 0; i < weights.size(); i++)
-    codes[i] = static_cast<uint8_t>(p.code(weights[i]) + 8);
+  const double divisor = p.scale > 0 ? p.scale : std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < weights.size(); i++) {
+    const double code = round_to_even(static_cast<double>(weights[i]) / divisor);
+    codes[i] = static_cast<uint8_t>(std::clamp(static_cast<int>(code), -7, 7) + 8);
+  }
   return as_half(static_cast<float>(p.scale));
 }
 

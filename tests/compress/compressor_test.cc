@@ -131,7 +131,9 @@ TEST_CASE("a broken contract publishes nothing and names the setting that passes
   CompressorHooks hooks = real_hooks();
   hooks.measure = [](const ModelBundle& bundle) -> Result<Measurement> {
     const auto formats = *bundle_weight_formats(bundle);
-    const bool int4 = !formats.empty() && format_bits(formats.begin()->second) == 4;
+    const bool int4 = std::any_of(formats.begin(), formats.end(), [](const auto& matrix) {
+      return format_bits(matrix.second) == 4;
+    });
     return Measurement{*bundle_bytes(bundle), int4 ? 9.0 : 8.0, 100};
   };
   Compressor compressor(bundle_of(small_model(Architecture::kLlama, false)), hooks);

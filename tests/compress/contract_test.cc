@@ -64,8 +64,8 @@ TEST_CASE("the refusal says which gentler setting passes, having measured it") {
             other.pruning == PruningKind::kNone && other.weights == WeightFormat::kInt4Group32;
         return Measurement{200, gentle ? 8.1 : 9.0, 250};
       });
-  CHECK(tried == std::vector<std::string>{"int4-g128, neurons 25 %", "int4-g128",
-                                          "int4-g32, neurons 50 %", "int4-g32"});
+  CHECK(tried == std::vector<std::string>{"int4-g128, neurons 25 %", "int4-g128, neurons 12.5 %",
+                                          "int4-g128", "int4-g32, neurons 50 %", "int4-g32"});
   CHECK(says(verdict.error().hint, "int4-g32 would pass: 200 B, perplexity 8.1, 250 tokens/s"));
   CHECK(verdict.error().where == "int4-g128, neurons 50 %");
 }
@@ -81,20 +81,64 @@ TEST_CASE("when only the size is broken the refusal looks for something smaller"
   CHECK(says(verdict.error().hint, "int4-g32 would pass"));
 }
 
-TEST_CASE("when nothing passes, or bounds contradict each other, the refusal says so") {
+TEST_CASE("when size and quality are both broken the refusal looks for another way to be small") {
+  CompressSpec spec;  // zeros cost quality and save nothing
+  spec.weights = WeightFormat::kBFloat16;
+  spec.pruning = PruningKind::kMagnitude;
+  spec.sparsity = 0.9;
+  spec.max_bytes = 600;
+  spec.max_perplexity_increase = 0.01;
+  const Status verdict =
+      judge(spec, kBefore, {1000, 900, 100}, [&](const CompressSpec& other) -> Result<Measurement> {
+        return Measurement{other.weights == WeightFormat::kBFloat16 ? uint64_t{1000} : 530, 8.01,
+                           150};
+      });
+  CHECK(says(verdict.error().hint, "int8-g32 would pass: 530 B"));
+}
+
+TEST_CASE("a size between two formats of the same bits is found") {
   CompressSpec spec;
-  spec.max_perplexity = 4;
-  const auto never = [](const CompressSpec&) -> Result<Measurement> {
-    return Measurement{500, 8, 100};
+  spec.weights = WeightFormat::kInt8Group32;
+  spec.max_bytes = 505;
+  const Status verdict =
+      judge(spec, kBefore, {531, 8, 100}, [&](const CompressSpec& other) -> Result<Measurement> {
+        return Measurement{other.weights == WeightFormat::kInt8Row ? uint64_t{500} : 508, 8.01,
+                           150};
+      });
+  CHECK(says(verdict.error().hint, "int8 would pass"));
+  spec.weights = WeightFormat::kFloat32;
+  const auto others = alternatives(spec, kBefore, {1000, 8, 100});
+  REQUIRE_FALSE(others.empty());
+  CHECK(others.front().text() == "bf16");
+}
+
+TEST_CASE("when nothing passes the refusal says what came nearest, with its figures") {
+  CompressSpec spec;
+  spec.weights = WeightFormat::kInt4Group32;
+  spec.max_perplexity_increase = 0.01;
+  const auto never = [](const CompressSpec& other) -> Result<Measurement> {
+    return Measurement{500, other.weights == WeightFormat::kInt8Group32 ? 8.2 : 8.3, 100};
   };
-  CHECK(says(judge(spec, kBefore, {500, 8.4, 150}, never).error().hint, "loosen the bound"));
-  spec.max_bytes = 10;
-  CHECK(says(judge(spec, kBefore, {500, 8.4, 150}, never).error().hint, "pull apart"));
+  const Status verdict = judge(spec, kBefore, {500, 8.4, 150}, never);
+  CHECK(says(verdict.error().hint, "the nearest being int8-g32 (500 B, perplexity 8.2"));
+  CHECK(says(verdict.error().hint, "loosen the bound"));
   const auto stopped = [](const CompressSpec&) -> Result<Measurement> {
     return Error{ErrorCode::kCancelled, "stopped", "", ""};
   };
-  spec.max_bytes = 0;
   CHECK(judge(spec, kBefore, {500, 8.4, 150}, stopped).error().code == ErrorCode::kCancelled);
+}
+
+TEST_CASE("a bound that the original breaks is said to be so, and nothing is tried") {
+  CompressSpec spec;
+  spec.max_perplexity = 4;
+  int trials = 0;
+  const Status verdict =
+      judge(spec, kBefore, {500, 8.4, 150}, [&](const CompressSpec&) -> Result<Measurement> {
+        trials++;
+        return Measurement{500, 8, 100};
+      });
+  CHECK(says(verdict.error().hint, "the original itself has 8"));
+  CHECK(trials == 0);
 }
 
 TEST_CASE("a spec that makes no sense is refused before any work") {

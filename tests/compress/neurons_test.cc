@@ -96,14 +96,14 @@ TEST_CASE(
       for (int i = 0; i < 32; i++) up[neuron * 32 + i] *= 0.1f;
   }
   const ChannelNorms norms = norms_of(model);
-  const auto importance = neuron_importance(ParameterLayout(model.config), model.flat, norms, 0);
+  const auto importance = importance_in(model, norms, 0);
   REQUIRE(importance.ok());
   const auto slim = remove_neurons(model, norms, 0.5);
   REQUIRE(slim.ok());
   // Against removing the most important half: reverse the importance by observing its inverse.
   ChannelNorms reversed;
   for (int l = 0; l < 2; l++) {
-    const auto values = *neuron_importance(ParameterLayout(model.config), model.flat, norms, l);
+    const auto values = *importance_in(model, norms, l);
     std::vector<float> inverse;
     for (const double v : values) inverse.push_back(static_cast<float>(1 / (v * v * v)));
     reversed.observe("model.layers." + std::to_string(l) + ".mlp.down_proj.weight", inverse.data(),
@@ -122,7 +122,7 @@ TEST_CASE("importance is the norm of all that a neuron added") {
   std::vector<float> h(96, 0.0f);
   h[5] = 3;
   norms.observe("transformer.h.1.mlp.c_proj.weight", h.data(), 1, 96);
-  const auto importance = neuron_importance(layout, model.flat, norms, 1);
+  const auto importance = importance_in(model, norms, 1);
   REQUIRE(importance.ok());
   double column = 0;
   const Block& down = layout.layer(1).down;
@@ -131,6 +131,5 @@ TEST_CASE("importance is the norm of all that a neuron added") {
         std::pow(static_cast<double>(model.flat[down.offset + static_cast<size_t>(r * 96 + 5)]), 2);
   CHECK((*importance)[5] == doctest::Approx(3 * std::sqrt(column)).epsilon(1e-12));
   CHECK((*importance)[6] == 0.0);
-  CHECK(neuron_importance(layout, model.flat, norms, 0).error().where ==
-        "transformer.h.0.mlp.c_proj.weight");
+  CHECK(importance_in(model, norms, 0).error().where == "transformer.h.0.mlp.c_proj.weight");
 }

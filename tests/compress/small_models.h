@@ -1,6 +1,7 @@
 // Small random models for the tests of compression.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -32,6 +33,12 @@ inline ModelConfig small_config(Architecture architecture, bool tied) {
   return config;
 }
 
+/// A model as a config and its flat buffer.
+struct FlatModel {
+  ModelConfig config;
+  std::vector<float> flat;
+};
+
 /// Weights large enough that every matrix shows in the output; biases set too.
 inline FlatModel small_model(Architecture architecture, bool tied) {
   FlatModel model{small_config(architecture, tied), {}};
@@ -53,6 +60,39 @@ inline ModelBundle bundle_of(const FlatModel& model, DType dtype = DType::kF32) 
   bundle.tensors = std::make_shared<TensorMap>(
       save_parameters(ParameterLayout(model.config), model.flat, dtype));
   return bundle;
+}
+
+inline ReadParameter reader_of(const FlatModel& model) {
+  return [&model](const Parameter& p) -> Result<std::vector<float>> {
+    const auto values = std::span(model.flat).subspan(p.offset, p.size());
+    return std::vector<float>(values.begin(), values.end());
+  };
+}
+
+/// A whole model without its least important neurons.
+inline Result<FlatModel> remove_neurons(const FlatModel& model, const ChannelNorms& norms,
+                                        double sparsity) {
+  const ParameterLayout before(model.config);
+  const ReadParameter read = reader_of(model);
+  FS_ASSIGN(const NeuronChoice choice, choose_neurons(model.config, before, read, norms, sparsity));
+  const ParameterLayout after(choice.config);
+  FlatModel out{choice.config, std::vector<float>(after.elements())};
+  for (size_t i = 0; i < after.parameters().size(); i++) {
+    const Parameter& from = before.parameters()[i];
+    FS_ASSIGN(std::vector<float> values, read(from));
+    values = without_neurons(before, choice, from, std::move(values));
+    FS_CHECK(values.size() == after.parameters()[i].size());
+    std::copy(values.begin(), values.end(),
+              out.flat.begin() + static_cast<std::ptrdiff_t>(after.parameters()[i].offset));
+  }
+  return out;
+}
+
+inline Result<std::vector<double>> importance_in(const FlatModel& model, const ChannelNorms& norms,
+                                                 int layer) {
+  const ParameterLayout layout(model.config);
+  const Parameter& down = down_projection(layout, layer);
+  return neuron_importance(down, std::span(model.flat).subspan(down.offset, down.size()), norms);
 }
 
 inline std::vector<std::vector<int32_t>> some_tokens(int sequences, int length, uint64_t seed = 3) {
