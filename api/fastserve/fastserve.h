@@ -117,8 +117,17 @@ struct GenerateOptions {
   uint64_t seed = 0;
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  /// Text as it is produced; return false to cancel.
-  std::function<bool(const std::string& text)> on_text;
+  /// Text as it is produced, on the caller's thread; return false to cancel.
+  std::function<bool(const std::string& text)> on_text = {};
+  double timeout_seconds = 0;  ///< from submission, waiting included; 0: none
+  int top_logprobs = -1;       ///< -1: none; n: of each chosen token and of the n likeliest, to 20
+  const std::atomic<bool>* cancel = nullptr;  ///< set it from any thread to end the answer
+  std::string model = {};  ///< for a Client of a deployment of several models: which one
+};
+
+struct TokenLikelihood {
+  int32_t token = 0;
+  double logprob = 0;  ///< natural logarithm, of the model's own distribution
 };
 
 struct Generation {
@@ -131,6 +140,9 @@ struct Generation {
 /// One model by name, and the actor system that trains, compresses and serves it.
 ///
 /// Threads: calls on one object are not concurrent, but for port(), stop() and the callbacks.
+  // With top_logprobs, one entry a token:
+  std::vector<double> logprobs;
+  std::vector<std::vector<TokenLikelihood>> top_logprobs;
 class FastServe {
  public:
   explicit FastServe(std::string model, SystemOptions options = {});

@@ -2,3 +2,6 @@
 add_test(NAME embed_from_installed_tree
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/embed_from_installed_tree.sh ${CMAKE_BINARY_DIR} ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER})
 set_tests_properties(embed_from_installed_tree PROPERTIES TIMEOUT 900)
+add_test(NAME client_from_installed_tree
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/client_from_installed_tree.sh ${CMAKE_BINARY_DIR} ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER})
+set_tests_properties(client_from_installed_tree PROPERTIES TIMEOUT 900)
