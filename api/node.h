@@ -88,20 +88,20 @@ struct DeployRequest {
   std::function<void(double)> progress;
 };
 
-/// Models being served. Stops when destroyed.
+/// Models being served. Destroying it ends what runs as cancelled.
 class Deployment {
  public:
   virtual ~Deployment() = default;
   virtual int port() const = 0;  ///< 0 when started without a socket
   virtual GenerateService& service() = 0;
+  /// Takes no more requests, and waits up to `patience` for those that are waiting or running.
+  virtual void drain(Nanoseconds patience) = 0;
 };
 
 /// One training or compression job as the disk remembers it.
 struct JobInfo {
   std::string id, kind, model, state;  ///< state: running, interrupted, finished, failed
   int64_t created_unix = 0, step = 0, steps = 0;
-  /// Takes no more requests, and waits up to `patience` for those that are waiting or running.
-  virtual void drain(Nanoseconds patience) = 0;
   double loss = 0, validation_loss = 0;
   std::string note;  ///< the error of a failed job, the result of a finished one
   Json details;

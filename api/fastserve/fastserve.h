@@ -135,14 +135,14 @@ struct Generation {
   std::vector<int32_t> tokens;
   std::string finish_reason;  ///< eos, stop, length, context, cancelled, deadline
   int prompt_tokens = 0;
+  // With top_logprobs, one entry a token:
+  std::vector<double> logprobs;
+  std::vector<std::vector<TokenLikelihood>> top_logprobs;
 };
 
 /// One model by name, and the actor system that trains, compresses and serves it.
 ///
 /// Threads: calls on one object are not concurrent, but for port(), stop() and the callbacks.
-  // With top_logprobs, one entry a token:
-  std::vector<double> logprobs;
-  std::vector<std::vector<TokenLikelihood>> top_logprobs;
 class FastServe {
  public:
   explicit FastServe(std::string model, SystemOptions options = {});
