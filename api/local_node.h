@@ -14,6 +14,7 @@ class LocalNode final : public Node {
 
   const NodeOptions& options() const override { return options_; }
   Result<std::unique_ptr<Store>> open_store() const override;
+  Result<std::unique_ptr<Store>> glance_at_store() const override;
 
   // node_train.cc
   Result<TrainResult> train(const TrainRequest& request,
@@ -30,7 +31,9 @@ class LocalNode final : public Node {
   Result<ModelRef> import_directory(const Path& directory, const std::string& name,
                                     const std::function<void(double)>& progress,
                                     const CancelFlag& cancel) override;
-  Status export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised) override;
+  Status export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised,
+                          const std::function<void(double)>& progress,
+                          const CancelFlag& cancel) override;
 
   Result<std::vector<JobInfo>> jobs() const override;
   Result<JobInfo> job(const std::string& id) const override;

@@ -2,6 +2,7 @@
 // are wired in files of their own beside this one.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <thread>
 
@@ -11,6 +12,38 @@
 #include "model/tokenizer.h"
 
 namespace fastserve {
+namespace {
+
+/// Tensors on their way out: no more are given once the flag is raised, and `progress` hears how
+/// many were (each is read twice: to plan the files, and to write them).
+class WatchedTensors final : public TensorSource {
+ public:
+  WatchedTensors(std::shared_ptr<const TensorSource> source,
+                 const std::function<void(double)>& progress, const CancelFlag& cancel)
+      : source_(std::move(source)),
+        progress_(progress),
+        cancel_(cancel),
+        reads_(2.0 * static_cast<double>(source_->names().size())) {}
+  std::vector<std::string> names() const override { return source_->names(); }
+  bool contains(std::string_view name) const override { return source_->contains(name); }
+  std::string where() const override { return source_->where(); }
+  Result<TensorView> tensor(std::string_view name) const override {
+    if (cancel_.raised())
+      return Error{ErrorCode::kCancelled, "the export was stopped; nothing was written", where(),
+                   ""};
+    if (progress_) progress_(std::min(1.0, ++done_ / reads_));
+    return source_->tensor(name);
+  }
+
+ private:
+  const std::shared_ptr<const TensorSource> source_;
+  const std::function<void(double)>& progress_;
+  const CancelFlag& cancel_;
+  const double reads_;
+  mutable double done_ = 0;
+};
+
+}  // namespace
 
 Path default_root() {
   const auto variable = [](const char* name) {
@@ -49,6 +82,15 @@ Result<std::unique_ptr<Store>> LocalNode::open_store_within(Nanoseconds patience
   }
 }
 
+Result<std::unique_ptr<Store>> LocalNode::glance_at_store() const {
+  auto store = open_store_within(Nanoseconds(0));
+  if (store.ok() || store.error().code != ErrorCode::kUnavailable) return store;
+  Store::Options options;
+  options.clock = &clock_;
+  options.glance = true;
+  return Store::open(options_.root / "models", options);
+}
+
 Result<LocalNode::Opened> LocalNode::open_model(const std::string& text) const {
   FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));
   Opened opened;
@@ -74,11 +116,18 @@ Result<ModelRef> LocalNode::import_directory(const Path& directory, const std::s
       options);
 }
 
-Status LocalNode::export_directory(const ModelRef& ref, const Path& directory,
-                                   bool keep_quantised) {
+Status LocalNode::export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised,
+                                   const std::function<void(double)>& progress,
+                                   const CancelFlag& cancel) {
   FS_ASSIGN(const auto store, open_store());
   FS_ASSIGN(const StoredModel model, store->open_model(ref));
-  return write_model_directory(directory, model.bundle, keep_quantised);
+  FS_ASSIGN(const ModelConfig config, bundle_config(model.bundle));
+  if (!config.intermediate_sizes.empty() && !keep_quantised)
+    return Error{ErrorCode::kUnsupported,
+                 "has layers of unlike widths, which transformers cannot load", model.ref.text(),
+                 "--keep-quantised writes it for FastServe"};
+  const auto watched = std::make_shared<WatchedTensors>(model.bundle.tensors, progress, cancel);
+  return write_model_directory(directory, {model.bundle.documents, watched}, keep_quantised);
 }
 
 Result<std::vector<JobInfo>> LocalNode::jobs() const { return list_jobs(options_.root); }

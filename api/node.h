@@ -116,6 +116,8 @@ class Node {
   virtual const NodeOptions& options() const = 0;
   /// Opens the store for one piece of work; other processes are refused until it is closed.
   virtual Result<std::unique_ptr<Store>> open_store() const = 0;
+  /// For show and list alone: beside another process's work when the store is taken.
+  virtual Result<std::unique_ptr<Store>> glance_at_store() const = 0;
 
   virtual Result<TrainResult> train(const TrainRequest& request,
                                     const std::function<void(const TrainUpdate&)>& progress,
@@ -130,8 +132,9 @@ class Node {
   virtual Result<ModelRef> import_directory(const Path& directory, const std::string& name,
                                             const std::function<void(double)>& progress,
                                             const CancelFlag& cancel) = 0;
-  virtual Status export_directory(const ModelRef& ref, const Path& directory,
-                                  bool keep_quantised) = 0;
+  virtual Status export_directory(const ModelRef& ref, const Path& directory, bool keep_quantised,
+                                  const std::function<void(double)>& progress,
+                                  const CancelFlag& cancel) = 0;
 
   virtual Result<std::vector<JobInfo>> jobs() const = 0;
   virtual Result<JobInfo> job(const std::string& id) const = 0;

@@ -11,6 +11,7 @@
 #include "compress/measure.h"
 #include "cpu/cpu_device.h"
 #include "model/huggingface.h"
+#include "store/names.h"
 
 namespace fastserve {
 namespace {
@@ -35,43 +36,102 @@ Sequences cut(const TokenArray& tokens, size_t length, size_t limit) {
 }
 
 struct Text {
+  Path path;
   Sequences held_out, calibration;
+
+  /// For the variant's record: what its figures were measured on.
+  Json to_json() const {
+    size_t tokens = 0;
+    for (const auto& sequence : held_out) tokens += sequence.size();
+    return Json::object({{"path", path.string()}, {"held_out_tokens", tokens}});
+  }
 };
 
-/// The request's text, or what the model was trained on, split as training split it.
-Result<Text> text_of(const CompressRequest& request, const StoredModel& model,
-                     const ModelConfig& config) {
-  Path data = request.data;
-  double fraction = 0.1;
-  if (const Json* spec = model.lineage.details.find("spec")) {
-    FS_ASSIGN(fraction, spec->double_or("validation_fraction", fraction));
+/// Where the text comes from, and how it is split.
+struct TextSource {
+  Path path;
+  double fraction = 0.1;    ///< held out; 0: only files named as validation data are
+  std::string fingerprint;  ///< of both splits as training saw them; empty: unknown
+};
+
+/// The request's text, or what the model was trained on, split as training split it: so that
+/// nothing is measured on text that was learned from.
+Result<TextSource> text_source(const CompressRequest& request, const StoredModel& model) {
+  const Json& details = model.lineage.details;
+  TextSource source;
+  FS_ASSIGN(const std::string recorded, details.string_or("data", ""));
+  if (const Json* spec = details.find_set("spec")) {
+    FS_ASSIGN(source.fraction, spec->double_or("validation_fraction", source.fraction));
   }
-  if (data.empty()) {
-    FS_ASSIGN(const std::string recorded, model.lineage.details.string_or("data", ""));
-    data = recorded;
-  }
-  if (data.empty() || !std::filesystem::exists(data))
+  source.path = request.data.empty() ? Path(recorded) : request.data;
+  std::error_code error;
+  if (source.path.empty() || !std::filesystem::exists(source.path, error)) {
+    if (!request.data.empty())
+      return Error{ErrorCode::kNotFound, "is not there", source.path.string(),
+                   "give a file or folder of text"};
     return Error{ErrorCode::kInvalidArgument,
-                 data.empty() ? "has no record of the text it was trained on"
-                              : "was trained on " + data.string() + ", which is not there",
-                 model.ref.text(), "name held-out text with --data"};
-  const auto tokenizer_json = model.bundle.documents.find("tokenizer.json");
-  if (tokenizer_json == model.bundle.documents.end())
+                 recorded.empty() ? "has no record of the text it was trained on"
+                                  : "was trained on " + recorded + ", which is not there",
+                 model.ref.text(), "name text it has not seen with --data"};
+  }
+  if (std::filesystem::equivalent(source.path, recorded, error) && !error) {
+    FS_ASSIGN(source.fingerprint, details.string_or("data_fingerprint", ""));
+  } else if (source.fraction <= 0) {
+    source.fraction = 0.1;  // other text: training's choice does not bind it
+  }
+  return source;
+}
+
+Status check_not_quantised(const StoredModel& model) {
+  FS_ASSIGN(const auto formats, bundle_weight_formats(model.bundle));
+  if (formats.empty()) return {};
+  const std::string& parent = model.lineage.parent;
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("its weights are quantised already ({})",
+                           weight_format_name(formats.begin()->second)),
+               model.ref.text(),
+               "compress the model it was made from" + (parent.empty() ? "" : ": " + parent)};
+}
+
+Result<std::shared_ptr<const Tokenizer>> tokenizer_of(const StoredModel& model) {
+  const auto json = model.bundle.documents.find("tokenizer.json");
+  if (json == model.bundle.documents.end())
     return Error{ErrorCode::kInvalidArgument, "has no tokenizer.json", model.ref.text(),
                  "import it with its tokenizer"};
-  FS_ASSIGN(const auto tokenizer,
-            Tokenizer::from_json(tokenizer_json->second, model.ref.text() + "/tokenizer.json"));
-  const int length = std::min(config.max_positions, 1024);
-  FS_ASSIGN(const Dataset dataset,
-            tokenise_corpus(data, *tokenizer, fraction > 0 ? fraction : 0.1, length));
-  const auto n = static_cast<size_t>(length);
-  Text text{cut(dataset.validation, n, kHeldOutTokens), cut(dataset.train, n, kCalibrationTokens)};
-  if (text.held_out.empty())
+  return Tokenizer::from_json(json->second, model.ref.text() + "/tokenizer.json");
+}
+
+Status check_same_text(const Dataset& dataset, const TextSource& source, const StoredModel& model) {
+  if (source.fingerprint.empty() || source.fingerprint == fingerprint_text(dataset)) return {};
+  return Error{ErrorCode::kInvalidArgument,
+               fmt::format("was trained on {}, which has changed since: the part held out now may "
+                           "hold text that was learned from",
+                           source.path.string()),
+               model.ref.text(), "name text it has not seen with --data, in another folder"};
+}
+
+Result<Text> text_of(const CompressRequest& request, const StoredModel& model,
+                     const ModelConfig& config) {
+  constexpr int kLongest = 1024, kShortest = 256;
+  FS_ASSIGN(const TextSource source, text_source(request, model));
+  FS_ASSIGN(const auto tokenizer, tokenizer_of(model));
+  FS_ASSIGN(const Dataset dataset, tokenise_corpus(source.path, *tokenizer, source.fraction, 1));
+  FS_TRY(check_same_text(dataset, source, model));
+  const size_t there = dataset.validation.size();
+  if (there == 0)
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("leaves {} held-out tokens, fewer than a sequence of {}",
-                             dataset.validation.size(), length),
-                 data.string(), "give more text"};
-  return text;
+                 fmt::format("was trained on all of {}: nothing was held out to measure on",
+                             source.path.string()),
+                 model.ref.text(), "name text it has not seen with --data"};
+  const auto longest = static_cast<size_t>(std::min(config.max_positions, kLongest));
+  const auto shortest = std::min<size_t>(longest, kShortest);
+  if (there < shortest || dataset.train.size() < shortest)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("leaves {} held-out tokens and {} to calibrate on; each needs {}",
+                             there, dataset.train.size(), shortest),
+                 source.path.string(), "give more text with --data"};
+  return Text{source.path, cut(dataset.validation, std::min(longest, there), kHeldOutTokens),
+              cut(dataset.train, std::min(longest, dataset.train.size()), kCalibrationTokens)};
 }
 
 /// Rows over the lanes, handed out dynamically; the result does not depend on it.
@@ -94,27 +154,36 @@ Result<CompressResult> LocalNode::compress(
     const CompressRequest& request,
     const std::function<void(std::string_view stage, double)>& progress, const CancelFlag& cancel) {
   FS_TRY(request.spec.validate());
+  if (!request.to.empty()) FS_TRY(check_name(request.to));
   FS_ASSIGN(const Opened opened, open_model(request.model));
   const StoredModel& model = opened.model;
+  FS_TRY(check_not_quantised(model));
   FS_ASSIGN(const ModelConfig config, bundle_config(model.bundle));
   FS_ASSIGN(const Text text, text_of(request, model, config));
   FS_ASSIGN(const auto device, make_cpu_device({options_.lanes, isa_}));
   options_.log.info(fmt::format("compressing {} to {} on {}", model.ref.text(), request.spec.text(),
                                 device->description()));
   CompressorHooks hooks;
+  std::string stage;
+  hooks.progress = [&](std::string_view now, double fraction) {
+    stage = now;
+    if (progress) progress(now, fraction);
+  };
   hooks.measure = [&](const ModelBundle& bundle) {
-    return measure_model(*device, clock_, bundle, text.held_out, {}, &cancel);
+    MeasureOptions how;
+    if (progress) how.progress = [&](double fraction) { progress(stage, fraction); };
+    return measure_model(*device, clock_, bundle, text.held_out, how, &cancel);
   };
   hooks.calibrate = [&](const ModelBundle& bundle) {
     return calibrate(*device, bundle, text.calibration, &cancel);
   };
-  hooks.progress = progress;
   hooks.cancel = &cancel;
   hooks.parallel = over_threads(options_.lanes);
   FS_ASSIGN(const CompressedModel made, run_compression(model.bundle, hooks, request.spec));
   Json details = made.card;
+  details.set("measured_on", text.to_json());
   // What the text was, so that the variant can be measured again.
-  for (const char* key : {"data", "spec"})
+  for (const char* key : {"data", "data_fingerprint", "spec"})
     if (const Json* value = model.lineage.details.find(key)) details.set(key, *value);
   Store::PublishOptions options;
   options.cancel = &cancel;

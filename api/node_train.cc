@@ -15,6 +15,7 @@ namespace {
 
 Json record_of(const TrainRequest& request, const TrainMaterial& m) {
   return Json::object({{"data", std::filesystem::absolute(request.data).string()},
+                       {"data_fingerprint", fingerprint_text(m.dataset)},
                        {"preset", request.from.empty() ? Json(request.preset) : Json()},
                        {"parent", m.parent},
                        {"spec", m.spec.to_json()}});

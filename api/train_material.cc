@@ -125,6 +125,10 @@ Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer,
   return Dataset::build(corpus, &tokenizer, validation_fraction, block);
 }
 
+std::string fingerprint_text(const Dataset& dataset) {
+  return fmt::format("{:016x}", dataset.fingerprint);
+}
+
 Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent,
                                        const Log& log) {
   TrainMaterial m;

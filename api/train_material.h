@@ -36,4 +36,7 @@ Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::strin
 Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer,
                                 double validation_fraction, int block);
 
+/// A dataset's fingerprint as a model's lineage keeps it.
+std::string fingerprint_text(const Dataset& dataset);
+
 }  // namespace fastserve

@@ -195,7 +195,7 @@ std::string FastServe::import_model(const std::string& directory) {
 
 void FastServe::export_model(const std::string& directory) {
   const ModelRef ref = value_or_raise(ModelRef::parse(state_->model()));
-  const Status status = state_->node().export_directory(ref, directory, false);
+  const Status status = state_->node().export_directory(ref, directory, false, {}, CancelFlag());
   if (!status.ok()) raise(status.error());
 }
 
