@@ -8,9 +8,12 @@
 //   fs.deploy({.port = 8080});
 //   std::cout << fs.generate("ROMEO:", {.max_tokens = 100}).text;
 //
-// The host owns its threads and its shutdown: every call below blocks its caller until it is done,
-// except deploy(), whose server lives until stop() or the destructor. After destruction no thread
-// and no temporary file of this object is left. Several objects may live in one process.
+// The host owns its threads, its signals and its shutdown: every call below blocks its caller until
+// it is done, except deploy(), whose server lives until stop() or the destructor. After destruction
+// no thread and no temporary file of this object is left. Several objects may live in one process.
+//
+// Every call that fails throws FastServeError. What a host's own callback throws ends the call it
+// was made from, and comes out of that call as it is.
 #pragma once
 
 #include <atomic>
@@ -35,10 +38,11 @@ class FastServeError : public std::runtime_error {
 };
 
 struct SystemOptions {
-  std::string store_path;  ///< empty: $FASTSERVE_HOME, else the user's data folder
-  int lanes = 0;           ///< CPU cores to use; 0: all that this process may
-  /// One-line messages of what was chosen and done; empty: silent. Called from any thread.
-  std::function<void(const std::string& line)> on_log;
+  std::string store_path = {};  ///< empty: $FASTSERVE_HOME, else the user's data folder
+  int lanes = 0;                ///< CPU cores to use; 0: all that this process may
+  /// One-line messages of what was chosen and done; empty: silent. Called from any thread; what it
+  /// throws is dropped.
+  std::function<void(const std::string& line)> on_log = {};
 };
 
 struct TrainStatus {
@@ -50,23 +54,24 @@ struct TrainStatus {
 };
 
 struct TrainOptions {
-  std::string data_path;        ///< folder or file: .txt, .md, .jsonl ("text"), or token shards
+  std::string data_path = {};   ///< folder or file: .txt, .md, .jsonl ("text"), or token shards
   int batch_size = 0;           ///< sequences a step; 0: the preset's
   double epochs = 0;            ///< passes over the data; 0: the preset's steps
   int64_t steps = 0;            ///< optimiser steps; over epochs when set
   std::string preset = "tiny";  ///< tiny, small, gpt2, llama-110m, llama-1b
-  std::string from;             ///< fine-tune this stored model instead of a preset
+  std::string from = {};        ///< fine-tune this stored model instead of a preset
   int block = 0;                ///< tokens a sequence; 0: the preset's
   double learning_rate = 0;     ///< 0: the preset's
-  std::string precision;        ///< fp32, bf16, fp16; empty: the preset's
+  std::string precision = {};   ///< fp32, bf16, fp16; empty: the preset's
   uint64_t seed = 1337;         ///< same seed, data and settings: same bits, however many trainers
   int trainers = 0;             ///< trainer actors; 0: chosen
   int microbatches = 0;         ///< a step is cut into; 0: chosen
   int patience = 0;             ///< evaluations without improvement before stopping; 0: never
   int accumulation = 1;         ///< batches summed into one step
-  std::string resume;           ///< id of an interrupted job: continue it; other fields are ignored
-  std::function<void(const TrainStatus&)>
-      on_progress;                          ///< from another thread, a few times a second
+  std::string resume = {};      ///< id of an interrupted job: go on with it; of the fields above
+                                ///< only trainers counts then
+  /// From another thread, a few times a second.
+  std::function<void(const TrainStatus&)> on_progress = {};
   const std::atomic<bool>* stop = nullptr;  ///< set it to stop at the next step, with a checkpoint
 };
 
@@ -88,9 +93,9 @@ struct CompressOptions {
   double max_perplexity_increase = 0;  ///< e.g. 0.01 = 1 %; 0: no bound
   double max_perplexity = 0;           ///< 0: no bound
   uint64_t max_bytes = 0;              ///< 0: no bound
-  std::string data_path;  ///< calibration and held-out text; empty: what the model was trained on
-  std::string to;         ///< name to publish under; empty: a new version of the same name
-  std::function<void(const std::string& stage, double fraction)> on_progress;
+  std::string data_path = {};  ///< calibration and held-out text; empty: what it was trained on
+  std::string to = {};         ///< name to publish under; empty: a new version of the same name
+  std::function<void(const std::string& stage, double fraction)> on_progress = {};
   const std::atomic<bool>* stop = nullptr;
 };
 
@@ -105,7 +110,7 @@ struct DeployOptions {
   int port = 8080;  ///< 0: any free one
   std::string address = "127.0.0.1";
   bool allow_remote = false;  ///< required for an address that is not loopback
-  std::string weights;        ///< format for weights stored as floats; empty: bf16
+  std::string weights = {};   ///< format for weights stored as floats; empty: bf16
   int context_tokens = 0;     ///< tokens of KV cache over all requests; 0: chosen
   int max_queue = 256;        ///< requests waiting before new ones are refused
 };
@@ -115,7 +120,7 @@ struct GenerateOptions {
   double temperature = 1.0, top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
   int top_k = 0;
   uint64_t seed = 0;
-  std::vector<std::string> stop;
+  std::vector<std::string> stop = {};  ///< end before any of these texts
   bool ignore_eos = false;
   /// Text as it is produced, on the caller's thread; return false to cancel.
   std::function<bool(const std::string& text)> on_text = {};
@@ -142,9 +147,10 @@ struct Generation {
 
 /// One model by name, and the actor system that trains, compresses and serves it.
 ///
-/// Threads: calls on one object are not concurrent, but for port(), stop() and the callbacks.
+/// Threads: one call at a time, but for port() and stop(), which any thread may make meanwhile.
 class FastServe {
  public:
+  /// `model`: "name"; "name@3" or "name@tag" to serve and export that version.
   explicit FastServe(std::string model, SystemOptions options = {});
   ~FastServe();
   FastServe(const FastServe&) = delete;
@@ -154,12 +160,14 @@ class FastServe {
   TrainReport train(const TrainOptions& options);
   /// Publishes a smaller variant; throws, publishing nothing, when a bound is broken.
   CompressReport compress(const CompressOptions& options = {});
-  /// Loads the model's current version and serves it over Cap'n Proto until stop().
+  /// Loads the model's current version and serves it over Cap'n Proto until stop(). A deployment
+  /// that is running ends first; after a failure there is none.
   void deploy(const DeployOptions& options = {});
   int port() const;  ///< of the running deployment; 0 when there is none
   void stop();       ///< ends the deployment; running requests finish as cancelled
 
-  /// Generates in this process, without a socket; loads the model when it is not deployed.
+  /// Generates in this process, without a socket, from the deployment's version of the model, or
+  /// from the current one when nothing is deployed.
   Generation generate(const std::string& prompt, const GenerateOptions& options = {});
 
   /// Takes a Hugging Face directory into the store, or writes one.
