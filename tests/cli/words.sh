@@ -106,6 +106,10 @@ for shell in zsh fish; do
   "$fsctl" completion $shell >"$scratch/completion.$shell"
   $shell -n "$scratch/completion.$shell" || problem "$shell does not read its script"
 done
+if command -v fish >/dev/null; then
+  got="$(PATH="$(dirname "$fsctl"):$PATH" fish -c "source '$scratch/completion.fish'; complete -C 'fsctl models ver'")"
+  [ "$got" = verify ] || problem "fish: $got"
+fi
 
 # A reader that goes away ends the command quietly; a full disk is said.
 "$fsctl" parity "$source_dir/tests/data/reference/quant" 2>"$scratch/err" | head -1 >/dev/null

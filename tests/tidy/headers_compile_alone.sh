@@ -3,19 +3,20 @@
 # warnings a careful host has on for those that hosts include.
 # Headers that belong to one instruction set are compiled by their .cc files only.
 set -u
-compiler="$1" generated="$3"
+export compiler="$1" generated="$3"
 cd "$2" || exit 2
-errors="$(mktemp)"
-trap 'rm -f "$errors"' EXIT
-failed=0 count=0
-for header in $(find base model cpu store train compress serve net rpc actors api cli -name '*.h' | sort); do
-  grep -q 'intrin.h>\|per-ISA header' "$header" && continue
-  count=$((count + 1))
-  strict=()
-  [[ $header == api/fastserve/* ]] && strict=(-Wall -Wextra -Wpedantic -Werror)
-  echo "#include \"$header\"" |
-    "$compiler" -std=c++20 "${strict[@]}" -fsyntax-only -x c++ -I. -Iapi -I"$generated" - 2>"$errors" || {
-    failed=$((failed + 1)); echo "$header does not compile alone:"; head -5 "$errors"; }
-done
-echo "$count headers, $failed failed"
-[ "$failed" -eq 0 ]
+
+check() {
+  local strict=() said
+  [[ $1 == api/fastserve/* ]] && strict=(-Wall -Wextra -Wpedantic -Werror)
+  said="$(echo "#include \"$1\"" |
+    "$compiler" -std=c++20 "${strict[@]}" -fsyntax-only -x c++ -I. -Iapi -I"$generated" - 2>&1)" && return 0
+  echo "$1 does not compile alone:"
+  head -5 <<<"$said"
+  return 1
+}
+export -f check
+
+find base model cpu store train compress serve net rpc actors api cli -name '*.h' -print0 |
+  xargs -0 grep -LZ 'intrin.h>\|per-ISA header' |
+  xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$0"'
