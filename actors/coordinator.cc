@@ -44,6 +44,7 @@ class Shell {
   void copied(std::shared_ptr<const ShardState> part) {
     copies_.push_back(std::move(part));
     if (copies_.size() < parts_->shards.size()) return;
+    if (parts_->look_at_memory) parts_->look_at_memory();
     self_->send(parts_->writer, WriteCheckpoint{copied_state_, std::move(copies_), parts_->best});
     copies_.clear();
     carry_out(job().snapshot_taken());
@@ -79,6 +80,7 @@ class Shell {
     }
     TrainOutcome outcome = job().outcome();
     outcome.end = *order.end;
+    if (parts_->look_at_memory) parts_->look_at_memory();
     if (parts_->complete_outcome) parts_->complete_outcome(outcome);
     const auto masters = parts_->backend->masters();
     outcome.weights.assign(masters.begin(), masters.end());

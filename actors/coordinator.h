@@ -36,6 +36,7 @@ struct CoordinatorParts {
   CheckpointWriterActor writer;  ///< may be empty when the job writes no checkpoints
   std::shared_ptr<const std::vector<float>> best;  ///< weights of the best evaluation so far
   std::function<void(const TrainProgress&)> progress;
+  std::function<void()> look_at_memory;                 ///< called where a job holds most
   std::function<void(TrainOutcome&)> complete_outcome;  ///< adds what the job cannot know
   Log log;
   std::shared_ptr<Completion> completion;

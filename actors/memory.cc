@@ -65,11 +65,8 @@ std::optional<uint64_t> memory_at_hand() {
   return bytes;
 }
 
-ProcessMemory process_memory() {
-  const auto bytes = [](const char* key) {
-    return number_after("/proc/self/status", key).value_or(0) << 10;
-  };
-  return {bytes("VmRSS:"), bytes("VmHWM:")};
+uint64_t process_memory() {
+  return number_after("/proc/self/status", "RssAnon:").value_or(0) << 10;
 }
 
 Status check_memory(const MemoryEstimate& need, uint64_t limit) {

@@ -16,11 +16,8 @@ std::optional<uint64_t> memory_at_hand();
 /// limit. Version 2 of control groups; page cache that nobody needs counts as free.
 std::optional<uint64_t> control_group_headroom(const Path& root, const Path& folder);
 
-/// Resident bytes of this process: now, and the most so far.
-struct ProcessMemory {
-  uint64_t now = 0, peak = 0;
-};
-ProcessMemory process_memory();
+/// Resident bytes that this process has allocated: without its code and the files it has mapped.
+uint64_t process_memory();
 
 /// kResourceExhausted, with every figure, when the job needs more than `limit` (0: more than can be
 /// had).

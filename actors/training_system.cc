@@ -34,7 +34,6 @@ struct TrainingSystem::State {
   Status check_data() const;
   Status start_actors();
   std::shared_ptr<CoordinatorParts> coordinator_parts(const JobState& state, int shard_count);
-  uint64_t peak_memory() const;
   const Clock& clock() const { return config.clock != nullptr ? *config.clock : system_clock; }
 
   Config config;
@@ -47,8 +46,7 @@ struct TrainingSystem::State {
   std::shared_ptr<CheckpointDirectory> checkpoints;
   std::optional<Checkpoint> resumed;
   std::shared_ptr<Completion> completion = std::make_shared<Completion>();
-  ProcessMemory memory_before;
-  uint64_t planned_memory = 0;
+  uint64_t planned_memory = 0, peak_memory = 0;
   std::atomic<bool> closing = false;
 
   caf::actor_system_config actor_config;
@@ -84,8 +82,8 @@ Status TrainingSystem::State::open() {
   FS_TRY(check_count("shards", config.placement.shards));
   FS_TRY(check_count("lanes", config.placement.lanes));
   FS_TRY(check_data());
-  memory_before = process_memory();
-  memory_before.now -= std::min<uint64_t>(memory_before.now, config.initial_weights.size() * 4);
+  const uint64_t given = config.initial_weights.size() * sizeof(float);  // freed once copied
+  const uint64_t held = process_memory();
   if (config.checkpoint_directory) {
     FS_ASSIGN(checkpoints, CheckpointDirectory::open(*config.checkpoint_directory));
     FS_TRY(resume());
@@ -93,7 +91,7 @@ Status TrainingSystem::State::open() {
   plan = plan_training(spec, config.placement, usable_cores());
   spec.microbatches = plan.microbatches;
   const MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr);
-  planned_memory = memory_before.now + need.total();
+  planned_memory = held - std::min(held, given) + need.total();
   if (config.backend == nullptr) FS_TRY(check_memory(need, config.memory_limit));
   sampler = std::make_unique<Sampler>(config.dataset->train,
                                       Sampler::Shape{spec.block, plan.sequences, plan.microbatches},
@@ -119,13 +117,6 @@ Status TrainingSystem::State::check_data() const {
                fmt::format("hold the token {}, outside the model's vocabulary of {}", largest,
                            config.spec.model.vocab_size),
                "the data", "use the tokenizer that belongs to the model"};
-}
-
-/// Of the job: the process's peak where the job has raised it, else what it holds now, since a job
-/// keeps what it takes.
-uint64_t TrainingSystem::State::peak_memory() const {
-  const ProcessMemory memory = process_memory();
-  return memory.peak > memory_before.peak ? memory.peak : memory.now;
 }
 
 Status TrainingSystem::State::resume() {
@@ -203,8 +194,9 @@ std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const
   if (resumed && !resumed->best.empty())
     driven->best = std::make_shared<const std::vector<float>>(std::move(resumed->best));
   driven->progress = config.progress;
+  driven->look_at_memory = [this] { peak_memory = std::max(peak_memory, process_memory()); };
   driven->complete_outcome = [this](TrainOutcome& outcome) {
-    outcome.peak_memory_bytes = peak_memory();
+    outcome.peak_memory_bytes = peak_memory;
     outcome.planned_memory_bytes = planned_memory;
   };
   driven->log = config.log;
@@ -282,10 +274,16 @@ const TrainSpec& TrainingSystem::spec() const { return state_->config.spec; }
 
 std::string TrainingSystem::description() const {
   const TrainPlan& plan = state_->plan;
+  const std::string device = state_->backend->description();  // "cpu avx512-bf16, 1 lane"
+  const auto count = [](size_t n, const char* what) {
+    return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
+  };
   return fmt::format(
-      "{}, {}; {} trainers on {} lanes, {} parameter servers; {} microbatches of up to {} tokens",
-      state_->backend->description(), precision_name(state_->config.spec.precision), plan.trainers,
-      plan.lanes, state_->shards.size(), plan.microbatches, plan.max_rows);
+      "{}, {}, {}; {}, {}; {} of up to {} tokens", device.substr(0, device.find(',')),
+      precision_name(state_->config.spec.precision), count(static_cast<size_t>(plan.lanes), "lane"),
+      count(state_->trainers.size(), "trainer"), count(state_->shards.size(), "parameter server"),
+      plan.microbatches == 1 ? "1 microbatch" : fmt::format("{} microbatches", plan.microbatches),
+      plan.max_rows);
 }
 
 }  // namespace fastserve

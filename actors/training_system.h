@@ -65,8 +65,8 @@ class TrainingSystem {
   int trainers() const;
   /// The settings in full: steps, microbatches and everything resumed.
   const TrainSpec& spec() const;
-  /// "cpu avx512-bf16, 1 lane, bf16; 2 trainers on 2 lanes, 2 parameter servers; 4 microbatches of
-  /// up to 192 tokens"
+  /// "cpu avx512-bf16, bf16, 2 lanes; 2 trainers, 2 parameter servers; 4 microbatches of up to 192
+  /// tokens"
   std::string description() const;
 
  private:

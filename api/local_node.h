@@ -51,13 +51,15 @@ class LocalNode final : public Node {
   // node_train.cc
   Status check_store() const;
   Result<TrainMaterial> new_material(const TrainRequest& request);
-  Result<TrainMaterial> resumed_material(const JobFolder& job) const;
+  Result<TrainMaterial> resumed_material(JobFolder& job, const TrainRequest& request) const;
+  Status load_parent_weights(const JobFolder& job, TrainMaterial& material) const;
+  Status check_space(const JobFolder& job, const TrainSpec& spec) const;
   Status save_documents(const JobFolder& job, const TrainMaterial& material) const;
   Result<TrainResult> run_job(JobFolder& job, TrainMaterial material,
                               const TrainPlacement& placement,
                               const std::function<void(const TrainUpdate&)>& progress,
                               const CancelFlag& cancel);
-  Error discard_job(JobFolder& job, const Error& error) const;
+  void discard_job(const JobFolder& job) const;
   Result<TrainResult> finish_job(JobFolder& job, const TrainMaterial& material,
                                  const TrainOutcome& outcome);
   Result<ModelRef> publish_trained(const JobFolder& job, const TrainMaterial& material,

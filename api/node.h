@@ -35,8 +35,10 @@ struct TrainRequest {
   std::string model;  ///< name to publish under
   Path data;
   std::string preset = "tiny";
-  std::string from;     ///< stored model to fine-tune, instead of a preset
-  std::string resume;   ///< job id, instead of everything above
+  std::string from;  ///< stored model to fine-tune, instead of a preset
+  /// Job id: goes on with that job. `data` may say where its data is now, and the overrides may
+  /// change its length, learning rates, evaluations and checkpoints; nothing else may be set.
+  std::string resume;
   int vocab_size = -1;  ///< of a fresh tokenizer; -1: the preset's; 0: the characters seen
   // Overrides of the preset; unset fields keep it.
   std::optional<int> batch, block, microbatches, accumulation, patience, evaluate_sequences;
@@ -45,6 +47,7 @@ struct TrainRequest {
       validation_fraction;
   std::optional<Precision> precision;
   std::optional<uint64_t> seed;
+  std::optional<bool> publish_best;  ///< false: the last step's weights, not the best evaluation's
   TrainPlacement placement;
 };
 
@@ -58,7 +61,10 @@ struct TrainResult {
   ModelRef model;
   std::string job;
   int64_t steps = 0, tokens = 0;
-  double train_loss = 0, validation_loss = 0, seconds = 0, tokens_per_second = 0;
+  double train_loss = 0;
+  double validation_loss = 0;  ///< of the published weights; NaN when nothing was held out
+  int64_t published_step = 0;  ///< after which the published weights were taken
+  double seconds = 0, tokens_per_second = 0;
   bool stopped_early = false;
   uint64_t peak_bytes = 0, expected_bytes = 0, weights_hash = 0;
 };

@@ -1,7 +1,9 @@
 // Training jobs: from a request or an interrupted job to a published version.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "actors/training_system.h"
 #include "api/local_node.h"
@@ -9,6 +11,7 @@
 #include "model/parameters.h"
 #include "store/names.h"
 #include "train/checkpoint.h"
+#include "train/plan.h"
 
 namespace fastserve {
 namespace {
@@ -61,6 +64,39 @@ ModelBundle bundle_of(const TrainMaterial& m, const std::vector<float>& weights)
   return {m.documents, std::make_shared<TensorMap>(save_parameters(layout, weights, DType::kF32))};
 }
 
+/// What a cancelled job says, and where it goes on.
+Error stopped(const std::string& id, const TrainOutcome& outcome) {
+  std::string what = fmt::format("stopped after step {}", outcome.steps);
+  if (!outcome.checkpoint.ok())
+    what += ", and that step was not saved: " + outcome.checkpoint.error().message();
+  return {ErrorCode::kCancelled, what, "job " + id,
+          fmt::format("fsctl jobs resume {} goes on from {}", id,
+                      outcome.checkpoint.ok() ? "there" : "the last checkpoint")};
+}
+
+/// The error of a job that failed, with how to go on from what it has saved.
+Error with_way_on(Error error, const JobFolder& job) {
+  if (!CheckpointDirectory::holds_any(job.checkpoints())) return error;
+  error.hint += fmt::format(
+      "{}fsctl train --resume {} goes on from it, with another "
+      "--learning-rate if you like",
+      error.hint.empty() ? "" : "; ", job.info().id);
+  return error;
+}
+
+bool made_by_job(const Lineage& lineage, const Json& details) {
+  const auto same = [&](const char* key) {
+    const Json* theirs = lineage.details.find_set(key);
+    const Json* ours = details.find_set(key);
+    return theirs != nullptr && ours != nullptr && *theirs == *ours;
+  };
+  return same("job") && same("weights_hash");
+}
+
+bool all_finite(const std::vector<float>& weights) {
+  return std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); });
+}
+
 }  // namespace
 
 Result<TrainMaterial> LocalNode::new_material(const TrainRequest& request) {
@@ -82,22 +118,30 @@ Status LocalNode::check_store() const {
 Result<TrainResult> LocalNode::train(const TrainRequest& request,
                                      const std::function<void(const TrainUpdate&)>& progress,
                                      const CancelFlag& cancel) {
-  TrainPlacement placement = request.placement;
-  if (placement.lanes == 0) placement.lanes = options_.lanes;
+  TrainRequest here = request;
+  if (here.placement.lanes == 0) here.placement.lanes = options_.lanes;
   if (!request.resume.empty()) {
     FS_ASSIGN(const auto job, JobFolder::open(options_.root, request.resume));
-    FS_ASSIGN(TrainMaterial material, resumed_material(*job));
-    return run_job(*job, std::move(material), placement, progress, cancel);
+    FS_ASSIGN(TrainMaterial material, resumed_material(*job, here));
+    return run_job(*job, std::move(material), here.placement, progress, cancel);
   }
-  FS_ASSIGN(TrainMaterial material, new_material(request));
+  FS_ASSIGN(TrainMaterial material, new_material(here));
+  if (cancel.raised()) return Error{ErrorCode::kCancelled, "stopped before the first step", "", ""};
   JobInfo info;
   info.kind = "train";
   info.model = request.model;
   info.state = "running";
   info.details = record_of(request, material);
   FS_ASSIGN(const auto job, JobFolder::create(options_.root, clock_, info));
-  FS_TRY(save_documents(*job, material));
-  return run_job(*job, std::move(material), placement, progress, cancel);
+  const auto begin = [&]() -> Result<TrainResult> {
+    FS_TRY(save_documents(*job, material));
+    return run_job(*job, std::move(material), here.placement, progress, cancel);
+  };
+  auto result = begin();
+  // A job that never took a step is not worth remembering.
+  if (!result.ok() && result.error().code != ErrorCode::kCancelled && job->info().step == 0)
+    discard_job(*job);
+  return result;
 }
 
 Status LocalNode::save_documents(const JobFolder& job, const TrainMaterial& material) const {
@@ -106,8 +150,9 @@ Status LocalNode::save_documents(const JobFolder& job, const TrainMaterial& mate
   return write_file_atomically(job.path() / "documents.json", documents.dump());
 }
 
-Result<TrainMaterial> LocalNode::resumed_material(const JobFolder& job) const {
-  const JobInfo& info = job.info();
+Result<TrainMaterial> LocalNode::resumed_material(JobFolder& job,
+                                                  const TrainRequest& request) const {
+  JobInfo info = job.info();
   if (info.state == "finished")
     return Error{ErrorCode::kAlreadyExists, "has finished: " + info.note, "job " + info.id, ""};
   const Json* spec_json = info.details.find("spec");
@@ -115,16 +160,40 @@ Result<TrainMaterial> LocalNode::resumed_material(const JobFolder& job) const {
     return Error{ErrorCode::kCorrupt, "has no settings in its record", "job " + info.id,
                  "fsctl jobs rm it"};
   FS_ASSIGN(const TrainSpec spec, TrainSpec::from_json(*spec_json, "job " + info.id));
-  FS_ASSIGN(const std::string data, info.details.string_or("data", ""));
+  FS_ASSIGN(const std::string recorded, info.details.string_or("data", ""));
+  const Path data = request.data.empty() ? Path(recorded) : std::filesystem::absolute(request.data);
   const Path file = job.path() / "documents.json";
   FS_ASSIGN(const std::string text, read_file(file));
   FS_ASSIGN(const Json documents, Json::parse(text, file.string()));
   FS_ASSIGN(const std::string tokenizer, documents.string_or("tokenizer.json", ""));
-  FS_ASSIGN(TrainMaterial material, prepare_resumption(spec, tokenizer, data));
+  FS_ASSIGN(TrainMaterial material, prepare_resumption(request, spec, tokenizer, data));
+  FS_ASSIGN(const std::string fingerprint, info.details.string_or("data_fingerprint", ""));
+  if (!fingerprint.empty() && fingerprint != fingerprint_text(material.dataset))
+    return data_changed(data.string());
   for (const auto& [name, document] : documents.as_object())
     if (document.is_string()) material.documents[name] = document.as_string();
   FS_ASSIGN(material.parent, info.details.string_or("parent", ""));
+  FS_TRY(load_parent_weights(job, material));
+  info.details.set("data", data.string());
+  info.details.set("spec", material.spec.to_json());
+  FS_TRY(job.save(info));
   return material;
+}
+
+/// A job that was stopped before its first checkpoint begins again, from where it had begun.
+Status LocalNode::load_parent_weights(const JobFolder& job, TrainMaterial& material) const {
+  if (material.parent.empty() || CheckpointDirectory::holds_any(job.checkpoints())) return {};
+  FS_ASSIGN(const Opened parent, open_model(material.parent));
+  const ParameterLayout layout(material.spec.model);
+  material.weights.resize(layout.elements());
+  return load_parameters(layout, *parent.model.bundle.tensors, material.weights);
+}
+
+/// What a job will write: a checkpoint beside the last one, and the model.
+Status LocalNode::check_space(const JobFolder& job, const TrainSpec& spec) const {
+  constexpr uint64_t kCheckpointBytes = 16, kModelBytes = 4;  // per parameter
+  return require_free_space(job.path(), static_cast<uint64_t>(count_parameters(spec.model)) *
+                                            (kCheckpointBytes + kModelBytes));
 }
 
 Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
@@ -139,6 +208,7 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
     [[maybe_unused]] const Status saved = job.save(last);
     return error;
   };
+  FS_TRY(check_space(job, material.spec));
   info.state = "running";
   info.note.clear();
   FS_TRY(job.save(info));
@@ -156,38 +226,38 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   config.progress = [&](const TrainProgress& p) { recorder(p); };
   config.cancel = &cancel;
   auto system = TrainingSystem::start(std::move(config));
-  if (!system.ok()) {
-    // Nothing was computed: a job that never began is not worth remembering.
-    if (job.info().step == 0) return discard_job(job, system.error());
-    return give_up(system.error(), "interrupted");
-  }
+  if (!system.ok()) return give_up(system.error(), "interrupted");
+  options_.log.info(fmt::format("job {}: {}", info.id, (*system)->description()));
   auto outcome = (*system)->wait();
-  if (!outcome.ok()) return give_up(outcome.error(), "failed");
+  *system = nullptr;  // publishing needs memory, too
+  if (!outcome.ok()) return give_up(with_way_on(outcome.error(), job), "failed");
   if (outcome->end == TrainEnd::kCancelled)
-    return give_up({ErrorCode::kCancelled, fmt::format("stopped after step {}", outcome->steps),
-                    "job " + info.id, "fsctl jobs resume " + info.id + " goes on"},
-                   "interrupted");
-  return finish_job(job, material, *outcome);
+    return give_up(stopped(info.id, *outcome), "interrupted");
+  auto result = finish_job(job, material, *outcome);
+  if (!result.ok()) return give_up(result.error(), "interrupted");
+  return result;
 }
 
-Error LocalNode::discard_job(JobFolder& job, const Error& error) const {
+void LocalNode::discard_job(const JobFolder& job) const {
   std::error_code ignored;
   std::filesystem::remove_all(job.path(), ignored);
-  return error;
 }
 
 Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& material,
                                           const TrainOutcome& outcome) {
-  // What is published is the best by validation when early stopping was asked for, else the last.
-  const bool best = material.spec.patience > 0 && !outcome.best_weights.empty();
+  const bool best = material.spec.publish_best && !outcome.best_weights.empty();
   const std::vector<float>& weights = best ? outcome.best_weights : outcome.weights;
+  if (!all_finite(weights))
+    return Error{ErrorCode::kInvalidArgument, "some of the trained weights are not finite",
+                 "job " + job.info().id, "start a new job with a lower learning rate"};
   TrainResult result;
   result.job = job.info().id;
   result.steps = outcome.steps;
   result.tokens = outcome.tokens;
   result.train_loss = outcome.losses.empty() ? 0 : outcome.losses.back();
-  result.validation_loss =
-      (best ? outcome.best_validation_loss : outcome.validation_loss).value_or(0);
+  result.validation_loss = (best ? outcome.best_validation_loss : outcome.validation_loss)
+                               .value_or(std::numeric_limits<double>::quiet_NaN());
+  result.published_step = best ? outcome.best_step : outcome.steps;
   result.seconds = outcome.seconds;
   result.tokens_per_second = outcome.tokens_per_second;
   result.stopped_early = outcome.end == TrainEnd::kEarlyStop;
@@ -195,6 +265,8 @@ Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& m
   result.expected_bytes = outcome.planned_memory_bytes;
   result.weights_hash = hash_of(weights);
   Json details = job.info().details;
+  details.set("job", result.job);
+  details.set("published_step", result.published_step);
   details.set("steps", result.steps);
   details.set("tokens", result.tokens);
   details.set("train_loss", result.train_loss);
@@ -206,7 +278,7 @@ Result<TrainResult> LocalNode::finish_job(JobFolder& job, const TrainMaterial& m
   info.state = "finished";
   info.step = result.steps;
   info.loss = result.train_loss;
-  info.validation_loss = result.validation_loss;
+  info.validation_loss = std::isfinite(result.validation_loss) ? result.validation_loss : 0;
   info.note = result.model.text();
   info.details = details;
   FS_TRY(job.save(info));
@@ -220,15 +292,24 @@ Result<ModelRef> LocalNode::publish_trained(const JobFolder& job, const TrainMat
                                             const Json& details) {
   constexpr auto kPatience =
       std::chrono::minutes(2);  // hours of work wait for minutes of another's
-  auto store = open_store_within(kPatience);
-  if (!store.ok()) {
-    Error error = store.error();
-    error.hint = fmt::format("the finished weights are kept: fsctl jobs resume {} publishes them",
-                             job.info().id);
-    return error;
-  }
-  return (*store)->publish(job.info().model, bundle_of(material, weights),
-                           {"train", material.parent, details});
+  const auto publish = [&]() -> Result<ModelRef> {
+    // RocksDB does not survive a disk that is full when it opens.
+    FS_TRY(require_free_space(options_.root, 0));
+    FS_ASSIGN(const auto store, open_store_within(kPatience));
+    FS_ASSIGN(const auto versions, store->list());
+    // A job that was killed between publishing and saying so has its version already.
+    for (const ModelInfo& version : versions)
+      if (version.ref.name == job.info().model && made_by_job(version.lineage, details))
+        return version.ref;
+    return store->publish(job.info().model, bundle_of(material, weights),
+                          {"train", material.parent, details});
+  };
+  auto ref = publish();
+  if (ref.ok()) return ref;
+  Error error = ref.error();
+  error.hint += fmt::format("{}fsctl jobs resume {} goes on from the last checkpoint and publishes",
+                            error.hint.empty() ? "" : "; ", job.info().id);
+  return error;
 }
 
 }  // namespace fastserve

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "actors/memory.h"
+#include "cpu/cpu_device.h"
 #include "model/huggingface.h"
 #include "model/parameters.h"
 
@@ -13,26 +15,52 @@ void override_with(T& field, const std::optional<U>& value) {
   if (value) field = static_cast<T>(*value);
 }
 
-void apply_overrides(TrainSpec& spec, const TrainRequest& r) {
-  override_with(spec.batch, r.batch);
-  override_with(spec.block, r.block);
-  override_with(spec.microbatches, r.microbatches);
-  override_with(spec.accumulation, r.accumulation);
+/// What may change when a job goes on.
+void apply_course(TrainSpec& spec, const TrainRequest& r) {
   override_with(spec.patience, r.patience);
   override_with(spec.evaluate_sequences, r.evaluate_sequences);
   override_with(spec.evaluate_every, r.evaluate_every);
   override_with(spec.checkpoint_every, r.checkpoint_every);
+  override_with(spec.publish_best, r.publish_best);
   override_with(spec.warmup_steps, r.warmup_steps);
   override_with(spec.learning_rate, r.learning_rate);
   override_with(spec.min_learning_rate, r.min_learning_rate);
   override_with(spec.weight_decay, r.weight_decay);
   override_with(spec.clip_norm, r.clip_norm);
-  override_with(spec.validation_fraction, r.validation_fraction);
-  override_with(spec.precision, r.precision);
-  override_with(spec.seed, r.seed);
   if (r.epochs) spec.epochs = *r.epochs, spec.steps = 0;
   if (r.steps) spec.steps = *r.steps;
   if (r.learning_rate && !r.min_learning_rate) spec.min_learning_rate = *r.learning_rate / 10;
+}
+
+void apply_overrides(TrainSpec& spec, const TrainRequest& r) {
+  override_with(spec.batch, r.batch);
+  override_with(spec.block, r.block);
+  override_with(spec.microbatches, r.microbatches);
+  override_with(spec.accumulation, r.accumulation);
+  override_with(spec.validation_fraction, r.validation_fraction);
+  override_with(spec.precision, r.precision);
+  override_with(spec.seed, r.seed);
+  apply_course(spec, r);
+}
+
+/// kInvalidArgument for a setting that a job keeps for life.
+Status check_kept(const TrainRequest& r) {
+  const std::pair<const char*, bool> kept[] = {
+      {"model", !r.model.empty()},
+      {"from", !r.from.empty()},
+      {"vocab_size", r.vocab_size >= 0},
+      {"batch", r.batch.has_value()},
+      {"block", r.block.has_value()},
+      {"microbatches", r.microbatches.has_value()},
+      {"accumulation", r.accumulation.has_value()},
+      {"validation_fraction", r.validation_fraction.has_value()},
+      {"precision", r.precision.has_value()},
+      {"seed", r.seed.has_value()}};
+  for (const auto& [name, given] : kept)
+    if (given)
+      return Error{ErrorCode::kInvalidArgument, "cannot change when a job goes on", name,
+                   "leave it out, or start a new job"};
+  return {};
 }
 
 /// A longer block than the preset's needs more positions; a context can only grow for a fresh
@@ -44,8 +72,10 @@ void fit_positions(TrainSpec& spec) {
 Result<std::string> tokenizer_for(const TrainRequest& request, const Corpus& corpus, int vocab_size,
                                   double validation_fraction, const Log& log) {
   if (!corpus.shards().empty()) {
-    const Path beside = request.data / "tokenizer.json";
-    if (std::filesystem::exists(beside)) return read_file(beside);
+    std::error_code error;
+    const bool folder = std::filesystem::is_directory(request.data, error);
+    const Path beside = (folder ? request.data : request.data.parent_path()) / "tokenizer.json";
+    if (std::filesystem::exists(beside, error)) return read_file(beside);
     return Error{ErrorCode::kInvalidArgument, "holds token shards but no tokenizer.json",
                  request.data.string(),
                  "put the tokenizer that made them beside them, or fine-tune with --from MODEL"};
@@ -111,6 +141,12 @@ Status start_fresh(TrainMaterial& m, const TrainRequest& request, const Corpus& 
   m.spec = preset.spec;
   apply_overrides(m.spec, request);
   fit_positions(m.spec);
+  // Before minutes of work: with the smallest vocabulary there is.
+  TrainSpec least = m.spec;
+  least.model.vocab_size = 1;
+  FS_TRY(least.validate());
+  FS_TRY(check_memory(
+      estimate_memory(least, plan_training(least, request.placement, usable_cores()), true), 0));
   const int vocab_size = request.vocab_size >= 0 ? request.vocab_size : preset.vocab_size;
   FS_ASSIGN(m.tokenizer_json,
             tokenizer_for(request, corpus, vocab_size, m.spec.validation_fraction, log));
@@ -148,19 +184,17 @@ Result<TrainMaterial> prepare_training(const TrainRequest& request, const Stored
       fmt::format("{}: {} files, {} documents, {} training and {} validation tokens, vocabulary {}",
                   request.data.string(), m.dataset.files, m.dataset.documents,
                   m.dataset.train.size(), m.dataset.validation.size(), m.spec.model.vocab_size));
-  if (parent == nullptr) {
-    m.documents = documents_of(m);
-    const ParameterLayout layout(m.spec.model);
-    m.weights.resize(layout.elements());
-    initialise_parameters(m.spec.model, layout, m.spec.seed, m.weights);
-  }
+  if (parent == nullptr) m.documents = documents_of(m);
   return m;
 }
 
-Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::string& tokenizer_json,
-                                         const Path& data) {
+Result<TrainMaterial> prepare_resumption(const TrainRequest& request, const TrainSpec& spec,
+                                         const std::string& tokenizer_json, const Path& data) {
+  FS_TRY(check_kept(request));
   TrainMaterial m;
   m.spec = spec;
+  apply_course(m.spec, request);
+  FS_TRY(m.spec.validate());
   m.tokenizer_json = tokenizer_json;
   FS_ASSIGN(m.tokenizer, Tokenizer::from_json(tokenizer_json, "tokenizer.json"));
   FS_ASSIGN(m.dataset, tokenise_corpus(data, *m.tokenizer, spec.validation_fraction, spec.block));

@@ -16,7 +16,7 @@ struct TrainMaterial {
   std::string tokenizer_json;
   std::shared_ptr<const Tokenizer> tokenizer;
   Dataset dataset;
-  std::vector<float> weights;                    ///< flat; empty: the checkpoint has them
+  std::vector<float> weights;                    ///< flat; empty: fresh or the checkpoint's
   std::map<std::string, std::string> documents;  ///< of the model to publish
   std::string parent;                            ///< "name@version" when fine-tuning
 };
@@ -27,10 +27,10 @@ struct TrainMaterial {
 Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent,
                                        const Log& log);
 
-/// For a resumed job: the data again, with the spec and tokenizer that its checkpoint or record
-/// holds.
-Result<TrainMaterial> prepare_resumption(const TrainSpec& spec, const std::string& tokenizer_json,
-                                         const Path& data);
+/// For a resumed job: the data again, with the spec and tokenizer of its record and what the
+/// request may change of them. kInvalidArgument names a setting that may not change.
+Result<TrainMaterial> prepare_resumption(const TrainRequest& request, const TrainSpec& spec,
+                                         const std::string& tokenizer_json, const Path& data);
 
 /// Tokens of a corpus under a model's tokenizer, split as training splits them.
 Result<Dataset> tokenise_corpus(const Path& data, const Tokenizer& tokenizer,

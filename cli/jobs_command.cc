@@ -80,10 +80,23 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
   auto* resume =
       jobs->add_subcommand("resume", "Continue an interrupted job; it ends in the same bits");
   resume->add_option("job", *id)->required();
-  resume->callback([&line, &run, id] {
-    run = [&line, id] {
+  auto placement = std::make_shared<TrainPlacement>();
+  auto data = std::make_shared<std::string>();
+  resume->add_option("--trainers", placement->trainers, "Trainer actors, as many as you like")
+      ->check(CLI::Range(1, 1024));
+  resume->add_option("--shards", placement->shards, "Parameter-server actors")
+      ->check(CLI::Range(1, 1024));
+  resume->add_option("--data", *data, "Where the job's data is now, when it has moved");
+  resume->footer(
+      "Examples:\n"
+      "  fsctl jobs resume 7f3a91c2\n"
+      "  fsctl train --resume 7f3a91c2 --steps 4000    # goes on, and changes its length");
+  resume->callback([&line, &run, id, placement, data] {
+    run = [&line, id, placement, data] {
       TrainRequest request;
       request.resume = *id;
+      request.data = *data;
+      request.placement = *placement;
       request.placement.lanes = line.lanes;
       return run_training(line, request);
     };
@@ -91,7 +104,12 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
   auto* rm = jobs->add_subcommand("rm", "Forget a job and delete its checkpoints");
   rm->add_option("job", *id)->required();
   rm->callback([&line, &run, id] { run = [&line, id] { return remove_job(line, *id); }; });
-  jobs->footer("Example:\n  fsctl jobs list; fsctl jobs resume 7f3a91c2");
+  jobs->footer(
+      "Examples:\n"
+      "  fsctl jobs list\n"
+      "  fsctl jobs show 7f3a91c2\n"
+      "  fsctl jobs resume 7f3a91c2\n"
+      "  fsctl jobs rm 7f3a91c2");
 }
 
 }  // namespace fastserve

@@ -1,8 +1,11 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 
 #include "cli/command.h"
+#include "cli/memory_text.h"
 #include "cli/progress.h"
 
 namespace fastserve {
@@ -15,6 +18,7 @@ Json to_json(const TrainResult& r) {
                        {"tokens", r.tokens},
                        {"train_loss", r.train_loss},
                        {"validation_loss", r.validation_loss},
+                       {"published_step", r.published_step},
                        {"seconds", r.seconds},
                        {"tokens_per_second", r.tokens_per_second},
                        {"stopped_early", r.stopped_early},
@@ -23,48 +27,80 @@ Json to_json(const TrainResult& r) {
                        {"weights_hash", fmt::format("{:016x}", r.weights_hash)}});
 }
 
+/// Progress where there is no terminal: a line after each evaluation, and now and then.
+class ProgressLines {
+ public:
+  explicit ProgressLines(bool shown) : shown_(shown), last_(clock_.now()) {}
+
+  void update(const TrainUpdate& u, const std::string& text) {
+    const bool evaluated =
+        std::isfinite(u.validation_loss) && u.validation_loss != validation_loss_;
+    if (evaluated) validation_loss_ = u.validation_loss;
+    const Nanoseconds now = clock_.now();
+    if (!shown_ || (!evaluated && now - last_ < std::chrono::seconds(10))) return;
+    last_ = now;
+    fmt::print(stderr, "{}  ETA {}\n", text, clock_text(u.eta_seconds));
+  }
+
+ private:
+  bool shown_;
+  SystemClock clock_;
+  Nanoseconds last_;
+  double validation_loss_ = 0;
+};
+
+void print_result(const TrainResult& r) {
+  fmt::print("{}: {} steps, {} tokens in {} ({:.0f} tokens/s); loss {:.4f}, {}{}\n", r.model.text(),
+             r.steps, r.tokens, clock_text(r.seconds), r.tokens_per_second, r.train_loss,
+             std::isfinite(r.validation_loss) ? fmt::format("validation {:.4f}", r.validation_loss)
+                                              : "nothing held out to validate on",
+             r.stopped_early ? ", stopped early" : "");
+  if (r.published_step != r.steps)
+    fmt::print("  published: the weights after step {}, the best on validation\n",
+               r.published_step);
+  fmt::print("  {}\n", memory_text(r.peak_bytes, r.expected_bytes));
+}
+
 }  // namespace
 
 int run_training(const CommandLine& line, const TrainRequest& request) {
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
   ProgressBar bar(line.progress_wanted(), "train");
+  ProgressLines lines(!line.quiet && !line.json && isatty(STDERR_FILENO) == 0);
   const auto progress = [&](const TrainUpdate& u) {
     const double fraction =
         u.steps > 0 ? static_cast<double>(u.step) / static_cast<double>(u.steps) : 0;
     const std::string validation =
         u.validation_loss > 0 ? fmt::format("  val {:.4f}", u.validation_loss) : "";
-    bar.update(fraction,
-               fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tok/s", u.step, u.steps, u.loss,
-                           validation, u.tokens_per_second),
-               u.eta_seconds);
+    const std::string text = fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tok/s", u.step, u.steps,
+                                         u.loss, validation, u.tokens_per_second);
+    bar.update(fraction, text, u.eta_seconds);
+    lines.update(u, text);
   };
   auto result = (*node)->train(request, progress, line.cancel);
   bar.clear();
   if (!result.ok()) return fail(line, result.error());
-  return finish(line, to_json(*result), [&] {
-    fmt::print(
-        "{}: {} steps, {} tokens in {} ({:.0f} tokens/s); loss {:.4f}, validation {:.4f}{}\n",
-        result->model.text(), result->steps, result->tokens, clock_text(result->seconds),
-        result->tokens_per_second, result->train_loss, result->validation_loss,
-        result->stopped_early ? ", stopped early" : "");
-  });
+  return finish(line, to_json(*result), [&] { print_result(*result); });
 }
 
 void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   auto* c = app.add_subcommand("train", "Train a model on your text, or fine-tune one");
   auto request = std::make_shared<TrainRequest>();
   auto precision = std::make_shared<std::string>();
+  auto publish = std::make_shared<std::string>();
   TrainRequest& r = *request;
   c->add_option("--data", r.data,
-                "Folder or file: .txt, .md, .jsonl with a \"text\" field, or token shards");
+                "Folder or file: .txt, .md, .jsonl with a \"text\" field, or token shards (.bin of "
+                "nanoGPT or llm.c, .fstok)");
   c->add_option("--model", r.model, "Name to publish under");
   c->add_option("--preset", r.preset, "tiny, small, gpt2, llama-110m, llama-1b")
       ->capture_default_str();
   c->add_option("--from", r.from, "Fine-tune this stored model instead of a preset");
   c->add_option("--resume", r.resume, "Continue an interrupted job (its id: fsctl jobs list)");
   c->add_option("--vocab-size", r.vocab_size,
-                "Tokens of the new tokenizer; 0: only the characters seen");
+                "Tokens of the new tokenizer; 0: only the characters seen")
+      ->check(CLI::NonNegativeNumber);
   c->add_option("--batch-size", r.batch, "Sequences a step");
   c->add_option("--block", r.block, "Tokens a sequence");
   c->add_option("--steps", r.steps, "Optimiser steps");
@@ -80,23 +116,35 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("--clip", r.clip_norm, "Global gradient norm; 0: no clipping");
   c->add_option("--precision", *precision, "fp32, bf16 or fp16")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
-  c->add_option("--seed", r.seed, "Same seed, data and settings: same bits");
+  c->add_option("--seed", r.seed, "Same seed, data and settings: same bits")
+      ->check(CLI::NonNegativeNumber);
   c->add_option("--evaluate-every", r.evaluate_every, "Steps between evaluations");
   c->add_option("--evaluate-sequences", r.evaluate_sequences, "Of the validation split; 0: all");
   c->add_option("--patience", r.patience, "Evaluations without improvement before stopping");
+  c->add_option("--publish", *publish,
+                "best: the weights of the best evaluation (default); last: of the last step")
+      ->check(CLI::IsMember({"best", "last"}));
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
   c->add_option("--validation", r.validation_fraction, "Share of the text held out");
   c->add_option("--trainers", r.placement.trainers,
-                "Trainer actors; changes speed, never the result");
-  c->add_option("--shards", r.placement.shards, "Parameter-server actors");
+                "Trainer actors; changes speed, never the result")
+      ->check(CLI::Range(1, 1024));
+  c->add_option("--shards", r.placement.shards, "Parameter-server actors")
+      ->check(CLI::Range(1, 1024));
   c->footer(
       "Examples:\n"
       "  fsctl train --data texts/ --preset tiny --model poems\n"
       "  fsctl train --data texts/ --from llama@2 --model llama-mine --epochs 3 --learning-rate "
       "2e-5\n"
-      "  fsctl train --resume 7f3a  (after Ctrl-C or a crash: ends in the same bits)");
-  c->callback([&line, &run, request, precision] {
-    run = [&line, request, precision] {
+      "  fsctl train --resume 7f3a91c2               after Ctrl-C or a crash: ends in the same "
+      "bits\n"
+      "  fsctl train --resume 7f3a91c2 --steps 4000  the same job, made longer\n"
+      "Data: each .txt or .md file and each line of a .jsonl file is a document. Token shards need "
+      "a\n"
+      "tokenizer.json beside them (or --from). Formats, split and shuffle: docs/training.md.");
+  c->callback([&line, &run, request, precision, publish] {
+    run = [&line, request, precision, publish] {
+      if (!publish->empty()) request->publish_best = *publish == "best";
       if (*precision == "fp32") request->precision = Precision::kFloat32;
       if (*precision == "bf16") request->precision = Precision::kBFloat16;
       if (*precision == "fp16") request->precision = Precision::kFloat16;

@@ -43,7 +43,7 @@ struct TrainOutcome {
   double seconds = 0;
   int64_t skipped = 0;
   int64_t repeated_units = 0;         ///< computed twice because a trainer was lost or slow
-  uint64_t peak_memory_bytes = 0;     ///< of this process while the job ran
+  uint64_t peak_memory_bytes = 0;     ///< allocated by this process while the job ran
   uint64_t planned_memory_bytes = 0;  ///< what it held before, and estimate_memory() on top
   Status checkpoint;                  ///< of the last one written
 };
