@@ -39,9 +39,14 @@ Status settle(Arguments& a) {
   return {};
 }
 
-Json logprobs_json(const std::vector<GeneratedToken>& tokens) {
+/// The tokens' ids; with their log-probabilities when those were asked for.
+Json tokens_json(const std::vector<GeneratedToken>& tokens, bool logprobs) {
   Json::Array out;
   for (const GeneratedToken& t : tokens) {
+    if (!logprobs) {
+      out.push_back(Json::object({{"token", t.token}}));
+      continue;
+    }
     Json::Array top;
     for (const TokenLogprob& p : t.top)
       top.push_back(Json::object({{"token", p.token}, {"logprob", p.logprob}}));
@@ -50,13 +55,13 @@ Json logprobs_json(const std::vector<GeneratedToken>& tokens) {
   return out;
 }
 
-Json answer_json(const Answer& answer) {
+Json answer_json(const Answer& answer, const GenerateRequest& request) {
   return Json::object({{"text", answer.text},
                        {"finish_reason", finish_reason_name(answer.finish)},
                        {"prompt_tokens", answer.prompt_tokens},
                        {"generated_tokens", answer.generated_tokens},
                        {"seconds", answer.seconds},
-                       {"tokens", logprobs_json(answer.tokens)}});
+                       {"tokens", tokens_json(answer.tokens, request.sampling.top_logprobs >= 0)}});
 }
 
 int generate_once(CommandLine& line, Arguments& a) {
@@ -80,7 +85,7 @@ int generate_once(CommandLine& line, Arguments& a) {
   auto answer = (*generator)->generate(a.request, say);
   if (answer.ok() || began) say("\n");
   if (!answer.ok()) return fail(line, answer.error());
-  finish(line, answer_json(*answer), [&] {
+  finish(line, answer_json(*answer, a.request), [&] {
     if (!line.quiet)
       fmt::print(stderr, "[{} prompt + {} tokens in {:.2f} s, {:.0f} tokens/s, ended by {}]\n",
                  answer->prompt_tokens, answer->generated_tokens, answer->seconds,
@@ -135,7 +140,7 @@ int chat(CommandLine& line, Arguments& a) {
     auto answer = answer_to(**generator, line, turns, a.request);
     if (!line.json) fmt::print("\n");
     if (!answer.ok()) return fail(line, answer.error());
-    if (line.json) fmt::print("{}\n", answer_json(*answer).dump());
+    if (line.json) fmt::print("{}\n", answer_json(*answer, a.request).dump());
     std::fflush(stdout);
     if (answer->finish == FinishReason::kCancelled) return 130;
     turns.emplace_back("assistant", answer->text);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace fastserve {
 namespace {
@@ -18,8 +19,7 @@ kj::Promise<void> ServerLoop::accept() {
         if (connections_.size() < options_.max_connections)
           add(kj::mv(stream));
         else
-          options_.log.warning(
-              fmt::format("rpc: refused a connection: {} are open", connections_.size()));
+          refused_++;
         return accept();
       },
       [this](kj::Exception&& exception) {
@@ -109,10 +109,14 @@ kj::Promise<void> ServerLoop::watch_silence() {
     std::vector<uint64_t> silent;
     for (auto& [id, connection] : connections_)
       if (silent_for_too_long(id, *connection)) silent.push_back(id);
-    for (const uint64_t id : silent) {
-      options_.log.info("rpc: closed a silent connection");
-      close(id);
-    }
+    for (const uint64_t id : silent) close(id);
+    // In one line a round, whatever strangers do.
+    if (!silent.empty())
+      options_.log.info(fmt::format("rpc: closed {} silent connections", silent.size()));
+    if (refused_ > 0)
+      options_.log.warning(
+          fmt::format("rpc: refused {} connections: {} are open, the most there may be",
+                      std::exchange(refused_, 0), connections_.size()));
     return watch_silence();
   });
 }

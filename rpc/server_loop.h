@@ -108,6 +108,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   ReadBudget budget_;  // outlives the connections
   kj::Own<kj::ConnectionReceiver> receiver_;
   uint64_t next_key_ = 1;
+  size_t refused_ = 0;  // connections above the limit since the last word about them
   std::map<uint64_t, kj::Own<Connection>> connections_;
   std::map<uint64_t, Running> running_;
   kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> farewell_;  // set while the server goes

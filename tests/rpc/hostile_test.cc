@@ -4,6 +4,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <mutex>
 #include <thread>
 
 #include "base/rng.h"
@@ -224,6 +225,29 @@ TEST_CASE("connections above the limit are turned away until one closes") {
   first.reset();
   while (served.server->connections() > 1) std::this_thread::yield();
   CHECK(served.connect()->health().ok());
+}
+
+TEST_CASE("strangers who are turned away do not fill the log") {
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  RpcServerOptions options;
+  options.max_connections = 1;
+  options.hello_timeout = std::chrono::seconds(2);  // the log is written every quarter of it
+  options.log = Log([&](LogLevel, std::string_view line) {
+    const std::lock_guard lock(mutex);
+    lines.emplace_back(line);
+  });
+  const Served served(options);
+  const auto client = served.connect();
+  for (int i = 0; i < 100; i++) RawPeer(served.server->port()).wait_for_close();
+  const auto said = [&] {
+    const std::lock_guard lock(mutex);
+    return lines.size();
+  };
+  while (said() == 0) std::this_thread::yield();
+  CHECK(said() < 100);
+  const std::lock_guard lock(mutex);
+  CHECK(lines[0].find("rpc: refused ") == 0);
 }
 
 TEST_CASE("requests above a connection's limit are refused until one ends") {
