@@ -27,6 +27,7 @@ rocksdb::Options database_options(rocksdb::WALRecoveryMode recovery) {
   options.avoid_flush_during_recovery = true;  // opening writes nothing that it need not
   options.skip_stats_update_on_db_open = true;
   options.max_manifest_file_size = 1 << 20;
+  options.allow_fallocate = false;  // megabytes for a few records, on a disk that may be full
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   options.info_log_level = rocksdb::WARN_LEVEL;

@@ -12,6 +12,7 @@
 
 #include "store/extent_writer.h"
 #include "store/names.h"
+#include "store/reserve.h"
 
 namespace fastserve {
 namespace {
@@ -66,6 +67,7 @@ Result<std::unique_ptr<Store>> Store::open(const Path& root, const Options& opti
         new DiskStore(absolute, std::nullopt, std::move(catalogue), options.clock));
   }
   FS_TRY(make_directories(absolute));
+  FS_TRY(spend_reserve(absolute));
   FS_ASSIGN(FileLock lock, lock_store(absolute));
   FS_TRY(check_format(absolute));
   FS_TRY(make_directories(absolute / "extents"));
@@ -74,6 +76,7 @@ Result<std::unique_ptr<Store>> Store::open(const Path& root, const Options& opti
   auto store =
       std::make_unique<DiskStore>(absolute, std::move(lock), std::move(catalogue), options.clock);
   FS_TRY(store->clean());
+  keep_reserve(absolute);
   return std::unique_ptr<Store>(std::move(store));
 }
 

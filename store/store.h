@@ -58,7 +58,8 @@ struct StoredModel {
 /// files.
 ///
 /// Layout of the root: catalogue/ (RocksDB), extents/ (64-256 MiB content-addressed files),
-/// tmp/, lock, format (the version of this layout).
+/// tmp/, lock, format (the version of this layout), reserve (space that opening a store on a full
+/// disk takes, so that models can be removed from it).
 /// Owns:     its directory; one process at a time (kUnavailable names the other).
 /// Threads:  every call from any thread.
 /// Promises: a publish is whole or absent, whatever is killed when; a version's bytes never change;

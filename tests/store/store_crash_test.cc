@@ -234,6 +234,13 @@ TEST_CASE("victim: fills its disk" * doctest::skip()) {
   CHECK(store->verify({"a"}, {}).ok());
   CHECK(store->list()->size() == 1);
 
+  // Full to the last page it can still be opened, and a model removed to make room.
+  filler->fill();
+  store.reset();
+  store = open_store(disk / "store");
+  CHECK(store->verify({"a"}, {}).ok());
+  CHECK(store->remove({"a"}).ok());
+
   std::filesystem::remove(disk / "filler");
   CHECK(store->publish("b", bundle, {}).ok());
   CHECK(store->verify({"b"}, {}).ok());
