@@ -1,0 +1,183 @@
+// A bulk lane against the raw sockets under it, in turn: both ends in this process, over loopback.
+//   net_lane [MiB a message] [pairs]
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "net/bulk_lane.h"
+#include "net/tls.h"
+
+using namespace fastserve;
+
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Two ends of a TCP connection over loopback.
+std::pair<Socket, Socket> connected() {
+  BoundPort port = bind_to("127.0.0.1", 0, false).value();
+  FS_CHECK(listen_at(port).ok());
+  Socket client = connect_to("127.0.0.1", port.port, std::chrono::seconds(5)).value();
+  Socket server(-1);
+  while (server.get() < 0)
+    server = Socket(::accept4(port.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  return {std::move(client), std::move(server)};
+}
+
+void set_blocking(const Socket& socket) {
+  ::fcntl(socket.get(), F_SETFL, ::fcntl(socket.get(), F_GETFL) & ~O_NONBLOCK);
+}
+
+/// As fast as the kernel carries it: one thread a direction and end, 256 KiB a call.
+class Raw {
+ public:
+  Raw() : ends_(connected()) {
+    set_blocking(ends_.first);
+    set_blocking(ends_.second);
+  }
+  void move(const Bytes& out, Bytes& in, Bytes& back, bool both) {
+    std::vector<std::thread> threads;
+    threads.emplace_back([&] { send_all(ends_.first, out); });
+    threads.emplace_back([&] { receive_all(ends_.second, in); });
+    if (both) {
+      threads.emplace_back([&] { send_all(ends_.second, out); });
+      threads.emplace_back([&] { receive_all(ends_.first, back); });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+ private:
+  static constexpr size_t kPiece = 256 << 10;
+  static void send_all(const Socket& socket, const Bytes& bytes) {
+    for (size_t at = 0; at < bytes.size();)
+      at += static_cast<size_t>(
+          ::send(socket.get(), bytes.data() + at, std::min(kPiece, bytes.size() - at), 0));
+  }
+  static void receive_all(const Socket& socket, Bytes& bytes) {
+    for (size_t at = 0; at < bytes.size();)
+      at += static_cast<size_t>(
+          ::recv(socket.get(), bytes.data() + at, std::min(kPiece, bytes.size() - at), 0));
+  }
+  std::pair<Socket, Socket> ends_;
+};
+
+class Arrivals final : public BulkReceiver {
+ public:
+  explicit Arrivals(Bytes& into) : into_(into) {}
+  Result<BulkPlace> place(const BulkTag&, uint64_t) override {
+    return BulkPlace{{std::span(into_)}, nullptr};
+  }
+  void arrived(const BulkTag&, BulkPlace) override {
+    std::lock_guard lock(mutex_);
+    count_++;
+    changed_.notify_all();
+  }
+  void closed(const Error&) override {}
+  void wait_for(int count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return count_ >= count; });
+  }
+
+ private:
+  Bytes& into_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int count_ = 0;
+};
+
+std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>> streams(bool tls) {
+  auto [client, server] = connected();
+  if (!tls)
+    return {plain_stream(std::move(client), "server"), plain_stream(std::move(server), "client")};
+  const int64_t now = SystemClock().unix_seconds();
+  const auto authority = CertificateAuthority::create(now).value();
+  const KeyAndRequest key = make_key_and_request().value();
+  const std::string certificate =
+      authority.sign(key.request, {authority.cluster(), "bench", {}, now + 3600}, now).value();
+  const TlsParty party = TlsParty::create({certificate, key.key, authority.certificate()}).value();
+  std::unique_ptr<Stream> answered;
+  std::thread server_side([&, socket = std::move(server)]() mutable {
+    answered = party.accept(std::move(socket), "client", {"bulk/1"}, {}, std::chrono::seconds(5))
+                   .value()
+                   .stream;
+  });
+  auto asked =
+      party.connect(std::move(client), "server", "", "bulk/1", std::chrono::seconds(5)).value();
+  server_side.join();
+  return {std::move(asked.stream), std::move(answered)};
+}
+
+class Lane {
+ public:
+  Lane(Bytes& in, Bytes& back, bool tls) : at_b_(in), at_a_(back) {
+    auto [a, b] = streams(tls);
+    std::vector<std::unique_ptr<Stream>> left, right;
+    left.push_back(std::move(a));
+    right.push_back(std::move(b));
+    a_ = BulkLane::start(std::move(left), at_a_, {}).value();
+    b_ = BulkLane::start(std::move(right), at_b_, {}).value();
+  }
+  void move(const Bytes& out, bool both) {
+    turns_++;
+    a_->send({}, {{std::span(out), nullptr}}, 0);
+    if (both) b_->send({}, {{std::span(out), nullptr}}, 0), returns_++;
+    at_b_.wait_for(turns_);
+    at_a_.wait_for(returns_);
+  }
+
+ private:
+  Arrivals at_b_, at_a_;
+  std::unique_ptr<BulkLane> a_, b_;
+  int turns_ = 0, returns_ = 0;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void compare(const std::string& name, size_t bytes, int pairs, bool both, bool tls) {
+  Bytes out(bytes, std::byte{7}), in(bytes), back(bytes);
+  Raw raw;
+  Lane lane(in, back, tls);
+  raw.move(out, in, back, both);  // touches all memory
+  lane.move(out, both);
+  const double gigabytes = static_cast<double>(bytes) * (both ? 2 : 1) / 1e9;
+  std::vector<double> a, b, ratios;
+  for (int i = 0; i < pairs; i++) {
+    a.push_back(gigabytes / seconds_of([&] { lane.move(out, both); }));
+    b.push_back(gigabytes / seconds_of([&] { raw.move(out, in, back, both); }));
+    ratios.push_back(a.back() / b.back());
+  }
+  fmt::print(
+      "{:24} lane {:5.2f} GB/s ({:.2f}-{:.2f})  raw {:5.2f} GB/s ({:.2f}-{:.2f})  ratio {:.2f}\n",
+      name, median(a), *std::min_element(a.begin(), a.end()), *std::max_element(a.begin(), a.end()),
+      median(b), *std::min_element(b.begin(), b.end()), *std::max_element(b.begin(), b.end()),
+      median(ratios));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const size_t bytes = static_cast<size_t>(argc > 1 ? std::atoi(argv[1]) : 256) << 20;
+  const int pairs = argc > 2 ? std::atoi(argv[2]) : 9;
+  fmt::print("{} MiB a message, {} pairs, checksums on, window 8 x 256 KiB\n", bytes >> 20, pairs);
+  compare("push", bytes, pairs, false, false);
+  compare("push + pull", bytes, pairs, true, false);
+  compare("push, TLS 1.3", bytes, pairs, false, true);
+  compare("push + pull, TLS 1.3", bytes, pairs, true, true);
+}

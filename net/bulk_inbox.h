@@ -1,0 +1,51 @@
+// What a bulk lane is receiving: where each chunk goes, and when a message is whole. For net/
+// alone.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "net/bulk_frame.h"
+
+namespace fastserve {
+
+/// Threads: any; calls into the receiver are one at a time.
+class BulkInbox {
+ public:
+  BulkInbox(BulkReceiver& receiver, const BulkLane::Options& options)
+      : receiver_(receiver), options_(options) {}
+
+  /// Where the chunk's bytes go: frame.length in all, or nothing when its message was refused.
+  /// kCorrupt when the frame contradicts the limits or what came before.
+  Result<std::vector<std::span<std::byte>>> begin(const BulkFrame& frame);
+  /// The chunk of begin() is in place; its checksum is checked here (kCorrupt).
+  Status end(const BulkFrame& frame, const std::vector<std::span<std::byte>>& bytes);
+  /// Tells the receiver once; later calls do nothing, and nothing else is called after it.
+  void close(const Error& why);
+
+  // Without the lock that calls to the receiver are made under, so that it may ask.
+  uint64_t bytes_received() const { return bytes_; }
+  uint64_t messages_received() const { return messages_; }
+  uint64_t messages_refused() const { return refused_; }
+
+ private:
+  struct Message {
+    BulkTag tag;
+    uint64_t total = 0, received = 0;
+    std::map<uint64_t, uint64_t> ranges;  // begin -> end of what was announced, without overlaps
+    BulkPlace place;
+    bool refused = false;
+  };
+  Result<Message*> find_or_open(const BulkFrame& frame);
+
+  BulkReceiver& receiver_;
+  const BulkLane::Options options_;
+  std::mutex mutex_;
+  std::map<uint64_t, Message> open_;  // by the sender's number
+  std::atomic<uint64_t> bytes_{0}, messages_{0}, refused_{0};
+  bool closed_ = false;
+};
+
+}  // namespace fastserve

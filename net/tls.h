@@ -1,0 +1,58 @@
+// TLS 1.3 around a socket: both sides of a cluster's connections prove who they are.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "net/identity.h"
+#include "net/stream.h"
+
+namespace fastserve {
+
+/// A stream whose peer has proven what `claim` says. No claim: the peer showed no certificate,
+/// which only a port that lets nodes join allows.
+struct TlsConnection {
+  std::unique_ptr<Stream> stream;
+  std::optional<NodeClaim> claim;
+  std::string protocol;  ///< the one that both sides speak
+};
+
+/// One side's certificate and whom it trusts.
+///
+/// Threads: any; connections are independent of each other and of this.
+/// Errors:  kUnavailable for a connection that breaks, kDeadlineExceeded for a handshake that takes
+///          longer than `timeout`, kInvalidArgument for a peer whose certificate is missing,
+///          foreign, expired or of another node, with what to do.
+class TlsParty {
+ public:
+  /// kCorrupt when the texts do not belong together.
+  static Result<TlsParty> create(const Identity& identity);
+  TlsParty(TlsParty&&) noexcept;
+  TlsParty& operator=(TlsParty&&) noexcept;
+  ~TlsParty();
+
+  /// Speaks first. `node`: who must answer; empty: any node of the cluster.
+  Result<TlsConnection> connect(Socket socket, const std::string& endpoint, const std::string& node,
+                                const std::string& protocol, Nanoseconds timeout) const;
+  /// Answers. `open_protocols` may be spoken without a certificate.
+  Result<TlsConnection> accept(Socket socket, const std::string& endpoint,
+                               const std::vector<std::string>& protocols,
+                               const std::vector<std::string>& open_protocols,
+                               Nanoseconds timeout) const;
+
+ private:
+  struct State;
+  explicit TlsParty(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Connects without a certificate to an authority that is known by its fingerprint: what a node
+/// does before it has joined. kInvalidArgument when another authority answers.
+Result<TlsConnection> connect_to_join(Socket socket, const std::string& endpoint,
+                                      const std::string& authority_fingerprint,
+                                      const std::string& protocol, Nanoseconds timeout);
+
+}  // namespace fastserve
