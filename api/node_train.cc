@@ -78,8 +78,8 @@ Error stopped(const std::string& id, const TrainOutcome& outcome) {
 Error with_way_on(Error error, const JobFolder& job) {
   if (!CheckpointDirectory::holds_any(job.checkpoints())) return error;
   error.hint += fmt::format(
-      "{}fsctl train --resume {} goes on from it, with another "
-      "--learning-rate if you like",
+      "{}fsctl train --resume {} goes on from the last checkpoint, with another --learning-rate if "
+      "you like",
       error.hint.empty() ? "" : "; ", job.info().id);
   return error;
 }

@@ -93,6 +93,9 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
       "  fsctl train --resume 7f3a91c2 --steps 4000    # goes on, and changes its length");
   resume->callback([&line, &run, id, placement, data] {
     run = [&line, id, placement, data] {
+      if (id->empty())
+        return fail(line, {ErrorCode::kInvalidArgument, "names no job", "resume",
+                           "fsctl jobs list shows those there are"});
       TrainRequest request;
       request.resume = *id;
       request.data = *data;

@@ -164,7 +164,7 @@ Error TrainingJob::not_finite(const char* what) const {
   return {ErrorCode::kInvalidArgument,
           fmt::format("the {} is not finite at step {}", what, state_.steps_done), "",
           fmt::format("lower the learning rate ({:g} here), warm up for longer, or look for broken "
-                      "data; the last checkpoint is whole",
+                      "data",
                       rate)};
 }
 
