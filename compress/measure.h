@@ -15,8 +15,9 @@ namespace fastserve {
 struct MeasureOptions {
   WeightFormat weights = WeightFormat::kBFloat16;  ///< for matrices that the bundle holds as floats
   KvType kv = KvType::kFloat16;
-  int speed_tokens = 32;  ///< decoded in each round
-  int speed_rounds = 5;   ///< the median counts: other work on the machine slows some
+  int speed_tokens = 32;       ///< decoded in each round
+  int speed_rounds = 5;        ///< the median counts: other work on the machine slows some
+  double speed_seconds = 0.3;  ///< as many rounds more as fill this time
   std::function<void(double)> progress;  ///< 0..1 of the held-out text; may be empty
 };
 

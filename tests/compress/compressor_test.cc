@@ -26,6 +26,7 @@ CompressorHooks real_hooks() {
     MeasureOptions options;
     options.weights = WeightFormat::kFloat32;
     options.speed_tokens = options.speed_rounds = 1;
+    options.speed_seconds = 0;
     return measure_model(*device, SystemClock(), bundle, some_tokens(2, 30), options);
   };
   hooks.calibrate = [](const ModelBundle& bundle) {

@@ -55,6 +55,21 @@ TEST_CASE("perplexity is that of the training pass over the same text") {
   CHECK(measured->tokens_per_second == doctest::Approx(8000));  // 8 tokens in one tick
 }
 
+TEST_CASE("a model whose rounds are short is timed over more of them") {
+  const auto device = make_reference_device();
+  MeasureOptions options;
+  options.speed_tokens = options.speed_rounds = 1;
+  for (const double seconds : {0.0, 0.05}) {
+    options.speed_seconds = seconds;
+    const TickingClock clock;  // a round takes a millisecond by it
+    REQUIRE(measure_model(*device, clock, bundle_of(small_model(Architecture::kLlama, false)),
+                          some_tokens(1, 9), options)
+                .ok());
+    CHECK(clock.now() >= std::chrono::milliseconds(seconds > 0 ? 100 : 4));
+    CHECK(clock.now() <= std::chrono::milliseconds(seconds > 0 ? 110 : 10));
+  }
+}
+
 TEST_CASE("text shorter than two tokens is refused, and a raised flag stops the measurement") {
   const auto device = make_reference_device();
   const ModelBundle bundle = bundle_of(small_model(Architecture::kGpt2, true));

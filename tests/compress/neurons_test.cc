@@ -18,6 +18,7 @@ double perplexity(const FlatModel& model) {
   options.weights = WeightFormat::kFloat32;
   options.kv = KvType::kFloat32;
   options.speed_tokens = options.speed_rounds = 1;
+  options.speed_seconds = 0;
   const auto measured =
       measure_model(*device, SystemClock(), bundle_of(model), some_tokens(2, 24), options);
   if (!measured.ok()) FAIL(measured.error().message());
