@@ -30,7 +30,8 @@ void catch_interrupts(CancelFlag& flag) {
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
-  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error of the write, like a full disk
+  std::signal(SIGXFSZ,
+              SIG_IGN);  // a file size limit is then an error of the write, like a full disk
 }
 
 constexpr const char* kExamples =
