@@ -7,6 +7,7 @@
 #include "compress/quantisers.h"
 #include "cpu/cpu_device.h"
 #include "model/decoder.h"
+#include "serve/sampler.h"
 
 namespace fastserve {
 namespace {
@@ -51,7 +52,9 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
   return ModelBundle{{{"config.json", json.dump()}}, tensors};
 }
 
-/// A loaded decoder and the sequences it runs, each with its blocks of the pool.
+/// A loaded decoder and the sequences it runs, each with its blocks of the pool. A step is what the
+/// server's engine does on the device and after it: one ragged batch, logits of every stream, and
+/// each stream's token chosen by the server's sampler.
 class Streams {
  public:
   static Result<std::unique_ptr<Streams>> load(const BenchContext& context, BenchModel model,
@@ -65,6 +68,7 @@ class Streams {
     options.block_tokens = kBlockTokens;
     options.max_logits = streams;
     FS_ASSIGN(self->decoder_, Decoder::load(*self->device_, bundle, options));
+    self->sampler_ = std::make_unique<TokenSampler>(self->decoder_->config().vocab_size);
     for (int s = 0; s < streams; s++) {
       self->blocks_.emplace_back();
       for (int b = 0; b < blocks_each; b++) self->blocks_.back().push_back(s * blocks_each + b);
@@ -86,7 +90,7 @@ class Streams {
     }
   }
   /// One token of every stream at `position`, greedily from the step before.
-  void decode(int position) {
+  Status decode(int position) {
     const size_t n = blocks_.size();
     last_.resize(n, 1);
     std::vector<Segment> segments;
@@ -99,8 +103,11 @@ class Streams {
     const size_t vocab = logits.size() / n;
     for (size_t s = 0; s < n; s++) {
       const auto row = logits.subspan(s * vocab, vocab);
-      last_[s] = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+      FS_ASSIGN(const GeneratedToken token,
+                sampler_->sample(row, {.temperature = 0}, {&last_[s], 1}, position));
+      last_[s] = token.token;
     }
+    return {};
   }
   const Decoder& decoder() const { return *decoder_; }
   size_t count() const { return blocks_.size(); }
@@ -109,6 +116,7 @@ class Streams {
   Streams() = default;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<TokenSampler> sampler_;
   std::vector<std::vector<int32_t>> blocks_;
   std::vector<int32_t> last_;
   Rng rng_{11};
@@ -116,16 +124,16 @@ class Streams {
 
 /// Repeats `body` (which does `work` tokens) until the time is up, at least three times.
 template <class Body>
-std::vector<double> measure(const BenchContext& context, double work, const Body& body) {
+Result<std::vector<double>> measure(const BenchContext& context, double work, const Body& body) {
   const SystemClock clock;
   std::vector<double> rates;
-  body();  // warm-up
+  FS_TRY(body());  // warm-up
   const Nanoseconds start = clock.now();
   while (!context.cancel.raised() &&
          (rates.size() < 3 ||
           std::chrono::duration<double>(clock.now() - start).count() < context.seconds)) {
     const Nanoseconds begin = clock.now();
-    body();
+    FS_TRY(body());
     rates.push_back(work / std::chrono::duration<double>(clock.now() - begin).count());
   }
   return rates;
@@ -154,16 +162,23 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams,
                                               prompt + shape.tokens));
   for (int s = 0; s < shape.streams && prompt > 0; s++) streams->prefill(s, 0, prompt);
-  const auto rates = measure(context, static_cast<double>(shape.streams) * shape.tokens, [&] {
-    for (int t = 0; t < shape.tokens; t++) streams->decode(prompt + t);
-  });
+  const auto repetition = [&]() -> Status {
+    for (int t = 0; t < shape.tokens; t++) FS_TRY(streams->decode(prompt + t));
+    return {};
+  };
+  FS_ASSIGN(const auto rates,
+            measure(context, static_cast<double>(shape.streams) * shape.tokens, repetition));
   return result_of(context, rates, *streams, shape.format);
 }
 
 Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
                                   WeightFormat format, int tokens) {
   FS_ASSIGN(const auto streams, Streams::load(context, model, format, 1, tokens));
-  const auto rates = measure(context, tokens, [&] { streams->prefill(0, 0, tokens); });
+  const auto repetition = [&]() -> Status {
+    streams->prefill(0, 0, tokens);
+    return {};
+  };
+  FS_ASSIGN(const auto rates, measure(context, tokens, repetition));
   FS_ASSIGN(BenchResult result, result_of(context, rates, *streams, format));
   result.detail.set("read_gb_per_s", Json());
   return result;

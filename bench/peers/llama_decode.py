@@ -4,7 +4,8 @@ argv[1] is a JSON object: model (its shape), models (folder of weight files), fo
 q4_0 or q4_0-pure), threads, task (decode, batch or prefill), tokens, and for batch streams and
 prompt. The loops are those of llama-bench and llama-batched-bench; Python costs some 20 us a call.
 Prints one line when ready; then for each line with a number of seconds on stdin it measures that
-long and prints the median, lowest and highest tokens/s.
+long and prints the median, lowest and highest tokens/s. Attention is llama.cpp's flash kernel or its
+plain one, whichever was faster at the start.
 """
 import ctypes
 import json
@@ -21,6 +22,8 @@ import numpy
 
 # llama.h, enum llama_ftype
 FILE_TYPES = {"bf16": 32, "q8_0": 7, "q4_0": 2, "q4_0-pure": 2}
+# llama.h, enum llama_flash_attn_type
+ATTENTION = {"flash": 1, "plain": 0}
 
 
 def write_random_model(path, shape):
@@ -109,21 +112,40 @@ class Runner:
             str(path).encode(), llama_cpp.llama_model_default_params())
         if not self.model:
             raise RuntimeError(f"llama.cpp could not load {path}")
+        self.batch = llama_cpp.llama_batch_init(max(512, self.streams), 0, 1)
+        contexts = {name: self.make_context(spec, flash) for name, flash in ATTENTION.items()}
+        rates = dict.fromkeys(contexts, 0.0)
+        for _ in range(2):
+            for name, context in contexts.items():
+                self.use(context)
+                rates[name] = max(rates[name], self.measure(0.5, least=1)["median"])
+        self.attention = max(rates, key=rates.get)
+        self.use(contexts.pop(self.attention))
+        for context in contexts.values():
+            llama_cpp.llama_free(context)
+
+    def make_context(self, spec, flash):
+        """A context with the prompts of all streams in its cache."""
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.streams * (self.prompt + self.tokens)
         params.n_batch = max(2048, self.streams)
         params.n_ubatch = 512
         params.n_seq_max = self.streams
         params.n_threads = params.n_threads_batch = spec["threads"]
+        params.flash_attn_type = flash
         params.no_perf = True
-        self.context = llama_cpp.llama_init_from_model(self.model, params)
-        if not self.context:
+        context = llama_cpp.llama_init_from_model(self.model, params)
+        if not context:
             raise RuntimeError("llama.cpp could not make a context")
-        self.memory = llama_cpp.llama_get_memory(self.context)
-        self.batch = llama_cpp.llama_batch_init(max(512, self.streams), 0, 1)
-        if self.task == "batch":
-            for stream in range(self.streams):
-                self.decode([(stream, i) for i in range(self.prompt)], last_only=True)
+        self.use(context)
+        if self.prompt:
+            self.decode([(0, i) for i in range(self.prompt)], last_only=True)
+            for stream in range(1, self.streams):
+                llama_cpp.llama_memory_seq_cp(self.memory, 0, stream, -1, -1)
+        return context
+
+    def use(self, context):
+        self.context, self.memory = context, llama_cpp.llama_get_memory(context)
 
     def decode(self, places, last_only=False):
         """One call with a random token at each (stream, position)."""
@@ -151,10 +173,10 @@ class Runner:
         llama_cpp.llama_synchronize(self.context)
         return self.tokens * self.streams
 
-    def measure(self, seconds):
+    def measure(self, seconds, least=3):
         self.repetition()  # caches are cold after the other side's turn
         rates, end = [], time.perf_counter() + seconds
-        while len(rates) < 3 or time.perf_counter() < end:
+        while len(rates) < least or time.perf_counter() < end:
             start = time.perf_counter()
             tokens = self.repetition()
             rates.append(tokens / (time.perf_counter() - start))
@@ -172,9 +194,9 @@ def main():
     llama_cpp.llama_log_set(only_errors, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     runner = Runner(json.loads(sys.argv[1]))
-    runner.repetition()
     system = llama_cpp.llama_print_system_info().decode().strip()
-    print(json.dumps({"program": f"llama.cpp of llama-cpp-python {llama_cpp.__version__}", "system": system}),
+    print(json.dumps({"program": f"llama.cpp of llama-cpp-python {llama_cpp.__version__}", "system": system,
+                      "settings": [f"{runner.attention} attention"]}),
           flush=True)
     for line in sys.stdin:
         print(json.dumps(runner.measure(float(line))), flush=True)
