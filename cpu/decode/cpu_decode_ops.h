@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cpu/decode/aligned_array.h"
@@ -43,6 +44,18 @@ class CpuDecodeOps final : public DecodeOps {
     uint64_t prepared_op = 0;  // the matmul that `rows` belongs to
     AlignedArray<float> scratch;
   };
+  /// Which item belongs to which segment, when each segment has some.
+  class SegmentItems {
+   public:
+    void clear() { first_.assign(1, 0); }
+    void add(int64_t items);
+    int64_t count() const { return first_.back(); }
+    /// The segment of an item, and the item's number within it.
+    std::pair<size_t, int> find(int64_t item) const;
+
+   private:
+    std::vector<int64_t> first_{0};
+  };
   ActivationKind activation_kind(const PackedMatrix& matrix) const;
   size_t row_bytes(const PackedMatrix& matrix) const;
   void matmul_block(const DecodeMatmul& op, int first, int rows);
@@ -51,8 +64,10 @@ class CpuDecodeOps final : public DecodeOps {
   MultiplyTask multiply_task(const DecodeMatmul& op, int first, const PreparedRows& rows) const;
 
   void append_rows(const DecodeAttention& op, const Segment& segment, int head, int from, int to);
-  void attend_rows(const DecodeAttention& op, const Segment& segment, int head, int from, int to,
-                   Lane& lane);
+  void attend_rows(const DecodeAttention& op, const Segment& segment, int head, int next_head,
+                   int from, int to, Lane& lane);
+  void attend_whole(const DecodeAttention& op);
+  void attend_groups(const DecodeAttention& op, int tokens);
 
   const DecodeKernels& kernels_;
   LanePool& lanes_;
@@ -60,7 +75,7 @@ class CpuDecodeOps final : public DecodeOps {
   std::vector<Lane> lane_;
   PreparedRows shared_;
   uint64_t op_ = 0;
-  std::vector<int64_t> segment_items_;
+  SegmentItems attend_items_, append_items_;
 };
 
 }  // namespace fastserve

@@ -90,7 +90,8 @@ struct AttendTask {
   float* out[kMostAttendRows];
   int first[kMostAttendRows], last[kMostAttendRows];  ///< visible positions: [first, last)
   const void *keys, *values;                          ///< block 0 of this layer and head
-  size_t key_block, value_block;                      ///< elements of a block
+  const void* next_keys;          ///< as `keys`, of the head whose turn comes next, or null
+  size_t key_block, value_block;  ///< elements of a block
   const int32_t* blocks;
   float* scratch;  ///< attend_scratch(layout) floats, 64-byte aligned
 };

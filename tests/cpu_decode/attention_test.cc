@@ -109,7 +109,7 @@ class Conversation {
 };
 
 std::vector<AttentionCase> cases() {
-  std::vector<AttentionCase> all(12);
+  std::vector<AttentionCase> all(13);
   all[1].type = KvType::kFloat16;
   all[2].shape = {4, 4, 16};
   all[3].shape = {8, 1, 20};
@@ -127,6 +127,8 @@ std::vector<AttentionCase> cases() {
   all[11].shape = {4, 2, 80};
   all[11].window = 600;
   all[11].type = KvType::kFloat16;
+  all[12].tokens = 300;  // enough tiles for the most that one row takes at once, and some over
+  all[12].shape = {2, 2, 48};
   return all;
 }
 
