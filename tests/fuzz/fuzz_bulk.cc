@@ -1,7 +1,7 @@
 // What a peer may send over a bulk lane: any bytes as a header, and any sequence of well-formed
 // chunks. Each message's bytes lie where the receiver said and are whole when it is said to arrive.
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "net/bulk_frame.h"
 #include "net/bulk_inbox.h"
@@ -36,7 +36,8 @@ class Room final : public BulkReceiver {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   BulkFrame::Bytes header{};
-  std::memcpy(header.data(), data, std::min(size, header.size()));
+  std::copy_n(reinterpret_cast<const std::byte*>(data), std::min(size, header.size()),
+              header.begin());
   (void)BulkFrame::decode(header).ok();
 
   Room room;

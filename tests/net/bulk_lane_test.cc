@@ -32,8 +32,8 @@ std::vector<std::byte> message_bytes(std::span<const std::byte> body, BulkFrame 
   frame.length = static_cast<uint32_t>(body.size());
   if (frame.checksum == 0) frame.checksum = chunk_hash(std::array{body});
   const BulkFrame::Bytes header = frame.encode();
-  std::vector<std::byte> bytes(header.begin(), header.end());
-  bytes.insert(bytes.end(), body.begin(), body.end());
+  std::vector<std::byte> bytes(header.size() + body.size());
+  std::copy(body.begin(), body.end(), std::copy(header.begin(), header.end(), bytes.begin()));
   return bytes;
 }
 
