@@ -61,6 +61,10 @@ Result<AddedTokens> AddedTokens::parse(const Json* list, const std::string& wher
 
 Status AddedTokens::add(const Section& section, const Vocabulary& vocabulary,
                         const Normalizer& normalizer, int32_t& next_id) {
+  // The id that counts is the vocabulary's, or the next; but a file that gives none is damaged.
+  const Json* given = section.json.find_set("id");
+  if (given == nullptr || !given->is_int() || given->as_int() < 0 || given->as_int() > UINT32_MAX)
+    return section.corrupt("holds a token whose \"id\" is not a token id");
   AddedToken token;
   FS_ASSIGN(token.content, section.required_text("content"));
   FS_ASSIGN(token.special, section.flag("special", false));

@@ -34,6 +34,8 @@ Status Normalizer::add(const Section& section) {
     steps_.push_back(Form{NormalForm::kKC});
   } else if (type == "NFKD") {
     steps_.push_back(Form{NormalForm::kKD});
+  } else if (type == "Lowercase") {
+    steps_.push_back(Lowercase{});
   } else if (type == "Prepend") {
     FS_ASSIGN(std::string prefix, section.required_text("prepend"));
     steps_.push_back(Prepend{std::move(prefix)});
@@ -54,6 +56,7 @@ Status Normalizer::add(const Section& section) {
 
 Result<std::string> Normalizer::apply(const Step& step, std::string text) {
   if (const auto* form = std::get_if<Form>(&step)) return normalize_unicode(text, form->form);
+  if (std::holds_alternative<Lowercase>(step)) return lowercase_unicode(text);
   if (const auto* prepend = std::get_if<Prepend>(&step))
     return text.empty() ? text : prepend->prefix + text;
   if (const auto* replace = std::get_if<Replace>(&step))

@@ -13,7 +13,7 @@
 namespace fastserve {
 
 /// Threads: const calls from any thread.
-/// Knows: NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip and sequences of them.
+/// Knows: NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip and sequences of them.
 class Normalizer {
  public:
   /// `spec` may be null: then nothing changes.
@@ -26,6 +26,7 @@ class Normalizer {
   struct Form {
     NormalForm form;
   };
+  struct Lowercase {};
   struct Prepend {
     std::string prefix;
   };
@@ -36,7 +37,7 @@ class Normalizer {
   struct Strip {
     bool left, right;
   };
-  using Step = std::variant<Form, Prepend, Replace, Strip>;
+  using Step = std::variant<Form, Lowercase, Prepend, Replace, Strip>;
 
   Status add(const Section& section);
   static Result<std::string> apply(const Step& step, std::string text);

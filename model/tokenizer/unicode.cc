@@ -291,4 +291,51 @@ std::string normalize_unicode(std::string_view text, NormalForm form) {
   return out;
 }
 
+namespace {
+
+/// Capitals of Unicode 16 and 17, which the tokenizers library knows and utf8proc may not yet.
+char32_t lowercase_of_late_capital(char32_t c) {
+  if (c >= 0x10D50 && c <= 0x10D65) return c + 0x20;  // Garay
+  if (c >= 0x16EA0 && c <= 0x16EB8) return c + 0x1B;  // Beria Erfe
+  if (c == 0xA7CB) return 0x264;
+  if (c == 0xA7DC) return 0x19B;
+  for (const char32_t even : {0x1C89, 0xA7CC, 0xA7CE, 0xA7D2, 0xA7D4, 0xA7DA})
+    if (c == even) return c + 1;
+  return c;
+}
+
+char32_t lowercase_of(char32_t c) {
+  const auto known = static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+  return known == c ? lowercase_of_late_capital(c) : known;
+}
+
+}  // namespace
+
+std::string lowercase_unicode(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); i += utf8_length(text[i])) {
+    const char32_t character = utf8_decode(text.data() + i);
+    if (character == 0x130)  // the only one that becomes two: i and a dot above
+      out += "i\u0307";
+    else
+      append_utf8(lowercase_of(character), out);
+  }
+  return out;
+}
+
+std::string uppercase_unicode(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); i += utf8_length(text[i])) {
+    const char32_t character = utf8_decode(text.data() + i);
+    if (character == 0xDF)
+      out += "SS";
+    else
+      append_utf8(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(character))),
+                  out);
+  }
+  return out;
+}
+
 }  // namespace fastserve

@@ -83,4 +83,9 @@ enum class NormalForm { kC, kD, kKC, kKD };
 /// of combining marks.
 std::string normalize_unicode(std::string_view text, NormalForm form);
 
+/// Well-formed UTF-8 in small letters, each character by itself (no final sigma).
+std::string lowercase_unicode(std::string_view text);
+/// Well-formed UTF-8 in capitals; a sharp s becomes two.
+std::string uppercase_unicode(std::string_view text);
+
 }  // namespace fastserve
