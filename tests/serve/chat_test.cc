@@ -47,15 +47,16 @@ TEST_CASE("the well-known chat templates are written as Jinja would write them")
   CHECK(seen.size() == 7);
 }
 
-TEST_CASE("a model without a template, or with an unknown one, gets plain lines") {
+TEST_CASE("a model without a template, or with one that cannot be read, gets plain lines") {
   const std::vector<ChatFormat::Turn> turns = {
       {"user", "Hi"}, {"assistant", "Yes?"}, {"user", "x"}};
   for (const std::map<std::string, std::string>& documents :
        {std::map<std::string, std::string>{},
         {{"tokenizer_config.json", "not json"}},
-        {{"chat_template.jinja", "{{ messages[0] }}"}}}) {
+        {{"chat_template.jinja", "{% include 'other' %}"}}}) {
     const ChatFormat format = ChatFormat::from_documents(documents);
-    CHECK(format.style() == ChatStyle::kPlain);
+    CHECK_FALSE(format.has_template());
+    CHECK(format.problem().has_value() == documents.contains("chat_template.jinja"));
     CHECK(format.format(turns).value() == "user: Hi\nassistant: Yes?\nuser: x\nassistant:");
   }
 }
@@ -64,7 +65,8 @@ TEST_CASE("a template's own system text is kept, and one that is given replaces 
   const ChatFormat format = ChatFormat::from_documents(
       {{"chat_template.jinja",
         "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}"
-        "{% endif %}{{ '<|im_start|>' + message['role'] }}"}});
+        "{% endif %}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "
+        "message['content'] + '<|im_end|>\\n' }}{% endfor %}"}});
   const std::vector<ChatFormat::Turn> user = {{"user", "Hi"}};
   CHECK(format.format(user, false).value() ==
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
@@ -73,6 +75,17 @@ TEST_CASE("a template's own system text is kept, and one that is given replaces 
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
 }
 
-TEST_CASE("an empty conversation is refused") {
-  CHECK_FALSE(ChatFormat(ChatStyle::kPlain, "", "").format({}).ok());
+TEST_CASE("an empty conversation is refused") { CHECK_FALSE(ChatFormat().format({}).ok()); }
+
+TEST_CASE("a template is given the model's tokens, and its own words reach the user") {
+  const ChatFormat format = ChatFormat::from_documents(
+      {{"tokenizer_config.json",
+        R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null, "chat_template":
+            [{"name": "tool_use", "template": "no"}, {"name": "default", "template":
+            "{% if messages[0].role != 'user' %}{{ raise_exception('Begin with a question') }}{% endif %}{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"}]})"}});
+  const std::vector<ChatFormat::Turn> user = {{"user", "Hi"}}, other = {{"assistant", "Hi"}};
+  CHECK(format.format(user).value() == "<s>Hi</s>");
+  const auto refused = format.format(other);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().what == "Begin with a question");
 }

@@ -1,6 +1,7 @@
 fastserve_test(serve
   SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/chat_test.cc
+    ${CMAKE_CURRENT_LIST_DIR}/jinja_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/engine_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/kv_pages_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/real_model_test.cc
