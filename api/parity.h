@@ -11,9 +11,11 @@
 namespace fastserve {
 
 /// Checks whatever `directory` holds, itself or in folders below it: models (reference.safetensors
-/// beside config.json), tokenizers (cases.jsonl), quantisation sets (quant.safetensors), malformed
-/// files (manifest.json). kNotFound when it holds none of these. `report` sees each check at
-/// once, with the file or folder it is about.
+/// beside config.json), tokenizers (cases.jsonl), chat templates (cases.jsonl beside .jinja files),
+/// quantisation sets (quant.safetensors), malformed files (manifest.json: a list of {path, kind,
+/// expected}, with kind "safetensors", "sharded index", "config", "tokenizer" or "model", and
+/// expected "ok", "clear error" or "error or ok"). kNotFound when it holds none of these. `report`
+/// sees each check at once, with the file or folder it is about.
 Status check_parity(
     const Path& directory, Isa isa, int lanes,
     const std::function<void(const std::string& subject, const ParityCheck&)>& report);

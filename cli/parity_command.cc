@@ -54,7 +54,8 @@ int run_parity(const CommandLine& line, const std::string& directory) {
 void add_parity_command(CLI::App& app, CommandLine& line, Body& run) {
   auto* c = app.add_subcommand(
       "parity",
-      "Compare with recorded ground truth: models, tokenizers, quantisers, malformed files");
+      "Compare with recorded ground truth: models, tokenizers, quantisers, chat templates, "
+      "malformed files");
   auto directory = std::make_shared<std::string>();
   c->add_option("directory", *directory, "A reference folder, or a folder of them")->required();
   c->footer(

@@ -100,9 +100,11 @@ class Comparison {
     count.cases++;
     if (equal) return;
     count.mismatches++;
-    if (result.examples.size() < kMostExamples)
-      result.examples.push_back(
-          fmt::format("{}: {}: expected {}, found {}", line.where, key, expected, found));
+    if (count.mismatches > 1 && result.examples.size() >= kMostExamples) return;
+    const std::string example =
+        fmt::format("{}: {}: expected {}, found {}", line.where, key, expected, found);
+    if (count.mismatches == 1) count.first_mismatch = example;
+    if (result.examples.size() < kMostExamples) result.examples.push_back(example);
   }
 
   std::shared_ptr<const Tokenizer> tokenizer_;

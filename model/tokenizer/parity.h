@@ -13,6 +13,7 @@ namespace fastserve {
 /// How one kind of result compares.
 struct ParityCount {
   size_t cases = 0, mismatches = 0;
+  std::string first_mismatch;  ///< case, kind, expected and found
 };
 
 struct TokenizerParity {

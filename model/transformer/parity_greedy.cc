@@ -91,7 +91,8 @@ Status check_top5(const ParityReference& reference, const ModelConfig& config,
     }
   }
   log.compare("greedy top-5 tokens that differ", static_cast<double>(wrong), 0);
-  log.compare("greedy top-5 logprobs, largest difference", worst, kLogprobs);
+  log.compare("greedy top-5 logprobs, largest difference", worst,
+              reference.tolerance(kLogprobs, "greedy_logprob_max_abs"));
   return {};
 }
 
@@ -139,7 +140,8 @@ Status check_scores(const ParityModel& model, const ParityReference& reference, 
       if (!(difference <= worst)) worst = difference;
     }
   }
-  log.compare("prompt logprobs, largest difference", worst, kLogprobs);
+  log.compare("prompt logprobs, largest difference", worst,
+              reference.tolerance(kLogprobs, "token_loss_max_abs"));
   return {};
 }
 
@@ -178,7 +180,7 @@ Status check_greedy(const ParityModel& model, const ParityReference& reference, 
               reference.doubles("greedy.logits",
                                 {static_cast<int64_t>(tokens.size()), model.config.vocab_size}));
     log.compare("greedy logits, largest difference", largest_difference(truth, run.logits),
-                kLogits);
+                reference.tolerance(kLogits, "logits_max_abs"));
   }
   FS_TRY(check_top5(reference, model.config, run, log));
   FS_TRY(check_with_eos(reference, run, log));

@@ -7,6 +7,12 @@
 namespace fastserve {
 namespace {
 
+/// Another order of summation lands within a few times the recorded error.
+constexpr double kTimesRecorded = 4;
+/// A record beyond this tells of a broken reference, not of a model that rounds badly: following it
+/// would let mistakes through.
+constexpr double kTimesSuggested = 10;
+
 Result<Json> read_reference_json(const Path& path) {
   FS_ASSIGN(const std::string text, read_file(path, uint64_t{64} << 20));
   return Json::parse(text, path.string());
@@ -76,6 +82,20 @@ Result<std::vector<int64_t>> ParityReference::integers(std::string_view name,
 Result<std::vector<int64_t>> ParityReference::shape(std::string_view name) const {
   FS_ASSIGN(const TensorView view, tensors_->tensor(name));
   return view.shape;
+}
+
+double ParityReference::tolerance(double suggested, std::string_view quantity,
+                                  std::string_view tensor) const {
+  const Json* recorded = json_.find_set("f32_vs_f64_error");
+  if (recorded != nullptr) recorded = recorded->find_set(quantity);
+  if (recorded != nullptr && recorded->is_object()) recorded = recorded->find_set(tensor);
+  // The worst of several tensors is recorded with its name.
+  if (recorded != nullptr && recorded->is_array() && !recorded->as_array().empty())
+    recorded = &recorded->as_array().front();
+  if (recorded == nullptr || !recorded->is_number()) return suggested;
+  const double error = recorded->as_double();
+  if (!std::isfinite(error)) return suggested;
+  return std::clamp(kTimesRecorded * error, suggested, kTimesSuggested * suggested);
 }
 
 void ParityLog::compare(std::string quantity, double error, double tolerance, std::string note) {

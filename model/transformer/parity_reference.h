@@ -27,6 +27,10 @@ class ParityReference {
   Result<std::vector<double>> doubles(std::string_view name, std::vector<int64_t> shape) const;
   Result<std::vector<int64_t>> integers(std::string_view name, std::vector<int64_t> shape) const;
   Result<std::vector<int64_t>> shape(std::string_view name) const;
+  /// How far float32 may be off in `quantity`: `suggested`, which suits most models, or a few times
+  /// the error that stock float32 code made on this very one, as reference.json recorded it
+  /// ("f32_vs_f64_error"; `tensor` names a member where errors are listed by tensor).
+  double tolerance(double suggested, std::string_view quantity, std::string_view tensor = {}) const;
   const Json& json() const { return json_; }
   const std::string& where() const { return where_; }
 

@@ -94,14 +94,16 @@ Status check_curve(const ParityReference& reference, const Training& t, ParityLo
     double worst = 0;
     for (size_t i = 0; i < truth.size(); ++i)
       worst = std::max(worst, std::abs(truth[i] - t.losses[i]));
-    log.compare("training loss per step, difference", worst, kLoss);
+    log.compare("training loss per step, difference", worst,
+                reference.tolerance(kLoss, "train_loss_max_abs"));
   }
   if (reference.has("train.grad_norm")) {
     FS_ASSIGN(const auto truth, reference.doubles("train.grad_norm", {steps}));
     double worst = 0;
     for (size_t i = 0; i < truth.size(); ++i)
       worst = std::max(worst, std::abs(truth[i] - t.norms[i]) / truth[i]);
-    log.compare("gradient norm per step, relative", worst, kNorm);
+    log.compare("gradient norm per step, relative", worst,
+                reference.tolerance(kNorm, "train_grad_norm_max_rel"));
   }
   return {};
 }
@@ -110,6 +112,14 @@ TensorMap saved(const ParityModel& model, Device& device, const float* flat) {
   std::vector<float> host(model.layout.elements());
   device.copy_out(host.data(), flat, host.size() * sizeof(float));
   return save_parameters(model.layout, host, DType::kF32);
+}
+
+/// Where the largest error of a final parameter is recorded without GPT-2's key bias.
+const char* parameter_record(const ParityReference& reference) {
+  const char* const apart = "param_final_max_abs_without_key_bias";
+  const Json* recorded = reference.json().find_set("f32_vs_f64_error");
+  return recorded != nullptr && recorded->find_set(apart) != nullptr ? apart
+                                                                     : "param_final_max_abs";
 }
 
 Status check_parameters(const ParityModel& model, const ParityReference& reference, Device& device,
@@ -136,10 +146,13 @@ Status check_parameters(const ParityModel& model, const ParityReference& referen
       norm += (truth[i] - start[i]) * (truth[i] - start[i]);
       if (!(std::abs(error) <= worst)) worst = std::abs(error);
     }
+    const double usual = p.name.ends_with("k_proj.bias") ? kKeyBiasUpdate : kUpdate;
+    // The record of GPT-2's attention bias is that of its key third, which is not counted here.
+    const bool noisy = noise.end > noise.begin;
     updates.add(p.name, difference == 0 ? 0 : std::sqrt(difference / norm),
-                p.name.ends_with("k_proj.bias") ? kKeyBiasUpdate : kUpdate);
-    finals.add(p.name, worst, kParameter);
-    if (noise.end > noise.begin) finals.add(p.name + " (key third)", worst_noise, 10 * recipe.rate);
+                noisy ? usual : reference.tolerance(usual, "update_rel_l2", p.name));
+    finals.add(p.name, worst, reference.tolerance(kParameter, parameter_record(reference)));
+    if (noisy) finals.add(p.name + " (key third)", worst_noise, 10 * recipe.rate);
   }
   updates.finish();
   finals.finish();
@@ -156,7 +169,9 @@ Status check_moments(const ParityModel& model, const ParityReference& reference,
       if (!reference.has(prefix + p.name)) continue;
       FS_ASSIGN(const auto truth, reference.doubles(prefix + p.name, p.shape));
       FS_ASSIGN(const TensorView view, ours.tensor(p.name));
-      worst.add(p.name, relative_l2(truth, view.to_floats()), kMoment);
+      // An update is made of its moments, and Adam's division only adds to their error.
+      worst.add(p.name, relative_l2(truth, view.to_floats()),
+                reference.tolerance(kMoment, "update_rel_l2", p.name));
     }
     worst.finish();
   }
