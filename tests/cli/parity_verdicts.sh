@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# fsctl parity: exit codes, and what it says of sets that do not pass.   parity.sh FSCTL SOURCE
+# fsctl parity: exit codes, and what it says of sets that do not pass.   parity_verdicts.sh FSCTL SOURCE
 source "$(dirname "$0")/session.sh"
 
 reference=$source_dir/tests/data/reference
