@@ -56,6 +56,11 @@ class WatchedBackend final : public TrainBackend {
 
 }  // namespace
 
+TEST_CASE("two trainers at once take a real model to the bits that one takes it to") {
+  CHECK(hash_of(run(real_job(2, 1, Precision::kBFloat16)).weights) ==
+        hash_of(run(real_job(1, 1, Precision::kBFloat16)).weights));
+}
+
 TEST_CASE("a job run by 1, 2, 3 or 7 trainers and any shards ends in the same bits") {
   const uint64_t expected = hash_of(run(made_up_job(1, 1)).weights);
   for (const int trainers : {2, 3, 7})
