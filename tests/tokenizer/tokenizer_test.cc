@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <thread>
+
 #include "base/rng.h"
 #include "tests/tokenizer/test_files.h"
 
@@ -192,6 +194,17 @@ TEST_CASE("long runs of one character are encoded in one piece without slowing d
       if (std::string_view(name).starts_with("bpe-gpt2")) CHECK(tokenizer->decode(*ids) == text);
     }
   }
+}
+
+TEST_CASE("several threads may use one tokenizer at once") {
+  const auto tokenizer = load("bpe-llama3-2048");
+  const std::string text = read_text(test_data() / "tokenizers/tiny/bytes.json");
+  const Ids expected = tokenizer->encode(text).value();
+  std::vector<Ids> found(4);
+  std::vector<std::thread> threads;
+  for (Ids& ids : found) threads.emplace_back([&] { ids = tokenizer->encode(text).value(); });
+  for (std::thread& thread : threads) thread.join();
+  for (const Ids& ids : found) CHECK(ids == expected);
 }
 
 TEST_CASE("a long text is encoded like its lines, which merges never cross") {
