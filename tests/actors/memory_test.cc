@@ -48,9 +48,9 @@ TEST_CASE("a job takes the memory that the arithmetic says, within 15 %") {
       Folder folder;
       TrainingSystem::Config config = real_job(trainers, 1, Precision::kBFloat16);
       ModelConfig& model = config.spec.model;
-      model.hidden_size = 256;
-      model.head_dim = 128;
-      model.intermediate_size = 1024;
+      model.hidden_size = 512;
+      model.head_dim = 256;
+      model.intermediate_size = 2048;
       model.layers = 6;
       config.spec.steps = 4;
       if (checkpoints) config.checkpoint_directory = folder.path;

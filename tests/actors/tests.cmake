@@ -1,5 +1,6 @@
 fastserve_test(training_system SOURCES ${CMAKE_CURRENT_LIST_DIR}/training_system_test.cc
   USES actors cpu_reference LABELS sanitized threaded)
+fastserve_order_caf(training_system_test)
 # Hundreds of real jobs on more lanes than cores, and figures of memory: minutes under a sanitizer,
 # which sees the same threads at work in the tests above.
 fastserve_test(training_bits SOURCES ${CMAKE_CURRENT_LIST_DIR}/same_bits_test.cc

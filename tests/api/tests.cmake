@@ -8,5 +8,5 @@ set_tests_properties(client_from_installed_tree PROPERTIES TIMEOUT 900)
 
 # What the public header promises, through the library alone.
 fastserve_test(embedding SOURCES ${CMAKE_CURRENT_LIST_DIR}/embedding_test.cc LIBRARIES fastserve
-  LABELS sanitized threaded)
+  LABELS sanitized)
 target_include_directories(embedding_test PRIVATE ${PROJECT_SOURCE_DIR})
