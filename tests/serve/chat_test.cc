@@ -82,7 +82,9 @@ TEST_CASE("a template is given the model's tokens, and its own words reach the u
       {{"tokenizer_config.json",
         R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null, "chat_template":
             [{"name": "tool_use", "template": "no"}, {"name": "default", "template":
-            "{% if messages[0].role != 'user' %}{{ raise_exception('Begin with a question') }}{% endif %}{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"}]})"}});
+            "{% if messages[0].role != 'user' %})"
+        R"({{ raise_exception('Begin with a question') }}{% endif %})"
+        R"({{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"}]})"}});
   const std::vector<ChatFormat::Turn> user = {{"user", "Hi"}}, other = {{"assistant", "Hi"}};
   CHECK(format.format(user).value() == "<s>Hi</s>");
   const auto refused = format.format(other);
