@@ -181,6 +181,9 @@ Status ServingSystem::State::start_actor() {
                  std::string("the server's actor cannot be started: ") + error.what(), "",
                  "free some memory or threads"};
   }
+  // CAF leaves a reference to the system's logger with a thread that spawns, and the system's end
+  // waits for all of them: on another thread it would wait for ever.
+  caf::logger::set_current_actor_system(nullptr);
   return {};
 }
 

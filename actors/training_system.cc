@@ -247,6 +247,9 @@ Status TrainingSystem::State::start_actors() {
                  std::string("the actors cannot be started: ") + error.what(), "",
                  "use fewer trainers or shards"};
   }
+  // CAF leaves a reference to the system's logger with a thread that spawns, and the system's end
+  // waits for all of them: on another thread it would wait for ever.
+  caf::logger::set_current_actor_system(nullptr);
   driven->trainers = trainers;
   driven->shards = shards;
   driven->writer = writer;
