@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "net/openssl_handles.h"
+#include "net/sha256.h"
 
 namespace fastserve {
 namespace {
@@ -125,6 +126,26 @@ std::string claim_uri(const X509* certificate) {
   return {};
 }
 
+/// SHA-256 of the key as certificates carry it; empty only when memory is out.
+std::string key_hash(const EVP_PKEY* key) {
+  unsigned char* der = nullptr;
+  const int size = i2d_PUBKEY(key, &der);
+  if (size <= 0) return {};
+  std::string hash = sha256({reinterpret_cast<const char*>(der), static_cast<size_t>(size)});
+  OPENSSL_free(der);
+  return hash;
+}
+
+/// A request that its own key has signed.
+Result<RequestHandle> parse_request(const std::string& pem) {
+  const BioHandle bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+  RequestHandle request(PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
+  EVP_PKEY* key = request == nullptr ? nullptr : X509_REQ_get0_pubkey(request.get());
+  if (key == nullptr || X509_REQ_verify(request.get(), key) != 1)
+    return openssl_error(ErrorCode::kInvalidArgument, "this is no request for a certificate");
+  return request;
+}
+
 std::vector<std::string> split(const std::string& text, char at) {
   std::vector<std::string> parts;
   std::istringstream stream(text);
@@ -163,8 +184,14 @@ Result<NodeClaim> read_claim(const std::string& certificate_pem) {
   claim.node = parts[1];
   if (parts.size() == 3) claim.roles = split(parts[2], '+');
   claim.expires_unix = ::timegm(&until);
+  claim.key = key_hash(X509_get0_pubkey(certificate.get()));
   FS_TRY(check_claim(claim));
   return claim;
+}
+
+Result<std::string> key_of_request(const std::string& request_pem) {
+  FS_ASSIGN(const RequestHandle request, parse_request(request_pem));
+  return key_hash(X509_REQ_get0_pubkey(request.get()));
 }
 
 Result<std::string> fingerprint(const std::string& certificate_pem) {
@@ -219,11 +246,8 @@ Status CertificateAuthority::save(const Path& folder) const {
 Result<std::string> CertificateAuthority::sign(const std::string& request_pem,
                                                const NodeClaim& claim, int64_t now_unix) const {
   FS_TRY(check_claim(claim));
-  const BioHandle bio(BIO_new_mem_buf(request_pem.data(), static_cast<int>(request_pem.size())));
-  const RequestHandle request(PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
-  EVP_PKEY* key = request == nullptr ? nullptr : X509_REQ_get0_pubkey(request.get());
-  if (key == nullptr || X509_REQ_verify(request.get(), key) != 1)
-    return openssl_error(ErrorCode::kInvalidArgument, "this is no request for a certificate");
+  FS_ASSIGN(const RequestHandle request, parse_request(request_pem));
+  EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
   FS_ASSIGN(const CertificateHandle authority, parse_certificate(certificate_));
   FS_ASSIGN(const KeyHandle authority_key, parse_key(key_));
   FS_ASSIGN(const CertificateHandle certificate,

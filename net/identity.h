@@ -16,6 +16,9 @@ struct NodeClaim {
   std::string node;                ///< name, unique in the cluster
   std::vector<std::string> roles;  ///< "coordinator", "trainer", "parameter-server", ...
   int64_t expires_unix = 0;
+  /// SHA-256 of its public key, 64 hex digits: tells two nodes that went by one name apart. Read
+  /// from a certificate; signing takes the request's key instead.
+  std::string key = {};
 };
 
 /// PEM texts. `key` is secret.
@@ -28,6 +31,9 @@ struct KeyAndRequest {
   std::string key, request;  ///< PEM
 };
 Result<KeyAndRequest> make_key_and_request();
+/// NodeClaim::key of the certificate that this request would get; kInvalidArgument when it is none,
+/// or not signed by its own key.
+Result<std::string> key_of_request(const std::string& request_pem);
 
 /// What the certificate says; kCorrupt when it is none of ours. Proves nothing: TLS does.
 Result<NodeClaim> read_claim(const std::string& certificate_pem);
