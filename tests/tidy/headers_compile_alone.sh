@@ -17,6 +17,6 @@ check() {
 }
 export -f check
 
-find base model cpu store train compress serve net rpc actors api cli -name '*.h' -print0 |
+find base model cpu store train compress serve net cluster rpc actors api cli -name '*.h' -print0 |
   xargs -0 grep -LZ 'intrin.h>\|per-ISA header' |
   xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$0"'

@@ -1,0 +1,4 @@
+fastserve_test(cluster
+  SOURCES ${CMAKE_CURRENT_LIST_DIR}/tokens_test.cc ${CMAKE_CURRENT_LIST_DIR}/membership_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/membership_clock_test.cc
+  USES cluster net store LABELS sanitized threaded)
