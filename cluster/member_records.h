@@ -20,7 +20,8 @@ struct TokenRecord {
   int64_t created_unix = 0, expires_unix = 0;
   int64_t uses_left = -1;  ///< nodes that may still join by it; -1: any number
 
-  std::string key() const { return "membership/token/" + id; }
+  static constexpr const char* kPrefix = "membership/token/";
+  std::string key() const { return kPrefix + id; }
   std::string encode() const;
   static Result<TokenRecord> decode(std::string_view text, const std::string& key);
 };
@@ -37,7 +38,8 @@ struct MemberRecord {
   /// the newest has been seen.
   std::vector<std::string> keys;
 
-  std::string key() const { return "membership/node/" + name; }
+  static constexpr const char* kPrefix = "membership/node/";
+  std::string key() const { return kPrefix + name; }
   std::string encode() const;
   static Result<MemberRecord> decode(std::string_view text, const std::string& key);
 };

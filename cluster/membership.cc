@@ -61,12 +61,12 @@ Status Membership::load() {
   if (record.cluster != authority_.cluster())
     return damaged(fmt::format("is of cluster {}, and the authority of cluster {}", record.cluster,
                                authority_.cluster()));
-  FS_ASSIGN(const auto tokens, state_.list("membership/token/"));
+  FS_ASSIGN(const auto tokens, state_.list(TokenRecord::kPrefix));
   for (const auto& [key, value] : tokens) {
     FS_ASSIGN(TokenRecord token, TokenRecord::decode(value, key));
     tokens_.emplace(token.id, std::move(token));
   }
-  FS_ASSIGN(const auto nodes, state_.list("membership/node/"));
+  FS_ASSIGN(const auto nodes, state_.list(MemberRecord::kPrefix));
   for (const auto& [key, value] : nodes) {
     FS_ASSIGN(MemberRecord node, MemberRecord::decode(value, key));
     // Each gets its time to come back after the coordinator was away.

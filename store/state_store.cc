@@ -27,7 +27,7 @@ Status check_not_lost(const Path& folder) {
 
 class DiskState final : public StateStore {
  public:
-  DiskState(FileLock lock, std::unique_ptr<Catalogue> records)
+  DiskState(std::optional<FileLock> lock, std::unique_ptr<Catalogue> records)
       : lock_(std::move(lock)), records_(std::move(records)) {}
 
   Result<std::optional<std::string>> get(const std::string& key) const override {
@@ -40,7 +40,7 @@ class DiskState final : public StateStore {
   Status write(const Changes& changes) override { return records_->commit(changes); }
 
  private:
-  FileLock lock_;  // outlives what it guards
+  std::optional<FileLock> lock_;  // outlives what it guards; none: only to look
   std::unique_ptr<Catalogue> records_;
 };
 
@@ -56,6 +56,13 @@ Result<std::unique_ptr<StateStore>> open_state_store(const Path& folder) {
   FS_ASSIGN(auto records, Catalogue::open(absolute));
   keep_reserve(absolute);
   return std::unique_ptr<StateStore>(new DiskState(std::move(lock), std::move(records)));
+}
+
+Result<std::unique_ptr<StateStore>> glance_at_state_store(const Path& folder) {
+  std::error_code error;
+  const Path absolute = std::filesystem::absolute(folder, error).lexically_normal();
+  FS_ASSIGN(auto records, Catalogue::open_for_reading(absolute));
+  return std::unique_ptr<StateStore>(new DiskState(std::nullopt, std::move(records)));
 }
 
 }  // namespace fastserve

@@ -37,5 +37,7 @@ class StateStore {
 /// Refuses: a disk too full to open it safely (kResourceExhausted), records that are damaged or
 ///          fewer than were promised (kCorrupt), and to begin anew where records were and are gone.
 Result<std::unique_ptr<StateStore>> open_state_store(const Path& folder);
+/// As it is now, beside a process that has it or not. write() is refused (kUnavailable).
+Result<std::unique_ptr<StateStore>> glance_at_state_store(const Path& folder);
 
 }  // namespace fastserve

@@ -44,6 +44,18 @@ TEST_CASE("a state that another process has is refused, and the process is named
   CHECK(second.error().message().find("store") == std::string::npos);
 }
 
+TEST_CASE("beside the process that has a state another can look at it, and change nothing") {
+  const Folder folder;
+  const auto state = open_state_store(folder.path()).value();
+  REQUIRE(state->write({{"a", "one"}}).ok());
+  const auto glance = glance_at_state_store(folder.path());
+  REQUIRE_MESSAGE(glance.ok(), glance.error().message());
+  CHECK((*glance)->get("a").value() == "one");
+  CHECK((*glance)->write({{"a", "two"}}).error().code == ErrorCode::kUnavailable);
+  CHECK(state->write({{"a", "three"}}).ok());
+  CHECK(glance_at_state_store(folder.path()).value()->get("a").value() == "three");
+}
+
 TEST_CASE("a state whose records are gone or damaged is refused, and not begun anew") {
   const Folder folder;
   {
