@@ -22,7 +22,16 @@ class Shell {
   void begin() {
     for (const auto& trainer : parts_->trainers) self_->monitor(trainer);
     for (const auto& shard : parts_->shards) self_->monitor(shard);
-    for (uint32_t i = 0; i < parts_->trainers.size(); i++) carry_out(job().trainer_joined({i}));
+    last_ = parts_->first_weights;
+    std::vector<TrainerId> all;
+    for (uint32_t i = 0; i < parts_->trainers.size(); i++) all.push_back({i});
+    carry_out(job().trainers_joined(all));
+  }
+
+  void joined(const TrainerActor& trainer) {
+    self_->monitor(trainer);
+    parts_->trainers.push_back(trainer);
+    carry_out(job().trainer_joined({static_cast<uint32_t>(parts_->trainers.size() - 1)}));
   }
 
   void carry_out(Actions actions) {
@@ -45,12 +54,32 @@ class Shell {
     copies_.push_back(std::move(part));
     if (copies_.size() < parts_->shards.size()) return;
     if (parts_->look_at_memory) parts_->look_at_memory();
+    if (!parts_->weights) last_ = joined_weights(copies_);
     self_->send(parts_->writer, WriteCheckpoint{copied_state_, std::move(copies_), parts_->best});
     copies_.clear();
     carry_out(job().snapshot_taken());
   }
 
+  void best_copied(std::shared_ptr<const ShardState> part) {
+    best_copies_.push_back(std::move(part));
+    if (best_copies_.size() < parts_->shards.size()) return;
+    parts_->best = joined_weights(best_copies_);
+    best_copies_.clear();
+  }
+
  private:
+  using Copies = std::vector<std::shared_ptr<const ShardState>>;
+
+  static std::shared_ptr<const std::vector<float>> joined_weights(const Copies& copies) {
+    size_t elements = 0;
+    for (const auto& part : copies) elements += part->weights.size();
+    auto all = std::make_shared<std::vector<float>>(elements);
+    for (const auto& part : copies)
+      std::copy(part->weights.begin(), part->weights.end(),
+                all->begin() + static_cast<ptrdiff_t>(part->offset));
+    return all;
+  }
+
   void carry_out(GiveWork& order) {
     self_->send(parts_->trainers[order.trainer.value], Work{std::move(order.item)});
   }
@@ -61,8 +90,13 @@ class Shell {
     for (const auto& shard : parts_->shards) self_->send(shard, Skip{order.step});
   }
   void carry_out(const KeepBest&) {
-    const auto masters = parts_->backend->masters();
-    parts_->best = std::make_shared<const std::vector<float>>(masters.begin(), masters.end());
+    if (parts_->weights) {
+      parts_->best = std::make_shared<const std::vector<float>>(parts_->weights());
+      return;
+    }
+    // Every shard copies before it hears of the next step, and before it copies for a checkpoint.
+    best_copies_.clear();
+    for (const auto& shard : parts_->shards) self_->send(shard, CopyWeights{});
   }
   void carry_out(const TakeSnapshot& order) {
     copied_state_ = order.state;
@@ -82,8 +116,10 @@ class Shell {
     outcome.end = *order.end;
     if (parts_->look_at_memory) parts_->look_at_memory();
     if (parts_->complete_outcome) parts_->complete_outcome(outcome);
-    const auto masters = parts_->backend->masters();
-    outcome.weights.assign(masters.begin(), masters.end());
+    if (parts_->weights)
+      outcome.weights = parts_->weights();
+    else if (last_ != nullptr)
+      outcome.weights = *last_;  // a job ends with a checkpoint
     if (parts_->best != nullptr) outcome.best_weights = *parts_->best;
     parts_->completion->set(std::move(outcome));
   }
@@ -91,7 +127,8 @@ class Shell {
   CoordinatorActor::pointer self_;
   std::shared_ptr<CoordinatorParts> parts_;
   JobState copied_state_;
-  std::vector<std::shared_ptr<const ShardState>> copies_;
+  Copies copies_, best_copies_;
+  std::shared_ptr<const std::vector<float>> last_;  // of the last checkpoint, if on other nodes
 };
 
 }  // namespace
@@ -106,6 +143,11 @@ Result<TrainOutcome> Completion::wait() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return outcome_.has_value(); });
   return std::move(*outcome_);
+}
+
+bool Completion::wait_for(Nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, timeout, [this] { return outcome_.has_value(); });
 }
 
 CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
@@ -137,6 +179,8 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
       },
       [=](const ShardFailed& failed) { shell->carry_out(shell->job().shard_failed(failed.error)); },
       [=](StateCopied& copied) { shell->copied(std::move(copied.part)); },
+      [=](WeightsCopied& copied) { shell->best_copied(std::move(copied.part)); },
+      [=](const TrainerJoined& joined) { shell->joined(joined.trainer); },
       [=](const CheckpointWritten& written) {
         shell->carry_out(shell->job().checkpoint_written(*written.status));
       },
@@ -149,14 +193,16 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
 
 CheckpointWriterActor::behavior_type checkpoint_writer(
     CheckpointWriterActor::pointer self, std::shared_ptr<CheckpointDirectory> directory,
-    CheckpointHeader header, CoordinatorActor coordinator) {
+    CheckpointHeader header) {
   return {
       [=](const WriteCheckpoint& order) mutable {
         header.state = order.state;
         auto status =
             std::make_shared<const Status>(directory->write(header, order.parts, order.best.get()));
-        self->send(coordinator, CheckpointWritten{std::move(status)});
+        self->send(caf::actor_cast<CoordinatorActor>(self->current_sender()),
+                   CheckpointWritten{std::move(status)});
       },
+      [](const Settle&) { return true; },
   };
 }
 

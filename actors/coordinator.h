@@ -20,6 +20,8 @@ class Completion {
   void set(Result<TrainOutcome> outcome);
   /// Blocks until set. The outcome holds all weights, so it is handed over: call once.
   Result<TrainOutcome> wait();
+  /// Blocks for at most `timeout`; whether it is set.
+  bool wait_for(Nanoseconds timeout);
 
  private:
   std::mutex mutex_;
@@ -30,7 +32,9 @@ class Completion {
 /// What a coordinator drives. Filled in before it is told to Begin.
 struct CoordinatorParts {
   std::unique_ptr<TrainingJob> job;
-  TrainBackend* backend = nullptr;
+  /// The weights as they are; empty: they are on other nodes, and the shards are asked for copies.
+  std::function<std::vector<float>()> weights;
+  std::shared_ptr<const std::vector<float>> first_weights;  ///< those begun with, if on other nodes
   std::vector<TrainerActor> trainers;
   std::vector<ParameterServerActor> shards;
   CheckpointWriterActor writer;  ///< may be empty when the job writes no checkpoints
@@ -49,6 +53,6 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
 /// Writes checkpoints, detached.
 CheckpointWriterActor::behavior_type checkpoint_writer(
     CheckpointWriterActor::pointer self, std::shared_ptr<CheckpointDirectory> directory,
-    CheckpointHeader header, CoordinatorActor coordinator);
+    CheckpointHeader header);
 
 }  // namespace fastserve

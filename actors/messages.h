@@ -5,6 +5,7 @@
 
 #include <caf/all.hpp>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/ids.h"
@@ -24,7 +25,9 @@ struct Work {
 struct PushGradient {
   StepId step;
   Subtree subtree;
+  Subtree whole;  // as WorkItem's
   GradientHandle sum;
+  std::string peer;  // the node that it came from; empty: this one
 };
 struct Apply {
   ApplyOrder order;
@@ -32,7 +35,11 @@ struct Apply {
 struct Skip {
   StepId step;
 };
-struct CopyState {};
+struct CopyState {};    // answered with StateCopied
+struct CopyWeights {};  // answered with WeightsCopied
+struct SendWeights {    // to a node that has joined
+  std::string peer;
+};
 
 // To the checkpoint writer.
 struct WriteCheckpoint {
@@ -40,6 +47,8 @@ struct WriteCheckpoint {
   std::vector<std::shared_ptr<const ShardState>> parts;
   std::shared_ptr<const std::vector<float>> best;  // null: none yet
 };
+
+struct Settle {};
 
 // To the coordinator.
 struct Begin {};
@@ -49,7 +58,7 @@ struct WorkDone {
   uint32_t unit;
   std::vector<double> losses;
 };
-struct WorkDropped {};  // the job is cancelled, and the trainer has noticed
+struct WorkDropped {};  // the job is cancelled, or the step over, and the trainer has noticed
 struct TrainerFailed {
   TrainerId trainer;
   Error error;
@@ -69,10 +78,17 @@ struct ShardFailed {
 struct StateCopied {
   std::shared_ptr<const ShardState> part;
 };
+struct WeightsCopied {
+  std::shared_ptr<const ShardState> part;  // without m and v
+};
 struct CheckpointWritten {
   std::shared_ptr<const Status> status;
 };
 struct Tick {};
+struct PeerGone {  // the bulk lane to a peer has closed
+  std::string peer;
+  Error why;
+};
 
 }  // namespace fastserve::messages
 
@@ -91,6 +107,11 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::ShardReady)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::ShardFailed)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::StateCopied)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::CheckpointWritten)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::CopyWeights)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::SendWeights)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsCopied)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::PeerGone)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Settle)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Tick)
 
 namespace fastserve {
@@ -98,13 +119,28 @@ namespace fastserve {
 using TrainerActor = caf::typed_actor<caf::reacts_to<messages::Work>>;
 using ParameterServerActor =
     caf::typed_actor<caf::reacts_to<messages::PushGradient>, caf::reacts_to<messages::Apply>,
-                     caf::reacts_to<messages::Skip>, caf::reacts_to<messages::CopyState>>;
-using CheckpointWriterActor = caf::typed_actor<caf::reacts_to<messages::WriteCheckpoint>>;
+                     caf::reacts_to<messages::Skip>, caf::reacts_to<messages::CopyState>,
+                     caf::reacts_to<messages::CopyWeights>, caf::reacts_to<messages::SendWeights>>;
+namespace messages {
+struct TrainerJoined {  // to the coordinator; the trainer's id is its place in the order of joining
+  TrainerActor trainer;
+};
+}  // namespace messages
+}  // namespace fastserve
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::TrainerJoined)
+namespace fastserve {
+
+/// Answers a WriteCheckpoint's sender with CheckpointWritten. Settle is answered when all that came
+/// before it has been written.
+using CheckpointWriterActor = caf::typed_actor<caf::reacts_to<messages::WriteCheckpoint>,
+                                               caf::replies_to<messages::Settle>::with<bool>>;
 using CoordinatorActor =
     caf::typed_actor<caf::reacts_to<messages::Begin>, caf::reacts_to<messages::WorkDone>,
                      caf::reacts_to<messages::WorkDropped>, caf::reacts_to<messages::TrainerFailed>,
                      caf::reacts_to<messages::Gathered>, caf::reacts_to<messages::ShardReady>,
                      caf::reacts_to<messages::ShardFailed>, caf::reacts_to<messages::StateCopied>,
+                     caf::reacts_to<messages::WeightsCopied>,
+                     caf::reacts_to<messages::TrainerJoined>,
                      caf::reacts_to<messages::CheckpointWritten>, caf::reacts_to<messages::Tick>>;
 
 }  // namespace fastserve

@@ -5,25 +5,43 @@ namespace fastserve {
 using namespace messages;
 
 ParameterServerActor::behavior_type parameter_server(ParameterServerActor::pointer self, ShardId id,
-                                                     std::shared_ptr<ParameterShard> shard,
+                                                     ParameterServerParts parts,
                                                      CoordinatorActor coordinator) {
+  const auto shard = parts.shard;
+  const auto ready = [=](StepId step) {
+    if (parts.publish) parts.publish({step.value + 1}, *shard, nullptr);
+    self->send(coordinator, ShardReady{id, step});
+  };
   return {
       [=](PushGradient& push) {
         const auto added = shard->add(push.step, push.subtree, std::move(push.sum));
-        if (!added.ok())
+        if (!added.ok() && !push.peer.empty())
+          parts.log.warning("node " + push.peer + ": " + added.error().message() + "; dropped");
+        else if (!added.ok())
           self->send(coordinator, ShardFailed{added.error()});
         else if (*added == ParameterShard::Added::kComplete)
           self->send(coordinator, Gathered{id, push.step, shard->squares()});
       },
       [=](const Apply& apply) {
+        parts.gate->enter_write({apply.order.step.value + 1});
         shard->apply(apply.order);
-        self->send(coordinator, ShardReady{id, apply.order.step});
+        parts.gate->leave_write();
+        ready(apply.order.step);
       },
       [=](const Skip& skip) {
         shard->skip(skip.step);
-        self->send(coordinator, ShardReady{id, skip.step});
+        ready(skip.step);
       },
       [=](const CopyState&) { self->send(coordinator, StateCopied{shard->snapshot()}); },
+      [=](const CopyWeights&) {
+        auto part = std::make_shared<ShardState>();
+        part->offset = shard->range().begin;
+        part->weights.assign(shard->weights().begin(), shard->weights().end());
+        self->send(coordinator, WeightsCopied{std::move(part)});
+      },
+      [=](const SendWeights& to) {
+        if (parts.publish) parts.publish(shard->step(), *shard, &to.peer);
+      },
   };
 }
 

@@ -1,16 +1,28 @@
-// The parameter-server actor: one shard of the weights.
+// The parameter-server actor: sums gradients for its range of the weights and updates them.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "actors/messages.h"
+#include "base/log.h"
+#include "train/weights_gate.h"
 
 namespace fastserve {
 
-/// Runs detached, since summing and updating take milliseconds. Tells the coordinator when it has
-/// the whole step's gradient, and again when the weights are updated.
+/// What a parameter server needs beside its shard.
+struct ParameterServerParts {
+  std::shared_ptr<ParameterShard> shard;
+  WeightsGate* gate = nullptr;  ///< outlives the actor
+  /// Where other nodes read these weights: called after each step and skip with the step that the
+  /// weights are at, and with one peer alone when it has joined. May be empty.
+  std::function<void(StepId at, const ParameterShard& shard, const std::string* only)> publish;
+  Log log;
+};
+
 ParameterServerActor::behavior_type parameter_server(ParameterServerActor::pointer self, ShardId id,
-                                                     std::shared_ptr<ParameterShard> shard,
+                                                     ParameterServerParts parts,
                                                      CoordinatorActor coordinator);
 
 }  // namespace fastserve

@@ -43,6 +43,7 @@ struct TrainingSystem::State {
   std::unique_ptr<Sampler> sampler;
   std::unique_ptr<EvaluationPlan> evaluation;
   std::unique_ptr<GradientPool> pool;
+  WeightsGate gate;
   std::shared_ptr<CheckpointDirectory> checkpoints;
   std::optional<Checkpoint> resumed;
   std::shared_ptr<Completion> completion = std::make_shared<Completion>();
@@ -190,7 +191,10 @@ std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const
   setup.clock = &clock();
   setup.cancel = config.cancel;
   driven->job = std::make_unique<TrainingJob>(std::move(setup), state);
-  driven->backend = backend.get();
+  driven->weights = [this] {
+    const auto masters = backend->masters();
+    return std::vector<float>(masters.begin(), masters.end());
+  };
   if (resumed && !resumed->best.empty())
     driven->best = std::make_shared<const std::vector<float>>(std::move(resumed->best));
   driven->progress = config.progress;
@@ -214,7 +218,7 @@ Status TrainingSystem::State::start_actors() {
   for (int i = 0; i < plan.trainers; i++) {
     FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
     workers.push_back(std::make_shared<GradientWorker>(std::move(source), *sampler,
-                                                       evaluation.get(), *pool, cancelled));
+                                                       evaluation.get(), *pool, cancelled, &gate));
   }
   const JobState state = resumed ? resumed->header.state : JobState{};
   const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
@@ -234,14 +238,14 @@ Status TrainingSystem::State::start_actors() {
     actors.emplace(actor_config);
     coordinator_handle = actors->spawn<caf::detached>(coordinator, driven);
     for (uint32_t i = 0; i < parts.size(); i++)
-      shards.push_back(
-          actors->spawn<caf::detached>(parameter_server, ShardId{i}, parts[i], coordinator_handle));
+      shards.push_back(actors->spawn<caf::detached>(
+          parameter_server, ShardId{i}, ParameterServerParts{parts[i], &gate, {}, config.log},
+          coordinator_handle));
     for (uint32_t i = 0; i < workers.size(); i++)
       trainers.push_back(actors->spawn<caf::detached>(trainer, TrainerId{i}, workers[i],
                                                       coordinator_handle, shards));
     if (checkpoints != nullptr)
-      writer = actors->spawn<caf::detached>(checkpoint_writer, checkpoints, std::move(header),
-                                            coordinator_handle);
+      writer = actors->spawn<caf::detached>(checkpoint_writer, checkpoints, std::move(header));
   } catch (const std::exception& error) {
     return Error{ErrorCode::kResourceExhausted,
                  std::string("the actors cannot be started: ") + error.what(), "",

@@ -42,6 +42,8 @@ class TrainWeights {
     int row, rows;
   };
   static constexpr int kRows = 64;
+  /// The tiles of a model, wherever its weights are.
+  static std::vector<Tile> tiles_of(const ModelConfig& config, const ParameterLayout& layout);
   const std::vector<Tile>& tiles() const { return tiles_; }
   /// Repacks one tile from the masters. Safe from several threads on different tiles.
   void refresh(const Tile& tile, const TrainOps& ops);

@@ -10,15 +10,24 @@
 
 namespace fastserve {
 
-/// The flat gradient of some microbatches. Whoever holds the last handle gives it back.
+/// The flat gradient of some microbatches, or a run of it. Whoever holds the last handle gives it
+/// back.
 class GradientBuffer {
  public:
-  explicit GradientBuffer(std::unique_ptr<DeviceBuffer> memory) : memory_(std::move(memory)) {}
+  /// `first`: the element of the flat gradient that lies at the front.
+  explicit GradientBuffer(std::unique_ptr<DeviceBuffer> memory, size_t first = 0)
+      : memory_(std::move(memory)), first_(first) {}
   float* data() const { return static_cast<float*>(memory_->data()); }
   size_t elements() const { return memory_->bytes() / sizeof(float); }
+  /// Where element `offset` of the flat gradient lies.
+  float* at(size_t offset) const { return data() + (offset - first_); }
+  bool covers(size_t begin, size_t end) const {
+    return first_ <= begin && end <= first_ + elements();
+  }
 
  private:
   std::unique_ptr<DeviceBuffer> memory_;
+  size_t first_;
 };
 using GradientHandle = std::shared_ptr<GradientBuffer>;
 
@@ -29,7 +38,9 @@ using GradientHandle = std::shared_ptr<GradientBuffer>;
 class GradientPool {
  public:
   using Allocate = std::function<Result<std::unique_ptr<DeviceBuffer>>()>;
-  explicit GradientPool(Allocate allocate) : state_(std::make_shared<State>(std::move(allocate))) {}
+  /// `first`: as GradientBuffer's.
+  explicit GradientPool(Allocate allocate, size_t first = 0)
+      : state_(std::make_shared<State>(std::move(allocate), first)) {}
 
   /// A buffer with unspecified contents. kResourceExhausted when memory is out.
   Result<GradientHandle> take();
@@ -38,8 +49,9 @@ class GradientPool {
 
  private:
   struct State {
-    explicit State(Allocate a) : allocate(std::move(a)) {}
+    State(Allocate a, size_t f) : allocate(std::move(a)), first(f) {}
     Allocate allocate;
+    const size_t first;
     std::mutex mutex;
     std::vector<std::unique_ptr<GradientBuffer>> idle;
     size_t made = 0;

@@ -28,7 +28,7 @@ GradientTree::Added GradientTree::add(Subtree subtree, GradientHandle sum) {
 const float* GradientTree::sum(Subtree node, size_t from, size_t n, float* into, size_t depth,
                                const TrainOps& ops) {
   const auto part = parts_.find(node.first);
-  if (part != parts_.end() && part->second.first == node) return part->second.second->data() + from;
+  if (part != parts_.end() && part->second.first == node) return part->second.second->at(from);
   const auto [left, right] = StepLayout::children(node);
   const float* a = sum(left, from, n, into, depth, ops);
   const float* b = sum(right, from, n, scratch_.data() + depth * kBlock, depth + 1, ops);
@@ -38,11 +38,11 @@ const float* GradientTree::sum(Subtree node, size_t from, size_t n, float* into,
 
 const float* GradientTree::join(size_t from, size_t n, const TrainOps& ops) {
   FS_CHECK(complete());
-  float* whole = parts_.begin()->second.second->data();
+  const GradientHandle& whole = parts_.begin()->second.second;
   if (parts_.size() > 1)
     for (size_t at = from; at < from + n; at += kBlock)
-      sum(layout_.root(), at, std::min(kBlock, from + n - at), whole + at, 0, ops);
-  return whole + from;
+      sum(layout_.root(), at, std::min(kBlock, from + n - at), whole->at(at), 0, ops);
+  return whole->at(from);
 }
 
 void GradientTree::release_parts() {

@@ -36,6 +36,8 @@ class GradientTree {
 
   /// Lets go of every buffer but the one that holds the sum.
   void release_parts();
+  /// The buffer that holds the sum. Requires complete().
+  const GradientHandle& whole() const { return parts_.begin()->second.second; }
   /// Starts over.
   void clear();
 

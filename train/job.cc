@@ -41,11 +41,14 @@ bool TrainingJob::last_step_done() const {
   return state_.steps_done >= setup_.spec.steps || state_.early.should_stop(setup_.spec.patience);
 }
 
-Actions TrainingJob::trainer_joined(TrainerId trainer) {
+Actions TrainingJob::trainers_joined(std::span<const TrainerId> trainers) {
   Actions out;
   if (phase_ == Phase::kDone) return out;
-  trainers_.insert(trainer);
-  ledger_.join(trainer);
+  for (const TrainerId trainer : trainers) {
+    trainers_.insert(trainer);
+    ledger_.join(trainer);
+    ranges_.join(trainer);
+  }
   if (phase_ == Phase::kIdle)
     at_boundary(out);
   else
@@ -59,6 +62,7 @@ Actions TrainingJob::trainer_lost(TrainerId trainer, const Error& why) {
   const bool gathering =
       phase_ == Phase::kComputing && answered_.size() != static_cast<size_t>(setup_.shards);
   ledger_.lose(trainer, gathering);
+  ranges_.lose(trainer);
   if (trainers_.empty()) {
     finish(why, out);
     return out;
@@ -78,7 +82,7 @@ void TrainingJob::at_boundary(Actions& out) {
   const bool evaluation_due = setup_.evaluation_chunks > 0 && state_.evaluated_at != done &&
                               done > 0 && (last_step_done() || due(setup_.spec.evaluate_every));
   if (!cancelled() && evaluation_due) {
-    begin_round(Phase::kEvaluating, setup_.evaluation_chunks, out);
+    begin_round(Phase::kEvaluating, StepLedger(setup_.evaluation_chunks), out);
     return;
   }
   const bool wanted = ending || due(setup_.spec.checkpoint_every);
@@ -98,16 +102,26 @@ void TrainingJob::at_boundary(Actions& out) {
   }
   if (trainers_.empty()) return;
   step_started_ = setup_.clock->now();
-  begin_round(Phase::kComputing, static_cast<uint32_t>(units_.size()), out);
+  begin_step(out);
 }
 
-void TrainingJob::begin_round(Phase phase, uint32_t units, Actions& out) {
+void TrainingJob::begin_step(Actions& out) {
+  StepLedger ledger(static_cast<uint32_t>(units_.size()));
+  if (setup_.ranges) {
+    std::vector<TrainerId> owners;
+    units_ = ranges_.cut(layout_, step_started_, owners);
+    ledger = StepLedger(std::move(owners));
+  }
+  begin_round(Phase::kComputing, std::move(ledger), out);
+}
+
+void TrainingJob::begin_round(Phase phase, StepLedger ledger, Actions& out) {
   phase_ = phase;
   round_++;
   repeated_ += ledger_.repeated();
-  ledger_ = StepLedger(units);
+  ledger_ = std::move(ledger);
   for (const TrainerId trainer : trainers_) ledger_.join(trainer);
-  losses_.assign(phase == Phase::kComputing ? layout_.microbatches() : units, 0);
+  losses_.assign(phase == Phase::kComputing ? layout_.microbatches() : setup_.evaluation_chunks, 0);
   answered_.clear();
   hand_out(out);
 }
@@ -124,6 +138,7 @@ void TrainingJob::hand_out(Actions& out) {
     item.unit = given.unit;
     item.step = {static_cast<uint64_t>(state_.steps_done)};
     item.subtree = gradient ? units_[given.unit] : Subtree{given.unit, 1};
+    item.whole = item.subtree;
     item.scale = static_cast<float>(loss_scale / static_cast<double>(setup_.plan.tokens_per_step));
     item.claim = std::move(given.claim);
     out.push_back(GiveWork{given.trainer, std::move(item)});
@@ -136,10 +151,14 @@ Actions TrainingJob::work_done(TrainerId trainer, uint64_t round, uint32_t unit,
   if (round != round_ || (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating)) return out;
   if (!trainers_.contains(trainer)) return out;  // lost since; its gradients may be lost as well
   const bool gradient = phase_ == Phase::kComputing;
+  const size_t units = gradient ? units_.size() : setup_.evaluation_chunks;
+  if (unit >= units || losses.size() != (gradient ? units_[unit].count : 1))
+    return trainer_lost(trainer,
+                        {ErrorCode::kCorrupt, "answered for work that nobody has", "", ""});
   const Subtree subtree = gradient ? units_[unit] : Subtree{unit, 1};
-  FS_CHECK(losses.size() == subtree.count);
   if (ledger_.complete(trainer, unit))
     std::copy(losses.begin(), losses.end(), losses_.begin() + subtree.first);
+  if (gradient) ranges_.completed(trainer, subtree.count, setup_.clock->now());
   if (!ledger_.done())
     hand_out(out);
   else if (gradient)
@@ -158,6 +177,9 @@ Actions TrainingJob::shard_gathered(ShardId shard, StepId step, std::vector<doub
   close_step_if_whole(out);
   return out;
 }
+
+double TrainingJob::share(TrainerId trainer) const { return ranges_.share(trainer); }
+double TrainingJob::rate(TrainerId trainer) const { return ranges_.rate(trainer); }
 
 Error TrainingJob::not_finite(const char* what) const {
   const double rate = learning_rate_at(setup_.spec, state_.steps_done);

@@ -16,6 +16,7 @@
 #include "train/progress.h"
 #include "train/spec.h"
 #include "train/step_ledger.h"
+#include "train/step_ranges.h"
 
 namespace fastserve {
 
@@ -41,6 +42,7 @@ struct WorkItem {
   uint32_t unit = 0;   ///< index in the round
   StepId step;
   Subtree subtree;  ///< microbatches of the step, or the one chunk of the evaluation
+  Subtree whole;    ///< of which this is a piece, when a node has cut it up; else the same
   float scale = 1;  ///< of the gradient
   Claim claim;
 };
@@ -91,12 +93,16 @@ class TrainingJob {
     uint32_t evaluation_chunks = 0;  ///< 0: no validation split
     int64_t evaluation_counted = 0;
     bool checkpoints = false;
+    /// Each trainer gets one run of the step's microbatches, as long as it is fast, and pushes few
+    /// large sums: for trainers that share no memory. Changes no bits.
+    bool ranges = false;
     const Clock* clock = nullptr;
     const CancelFlag* cancel = nullptr;  ///< may be null
   };
   TrainingJob(Setup setup, const JobState& state);
 
-  Actions trainer_joined(TrainerId trainer);
+  Actions trainer_joined(TrainerId trainer) { return trainers_joined({&trainer, 1}); }
+  Actions trainers_joined(std::span<const TrainerId> trainers);
   /// Its work goes to others. The last one's loss ends the job with `why`.
   Actions trainer_lost(TrainerId trainer, const Error& why);
   /// `losses`: summed loss of each microbatch (or of the chunk) of the unit.
@@ -113,6 +119,10 @@ class TrainingJob {
   Actions tick();
 
   const JobState& state() const { return state_; }
+  /// Microbatches of the current step that a trainer was given, and how many it does in a second:
+  /// 0 while unknown. With `ranges` alone.
+  double share(TrainerId trainer) const;
+  double rate(TrainerId trainer) const;
   /// What is known of the outcome; the shell adds weights and memory.
   TrainOutcome outcome() const;
 
@@ -122,7 +132,8 @@ class TrainingJob {
   bool cancelled() const { return setup_.cancel != nullptr && setup_.cancel->raised(); }
   bool last_step_done() const;
   void at_boundary(Actions& out);
-  void begin_round(Phase phase, uint32_t units, Actions& out);
+  void begin_step(Actions& out);
+  void begin_round(Phase phase, StepLedger ledger, Actions& out);
   void hand_out(Actions& out);
   void close_step_if_whole(Actions& out);
   void close_step(double squares, Actions& out);
@@ -137,6 +148,7 @@ class TrainingJob {
   std::vector<Subtree> units_;  // of a step
   Phase phase_ = Phase::kIdle;
   std::set<TrainerId> trainers_;
+  StepRanges ranges_;
   StepLedger ledger_;
   uint64_t round_ = 0;
   std::vector<double> losses_;                // of the round: per microbatch or chunk

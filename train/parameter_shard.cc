@@ -8,8 +8,8 @@
 
 namespace fastserve {
 
-std::vector<ParameterShard::Range> ParameterShard::ranges(TrainBackend& backend, int shards) {
-  const auto& tiles = backend.tiles();
+std::vector<ParameterShard::Range> ParameterShard::ranges(const std::vector<ParameterTile>& tiles,
+                                                          size_t elements, int shards) {
   FS_CHECK(shards >= 1 && !tiles.empty());
   size_t total = 0;
   for (const ParameterTile& tile : tiles) total += tile.size;
@@ -20,8 +20,7 @@ std::vector<ParameterShard::Range> ParameterShard::ranges(TrainBackend& backend,
     const bool last = i + 1 == tiles.size();
     if (!last && done * static_cast<size_t>(shards) < total * (ranges.size() + 1)) continue;
     const size_t begin = ranges.empty() ? 0 : ranges.back().end;
-    ranges.push_back(
-        {first, i + 1 - first, begin, last ? backend.elements() : tiles[i + 1].offset});
+    ranges.push_back({first, i + 1 - first, begin, last ? elements : tiles[i + 1].offset});
     first = i + 1;
   }
   return ranges;
@@ -56,7 +55,7 @@ Result<ParameterShard::Added> ParameterShard::add(StepId step, Subtree subtree,
         ErrorCode::kInvalidArgument,
         fmt::format("a gradient came before its step began; step {} is current", step_.value),
         where, ""};
-  if (!layout_.is_node(subtree) || sum->elements() < backend_.elements())
+  if (!layout_.is_node(subtree) || !sum->covers(range_.begin, range_.end))
     return Error{ErrorCode::kInvalidArgument, "a gradient is no part of the step", where, ""};
   if (tree_.add(subtree, std::move(sum)) == GradientTree::Added::kRepeated) {
     dropped_++;
@@ -112,7 +111,7 @@ void ParameterShard::next_step() {
 
 std::shared_ptr<const ShardState> ParameterShard::snapshot() const {
   auto state = std::make_shared<ShardState>();
-  const auto masters = backend_.masters().subspan(range_.begin, range_.end - range_.begin);
+  const auto masters = weights();
   state->offset = range_.begin;
   state->weights.assign(masters.begin(), masters.end());
   state->m = m_;
@@ -122,10 +121,14 @@ std::shared_ptr<const ShardState> ParameterShard::snapshot() const {
 
 void ParameterShard::restore(std::span<const float> m, std::span<const float> v) {
   FS_CHECK(m.size() == backend_.elements() && v.size() == m.size());
-  std::copy(m.begin() + static_cast<ptrdiff_t>(range_.begin),
-            m.begin() + static_cast<ptrdiff_t>(range_.end), m_.begin());
-  std::copy(v.begin() + static_cast<ptrdiff_t>(range_.begin),
-            v.begin() + static_cast<ptrdiff_t>(range_.end), v_.begin());
+  const size_t n = range_.end - range_.begin;
+  restore_range(m.subspan(range_.begin, n), v.subspan(range_.begin, n));
+}
+
+void ParameterShard::restore_range(std::span<const float> m, std::span<const float> v) {
+  FS_CHECK(m.size() == m_.size() && v.size() == v_.size());
+  std::copy(m.begin(), m.end(), m_.begin());
+  std::copy(v.begin(), v.end(), v_.begin());
 }
 
 }  // namespace fastserve

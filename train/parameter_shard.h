@@ -41,7 +41,11 @@ class ParameterShard {
     size_t begin, end;         ///< elements; the ranges of all shards join without gaps
   };
   /// Cuts the tiles into at most `shards` runs of about equal size.
-  static std::vector<Range> ranges(TrainBackend& backend, int shards);
+  static std::vector<Range> ranges(TrainBackend& backend, int shards) {
+    return ranges(backend.tiles(), backend.elements(), shards);
+  }
+  static std::vector<Range> ranges(const std::vector<ParameterTile>& tiles, size_t elements,
+                                   int shards);
 
   /// `backend` must outlive this.
   ParameterShard(TrainBackend& backend, Range range, const TrainSpec& spec, StepLayout layout,
@@ -58,12 +62,19 @@ class ParameterShard {
   void skip(StepId step);
 
   StepId step() const { return step_; }
+  const Range& range() const { return range_; }
   int64_t dropped() const { return dropped_; }
   size_t bytes() const { return (m_.size() + v_.size()) * sizeof(float); }
 
   std::shared_ptr<const ShardState> snapshot() const;
+  /// The weights of its range, as they are.
+  std::span<const float> weights() const {
+    return backend_.masters().subspan(range_.begin, range_.end - range_.begin);
+  }
   /// Takes this range's part of m and v, each of all elements.
   void restore(std::span<const float> m, std::span<const float> v);
+  /// The same from the range's own parts.
+  void restore_range(std::span<const float> m, std::span<const float> v);
 
  private:
   void next_step();

@@ -10,6 +10,11 @@ StepLedger::StepLedger(uint32_t units) : units_(units), left_(units) {
   for (uint32_t i = 0; i < units; i++) open_.push_back(i);
 }
 
+StepLedger::StepLedger(std::vector<TrainerId> owners)
+    : StepLedger(static_cast<uint32_t>(owners.size())) {
+  owners_ = std::move(owners);
+}
+
 void StepLedger::join(TrainerId trainer) { queues_.try_emplace(trainer); }
 
 void StepLedger::lose(TrainerId trainer, bool results_too) {
@@ -66,18 +71,28 @@ bool StepLedger::steal_for(TrainerId trainer, Nanoseconds now, std::vector<Hando
   return false;
 }
 
+std::optional<uint32_t> StepLedger::take_open(TrainerId trainer) {
+  const auto allowed = [&](uint32_t unit) {
+    // What was given out once, and is open again, is anybody's.
+    return owners_.empty() || owners_[unit] == trainer || units_[unit].reopened ||
+           !queues_.contains(owners_[unit]);
+  };
+  const auto it = std::find_if(open_.begin(), open_.end(), allowed);
+  if (it == open_.end()) return std::nullopt;
+  const uint32_t unit = *it;
+  open_.erase(it);
+  return unit;
+}
+
 std::vector<Handout> StepLedger::hand_out(Nanoseconds now) {
   std::vector<Handout> out;
   for (size_t depth = 0; depth < 2; depth++)
     for (auto& [trainer, queue] : queues_) {
       if (queue.size() != depth) continue;
-      if (!open_.empty()) {
-        const uint32_t unit = open_.front();
-        open_.pop_front();
-        out.push_back(give(trainer, unit, now));
-      } else if (depth == 0) {
+      if (const auto unit = take_open(trainer))
+        out.push_back(give(trainer, *unit, now));
+      else if (depth == 0 && owners_.empty())
         steal_for(trainer, now, out);
-      }
     }
   return out;
 }
@@ -89,7 +104,11 @@ void StepLedger::reopen_overdue(Nanoseconds now, Nanoseconds limit) {
   for (uint32_t i = 0; i < units_.size(); i++) {
     if (units_[i].state != Unit::kOut || now - units_[i].since < limit) continue;
     units_[i].state = Unit::kOpen;  // the straggler keeps its copy; the first result counts
+    units_[i].reopened = true;
     open_.push_back(i);
+    if (owners_.empty()) continue;
+    for (uint32_t other = 0; other < units_.size(); other++)  // nor will it come to the others soon
+      if (owners_[other] == owners_[i]) units_[other].reopened = true;
   }
 }
 

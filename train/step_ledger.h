@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/clock.h"
@@ -26,13 +27,17 @@ struct Handout {
 /// Shares out the units 0..n-1 of one round (a step, or an evaluation).
 ///
 /// Every trainer has one unit at work and one queued, so that no round trip idles it. One that runs
-/// dry is given what another has queued: whoever begins first claims it. The unit of a lost or a
-/// straggling trainer is given out anew; the first result counts.
+/// dry is given what another has queued: whoever begins first claims it. With `owners` each unit
+/// waits for its own trainer instead, and nothing is taken from a queue: the trainers share no
+/// memory in which to claim. The unit of a lost or a straggling trainer is given out anew to
+/// anybody; the first result counts.
 /// Threads:  not thread-safe.
 /// Promises: complete() says true exactly once per unit, and once more if the unit was lost since.
 class StepLedger {
  public:
   explicit StepLedger(uint32_t units = 0);
+  /// Unit i belongs to owners[i].
+  explicit StepLedger(std::vector<TrainerId> owners);
 
   void join(TrainerId trainer);
   /// Its unfinished units are open again. So are those it finished, if `results_too`: what it sent
@@ -53,14 +58,18 @@ class StepLedger {
  private:
   struct Unit {
     enum { kOpen, kOut, kDone } state = kOpen;
+    bool reopened = false;
     Claim claim;
     Nanoseconds since{0};
     TrainerId by;  // whose result counted
   };
+  /// The first open unit that the trainer may have; nothing when there is none.
+  std::optional<uint32_t> take_open(TrainerId trainer);
   Handout give(TrainerId trainer, uint32_t unit, Nanoseconds now);
   bool steal_for(TrainerId trainer, Nanoseconds now, std::vector<Handout>& out);
 
   std::vector<Unit> units_;
+  std::vector<TrainerId> owners_;  // empty: everybody's
   std::deque<uint32_t> open_;
   std::map<TrainerId, std::deque<uint32_t>> queues_;  // in the order given; the first is at work
   uint32_t left_;

@@ -146,7 +146,7 @@ Result<TokenFile> read_token_file(const Path& path) {
   return file;
 }
 
-Status write_token_file(const Path& path, const TokenFile& file) {
+std::string encode_token_file(const TokenFile& file) {
   const bool wide = file.tokens.largest() > UINT16_MAX;
   std::string out(kMagic, kMagicBytes);
   out.reserve(kHeaderBytes + file.tokens.size() * (wide ? 4 : 2));
@@ -161,7 +161,11 @@ Status write_token_file(const Path& path, const TokenFile& file) {
     else
       store(out, static_cast<uint16_t>(file.tokens[i]));
   }
-  return write_file_atomically(path, out);
+  return out;
+}
+
+Status write_token_file(const Path& path, const TokenFile& file) {
+  return write_file_atomically(path, encode_token_file(file));
 }
 
 }  // namespace fastserve

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/file.h"
@@ -46,6 +47,8 @@ struct TokenFile {
 
 /// kCorrupt when the header contradicts the size or an id the vocabulary.
 Result<TokenFile> read_token_file(const Path& path);
+/// The bytes of an FSTOK1 file.
+std::string encode_token_file(const TokenFile& file);
 /// Writes FSTOK1, whole or not at all.
 Status write_token_file(const Path& path, const TokenFile& file);
 

@@ -49,26 +49,34 @@ int64_t Microbatch::counted() const {
   return std::count_if(targets.begin(), targets.end(), [](int32_t t) { return t >= 0; });
 }
 
+std::vector<TrainWeights::Tile> TrainWeights::tiles_of(const ModelConfig& config,
+                                                       const ParameterLayout& layout) {
+  std::vector<Tile> tiles;
+  int matrices = 0;
+  for (const auto& [block, matrix] : trained_blocks(config, layout)) {
+    const int index = matrix ? matrices++ : -1;
+    const bool decay = decays(layout, block.offset);
+    for (int row = 0; row < block.rows; row += kRows) {
+      const int rows = std::min(kRows, block.rows - row);
+      const size_t cols = static_cast<size_t>(block.cols);
+      tiles.push_back({block.offset + static_cast<size_t>(row) * cols,
+                       static_cast<size_t>(rows) * cols, decay, index, row, rows});
+    }
+  }
+  return tiles;
+}
+
 Result<std::unique_ptr<TrainWeights>> TrainWeights::create(Device& device, TrainOps& ops,
                                                            const ModelConfig& config,
                                                            const ParameterLayout& layout) {
   std::unique_ptr<TrainWeights> weights(new TrainWeights);
   FS_ASSIGN(weights->memory_, device.allocate(layout.elements() * sizeof(float)));
   weights->masters_ = {static_cast<float*>(weights->memory_->data()), layout.elements()};
+  weights->tiles_ = tiles_of(config, layout);
   for (const auto& [block, matrix] : trained_blocks(config, layout)) {
-    int index = -1;
-    if (matrix) {
-      index = static_cast<int>(weights->matrices_.size());
-      weights->matrices_.push_back(ops.make_matrix(block.rows, block.cols));
-      weights->matrix_offsets_.push_back(block.offset);
-    }
-    const bool decay = decays(layout, block.offset);
-    for (int row = 0; row < block.rows; row += kRows) {
-      const int rows = std::min(kRows, block.rows - row);
-      const size_t cols = static_cast<size_t>(block.cols);
-      weights->tiles_.push_back({block.offset + static_cast<size_t>(row) * cols,
-                                 static_cast<size_t>(rows) * cols, decay, index, row, rows});
-    }
+    if (!matrix) continue;
+    weights->matrices_.push_back(ops.make_matrix(block.rows, block.cols));
+    weights->matrix_offsets_.push_back(block.offset);
   }
   return weights;
 }

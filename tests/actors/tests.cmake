@@ -8,3 +8,11 @@ fastserve_test(training_bits SOURCES ${CMAKE_CURRENT_LIST_DIR}/same_bits_test.cc
 foreach(test training_system_test training_bits_test)
   target_include_directories(${test} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/.. ${CMAKE_CURRENT_LIST_DIR})
 endforeach()
+fastserve_test(remoting SOURCES ${CMAKE_CURRENT_LIST_DIR}/remoting_test.cc
+  ${CMAKE_CURRENT_LIST_DIR}/remoting_child.cc USES actors net LIBRARIES ${CAF_IO_LIBRARY} ${CAF_CORE_LIBRARY}
+  LABELS sanitized threaded)
+fastserve_order_caf(remoting_test)
+fastserve_test(cluster_training SOURCES ${CMAKE_CURRENT_LIST_DIR}/cluster_test.cc
+  USES actors cpu_reference LABELS sanitized threaded)
+target_include_directories(cluster_training_test PRIVATE ${CMAKE_CURRENT_LIST_DIR}/.. ${CMAKE_CURRENT_LIST_DIR})
+fastserve_order_caf(cluster_training_test)

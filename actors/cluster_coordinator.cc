@@ -1,0 +1,146 @@
+#include "actors/cluster_coordinator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "actors/cluster_run.h"
+#include "actors/node_table.h"
+#include "actors/remoting.h"
+#include "actors/ticket.h"
+
+namespace fastserve {
+
+using namespace wire_messages;
+
+namespace {
+
+/// Answers nodes that come, and hears of those that go.
+RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_ptr<NodeTable> table,
+                                      uint64_t epoch, Log log) {
+  self->set_down_handler([=](const caf::down_msg& message) {
+    if (const auto name = table->down(message.source))
+      log.warning(fmt::format("node {} is gone", *name));
+  });
+  return {
+      [=](const NodeHello& hello, const NodeActor& node) {
+        const Status status = table->hello(hello, node);
+        if (!status.ok()) {
+          log.warning(status.error().message());
+          return Welcome{to_fault(status.error()), epoch};
+        }
+        self->monitor(node);
+        log.info(fmt::format("node {} has come: {} lanes, {}", hello.place.node, hello.lanes,
+                             hello.device));
+        return Welcome{{}, epoch};
+      },
+      [=](const NodeTick& tick) { table->tick(tick); },
+  };
+}
+
+}  // namespace
+
+struct ClusterCoordinator::State {
+  explicit State(Config given)
+      : config(std::move(given)), nodes(std::make_shared<NodeTable>(*config.clock)) {}
+  ~State() {
+    closing.raise();
+    std::unique_lock lock(mutex);
+    idle.wait(lock, [&] { return running == 0; });
+    lock.unlock();
+    if (front) caf::anon_send_exit(front, caf::exit_reason::kill);
+    front = nullptr;
+    remoting = nullptr;
+    hub = nullptr;
+    nodes = nullptr;
+    actors.reset();
+  }
+
+  Config config;
+  CancelFlag closing;
+  std::mutex mutex;
+  std::condition_variable idle;
+  int running = 0;  // jobs
+  std::atomic<uint32_t> incarnations{0};
+  std::shared_ptr<NodeTable> nodes;
+  std::unique_ptr<LaneHub> hub;
+  caf::actor_system_config actor_config;
+  std::optional<caf::actor_system> actors;
+  std::unique_ptr<Remoting> remoting;
+  RegistryActor front;
+};
+
+ClusterCoordinator::ClusterCoordinator(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ClusterCoordinator::~ClusterCoordinator() = default;
+
+Result<std::unique_ptr<ClusterCoordinator>> ClusterCoordinator::start(Config config) {
+  auto state = std::make_unique<State>(std::move(config));
+  state->hub = std::make_unique<LaneHub>();
+  try {
+    add_message_types(state->actor_config);
+    Remoting::configure(state->actor_config);
+    state->actor_config.set("scheduler.max-threads", size_t{2});
+    state->actors.emplace(state->actor_config);
+    state->remoting = std::make_unique<Remoting>(*state->actors);
+    state->front =
+        state->actors->spawn(registry, state->nodes, state->config.epoch, state->config.log);
+  } catch (const std::exception& error) {
+    return Error{ErrorCode::kResourceExhausted,
+                 std::string("the actors cannot be started: ") + error.what(), "", ""};
+  }
+  caf::logger::set_current_actor_system(nullptr);
+  FS_TRY(state->remoting->publish(state->front));
+  return std::unique_ptr<ClusterCoordinator>(new ClusterCoordinator(std::move(state)));
+}
+
+void ClusterCoordinator::control_connected(TlsConnection connection) {
+  const std::string node = connection.claim->node;
+  const Log& log = state_->config.log;
+  const Status sent = send_ticket(*connection.stream, state_->nodes->issue_ticket(node));
+  if (!sent.ok()) return log.warning(fmt::format("node {}: {}", node, sent.error().message()));
+  const Status adopted =
+      state_->remoting->adopt(std::move(connection.stream), [log, node](const Error& why) {
+        log.debug(fmt::format("node {}: {}", node, why.message()));
+      });
+  if (!adopted.ok()) log.warning(fmt::format("node {}: {}", node, adopted.error().message()));
+}
+
+void ClusterCoordinator::bulk_connected(TlsConnection connection) {
+  const std::string node = connection.claim->node;
+  const Status adopted = state_->hub->adopt(node, std::move(connection.stream));
+  if (!adopted.ok())
+    state_->config.log.warning(fmt::format("node {}: {}", node, adopted.error().message()));
+}
+
+std::vector<NodeStatus> ClusterCoordinator::nodes() const { return state_->nodes->all(); }
+
+void ClusterCoordinator::set_draining(const std::string& node, bool draining) {
+  state_->nodes->set_draining(node, draining);
+}
+
+void ClusterCoordinator::forget(const std::string& node) {
+  if (const NodeActor actor = state_->nodes->forget(node))
+    caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
+}
+
+Result<TrainOutcome> ClusterCoordinator::train(TrainingSystem::Config config, const std::string& id,
+                                               const std::function<void(const ClusterRun&)>& run) {
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->running++;
+  }
+  TrainingRun job(
+      {&*state_->actors, state_->hub.get(), state_->nodes, &state_->closing, state_->config.clock,
+       state_->config.log,
+       [state = state_.get()] { return state->config.epoch << 32 | ++state->incarnations; }},
+      std::move(config), id, run);
+  auto outcome = job.run();
+  std::lock_guard lock(state_->mutex);
+  state_->running--;
+  state_->idle.notify_all();
+  return outcome;
+}
+
+}  // namespace fastserve

@@ -1,0 +1,59 @@
+// A cluster's coordinator: knows its nodes, and runs training jobs over them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "actors/training_system.h"
+#include "cluster/control.h"
+#include "net/tls.h"
+
+namespace fastserve {
+
+/// How a job stands, beside what TrainProgress says.
+struct ClusterRun {
+  uint64_t incarnation = 0;
+  int64_t replayed_steps = 0;
+  std::string waiting_for;  ///< empty: it runs
+};
+
+/// Owns:     an actor system that opens no port; lanes and actors for each node.
+/// Threads:  any.
+/// Promises: a job's weights have the bits that it would have had in one process of the same
+///           numerics id, whatever is lost meanwhile.
+class ClusterCoordinator {
+ public:
+  struct Config {
+    uint64_t epoch = 1;  ///< higher than any coordinator's before
+    const Clock* clock = nullptr;
+    Log log;
+  };
+  static Result<std::unique_ptr<ClusterCoordinator>> start(Config config);
+  /// Ends jobs at once, without a checkpoint.
+  ~ClusterCoordinator();
+
+  /// A node's connections, whose claim has been proven. They return soon.
+  void control_connected(TlsConnection connection);
+  void bulk_connected(TlsConnection connection);
+
+  std::vector<NodeStatus> nodes() const;
+  void set_draining(const std::string& node, bool draining);
+  /// Cuts the node off; the rest is the membership's.
+  void forget(const std::string& node);
+
+  /// Runs a job over the nodes that there are, and those that come, until it ends; as
+  /// TrainingSystem's start() and wait() do. `id` names it; `run` is called with each change.
+  /// Waits while there are no nodes. Of the config, placement, device and resumption settings are
+  /// not used: a job goes on from its newest checkpoint, if it has one.
+  Result<TrainOutcome> train(TrainingSystem::Config config, const std::string& id,
+                             const std::function<void(const ClusterRun&)>& run);
+
+ private:
+  struct State;
+  explicit ClusterCoordinator(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fastserve

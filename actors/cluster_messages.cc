@@ -1,0 +1,29 @@
+#include "actors/cluster_messages.h"
+
+namespace fastserve::wire_messages {
+
+void add_message_types(caf::actor_system_config& config) {
+  config.add_message_type<NodeHello>("fs_hello")
+      .add_message_type<NodeTick>("fs_tick")
+      .add_message_type<Welcome>("fs_welcome")
+      .add_message_type<PartOrder>("fs_part")
+      .add_message_type<PartOpened>("fs_opened")
+      .add_message_type<PartReady>("fs_ready")
+      .add_message_type<PartFailed>("fs_failed")
+      .add_message_type<PeerLost>("fs_peer_lost")
+      .add_message_type<GiveUnit>("fs_give")
+      .add_message_type<UnitDone>("fs_unit_done")
+      .add_message_type<ApplyShard>("fs_apply")
+      .add_message_type<SkipShard>("fs_skip")
+      .add_message_type<ShardGathered>("fs_gathered")
+      .add_message_type<ShardApplied>("fs_applied")
+      .add_message_type<CopyShard>("fs_copy")
+      .add_message_type<AddPeer>("fs_add_peer")
+      .add_message_type<DropPeer>("fs_drop_peer")
+      .add_message_type<EndPart>("fs_end_part")
+      .add_message_type<NodeActor>("fs_node_actor")
+      .add_message_type<PartActor>("fs_part_actor")
+      .add_message_type<ConductorActor>("fs_conductor_actor");
+}
+
+}  // namespace fastserve::wire_messages

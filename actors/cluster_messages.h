@@ -1,0 +1,211 @@
+// What a coordinator and its nodes say to each other between processes. For actors/*.cc only.
+//
+// Every message is small; tensors go beside it (net/lane_hub.h). Floats travel as their bits, since
+// CAF 0.17 changes some of them.
+#pragma once
+
+#include <bit>
+#include <caf/all.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "train/parameter_shard.h"
+
+namespace fastserve::wire_messages {
+
+/// Raised with every change that an older process would not understand.
+inline constexpr uint32_t kProtocol = 1;
+
+/// An Error; code 0xff: none.
+struct Fault {
+  uint8_t code = 0xff;
+  std::string what, where, hint;
+  bool ok() const { return code == 0xff; }
+};
+inline Fault to_fault(const Error& error) {
+  return {static_cast<uint8_t>(error.code), error.what, error.where, error.hint};
+}
+inline Error to_error(const Fault& fault) {
+  return {static_cast<ErrorCode>(fault.code), fault.what, fault.where, fault.hint};
+}
+
+/// Where a node's bulk lane can be reached.
+struct Place {
+  std::string node, host;
+  uint16_t port = 0;
+};
+
+// Node to coordinator.
+struct NodeHello {
+  uint32_t protocol = kProtocol;
+  std::string version;
+  Place place;
+  std::vector<std::string> roles;
+  uint32_t lanes = 0;
+  std::string device, numerics;
+  uint64_t process = 0;  ///< random; another one under the same name is another node
+  std::string ticket;    ///< what the coordinator wrote on the connection before CAF spoke
+  int64_t unix_seconds = 0;
+};
+struct NodeTick {
+  std::string node;
+  int64_t unix_seconds = 0;
+  uint64_t bytes_sent = 0, bytes_received = 0;
+};
+struct PartOpened {  ///< the answer to PartOrder
+  uint64_t job = 0;
+  std::string node;
+  Fault fault;
+  bool needs_data = false;
+};
+struct PartReady {
+  uint64_t job = 0;
+  std::string node;
+};
+struct PartFailed {
+  uint64_t job = 0;
+  std::string node;
+  Fault fault;
+};
+struct UnitDone {
+  std::string node;
+  uint64_t round = 0;
+  uint32_t unit = 0;
+  std::vector<uint64_t> losses;  ///< bits
+};
+struct ShardGathered {
+  uint32_t shard = 0;
+  uint64_t step = 0;
+  std::vector<uint64_t> squares;  ///< bits
+};
+struct ShardApplied {
+  uint32_t shard = 0;
+  uint64_t step = 0;
+};
+struct PeerLost {
+  std::string node, peer;
+  Fault fault;
+};
+
+// Coordinator to node.
+struct Welcome {  ///< the answer to NodeHello
+  Fault fault;    ///< set: the node is refused
+  uint64_t epoch = 0;
+};
+/// A node's part in one incarnation of a job.
+struct PartOrder {
+  uint64_t job = 0;                 ///< names the incarnation, in every message and tensor
+  std::string name;                 ///< the job's id, for people
+  std::string spec;                 ///< TrainSpec as JSON
+  uint64_t step = 0;                ///< steps done
+  std::vector<std::string> owners;  ///< of each shard
+  std::vector<Place> peers;         ///< all nodes, this one included
+  bool trains = true;
+  bool joining = false;  ///< the job runs already: the weights come from the shards
+  uint64_t data = 0;     ///< fingerprint
+  uint64_t train_bytes = 0, validation_bytes = 0;  ///< of the token files
+};
+struct GiveUnit {
+  uint8_t kind = 0;  ///< WorkItem::Kind
+  uint64_t round = 0;
+  uint32_t unit = 0;
+  uint64_t step = 0;
+  uint32_t first = 0, count = 0;
+  uint32_t scale = 0;  ///< bits
+};
+struct ApplyShard {
+  uint32_t shard = 0;
+  uint64_t step = 0;
+  uint64_t learning_rate = 0, grad_scale = 0;  ///< bits
+  int64_t update = 0;
+};
+struct SkipShard {
+  uint32_t shard = 0;
+  uint64_t step = 0;
+};
+struct CopyShard {  ///< answered with a tensor
+  uint32_t shard = 0;
+  bool weights_only = false;
+};
+struct AddPeer {
+  Place place;
+};
+struct DropPeer {
+  std::string node;
+};
+struct EndPart {};
+
+// clang-format off
+template <class I> typename I::result_type inspect(I& f, Fault& x) { return f(caf::meta::type_name("fs_fault"), x.code, x.what, x.where, x.hint); }
+template <class I> typename I::result_type inspect(I& f, Place& x) { return f(caf::meta::type_name("fs_place"), x.node, x.host, x.port); }
+template <class I> typename I::result_type inspect(I& f, NodeHello& x) { return f(caf::meta::type_name("fs_hello"), x.protocol, x.version, x.place, x.roles, x.lanes, x.device, x.numerics, x.process, x.ticket, x.unix_seconds); }
+template <class I> typename I::result_type inspect(I& f, NodeTick& x) { return f(caf::meta::type_name("fs_tick"), x.node, x.unix_seconds, x.bytes_sent, x.bytes_received); }
+template <class I> typename I::result_type inspect(I& f, PartOpened& x) { return f(caf::meta::type_name("fs_opened"), x.job, x.node, x.fault, x.needs_data); }
+template <class I> typename I::result_type inspect(I& f, PartReady& x) { return f(caf::meta::type_name("fs_ready"), x.job, x.node); }
+template <class I> typename I::result_type inspect(I& f, PartFailed& x) { return f(caf::meta::type_name("fs_failed"), x.job, x.node, x.fault); }
+template <class I> typename I::result_type inspect(I& f, UnitDone& x) { return f(caf::meta::type_name("fs_unit_done"), x.node, x.round, x.unit, x.losses); }
+template <class I> typename I::result_type inspect(I& f, ShardGathered& x) { return f(caf::meta::type_name("fs_gathered"), x.shard, x.step, x.squares); }
+template <class I> typename I::result_type inspect(I& f, ShardApplied& x) { return f(caf::meta::type_name("fs_applied"), x.shard, x.step); }
+template <class I> typename I::result_type inspect(I& f, PeerLost& x) { return f(caf::meta::type_name("fs_peer_lost"), x.node, x.peer, x.fault); }
+template <class I> typename I::result_type inspect(I& f, Welcome& x) { return f(caf::meta::type_name("fs_welcome"), x.fault, x.epoch); }
+template <class I> typename I::result_type inspect(I& f, PartOrder& x) { return f(caf::meta::type_name("fs_part"), x.job, x.name, x.spec, x.step, x.owners, x.peers, x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes); }
+template <class I> typename I::result_type inspect(I& f, GiveUnit& x) { return f(caf::meta::type_name("fs_give"), x.kind, x.round, x.unit, x.step, x.first, x.count, x.scale); }
+template <class I> typename I::result_type inspect(I& f, ApplyShard& x) { return f(caf::meta::type_name("fs_apply"), x.shard, x.step, x.learning_rate, x.grad_scale, x.update); }
+template <class I> typename I::result_type inspect(I& f, SkipShard& x) { return f(caf::meta::type_name("fs_skip"), x.shard, x.step); }
+template <class I> typename I::result_type inspect(I& f, CopyShard& x) { return f(caf::meta::type_name("fs_copy"), x.shard, x.weights_only); }
+template <class I> typename I::result_type inspect(I& f, AddPeer& x) { return f(caf::meta::type_name("fs_add_peer"), x.place); }
+template <class I> typename I::result_type inspect(I& f, DropPeer& x) { return f(caf::meta::type_name("fs_drop_peer"), x.node); }
+template <class I> typename I::result_type inspect(I& f, EndPart&) { return f(caf::meta::type_name("fs_end_part")); }
+// clang-format on
+
+/// Lets an actor system read and write all of the above.
+void add_message_types(caf::actor_system_config& config);
+
+inline std::vector<uint64_t> to_bits(const std::vector<double>& values) {
+  std::vector<uint64_t> bits;
+  for (const double value : values) bits.push_back(std::bit_cast<uint64_t>(value));
+  return bits;
+}
+inline std::vector<double> from_bits(const std::vector<uint64_t>& bits) {
+  std::vector<double> values;
+  for (const uint64_t word : bits) values.push_back(std::bit_cast<double>(word));
+  return values;
+}
+
+/// Kinds of a BulkTag, whose `job` is PartOrder::job.
+enum class BulkKind : uint64_t {
+  kGradient =
+      1,  ///< step, key: first << 32 | count; one message a shard, which is kind's upper half
+  kWeights = 2,  ///< step, key: shard
+  kMoments = 3,  ///< m and v of a shard; key: shard
+  kState = 4,    ///< weights, m and v of a shard, to the coordinator; step, key: shard
+  kBest = 5,     ///< weights of a shard, to the coordinator; step, key: shard
+  kTrainData = 6,
+  kValidationData = 7,  ///< token files
+};
+
+}  // namespace fastserve::wire_messages
+
+namespace fastserve {
+
+/// A node's part in one job, as the coordinator sees it.
+using PartActor = caf::typed_actor<
+    caf::reacts_to<wire_messages::GiveUnit>, caf::reacts_to<wire_messages::ApplyShard>,
+    caf::reacts_to<wire_messages::SkipShard>, caf::reacts_to<wire_messages::CopyShard>,
+    caf::reacts_to<wire_messages::AddPeer>, caf::reacts_to<wire_messages::DropPeer>,
+    caf::reacts_to<wire_messages::EndPart>>;
+/// The coordinator's side of one incarnation of a job, as its parts see it.
+using ConductorActor = caf::typed_actor<
+    caf::reacts_to<wire_messages::PartOpened, PartActor>, caf::reacts_to<wire_messages::PartReady>,
+    caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
+    caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::ShardApplied>,
+    caf::reacts_to<wire_messages::PeerLost>>;
+/// A node, as the coordinator sees it.
+using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>>;
+/// A coordinator, as its nodes see it.
+using RegistryActor = caf::typed_actor<
+    caf::replies_to<wire_messages::NodeHello, NodeActor>::with<wire_messages::Welcome>,
+    caf::reacts_to<wire_messages::NodeTick>>;
+
+}  // namespace fastserve

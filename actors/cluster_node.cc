@@ -1,0 +1,208 @@
+#include "actors/cluster_node.h"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "actors/node_part.h"
+#include "actors/remoting.h"
+#include "actors/ticket.h"
+#include "cpu/cpu_device.h"
+
+namespace fastserve {
+
+using namespace wire_messages;
+
+namespace {
+
+constexpr auto kLook = std::chrono::milliseconds(50);
+constexpr auto kTick = std::chrono::seconds(1);
+constexpr auto kAnswer = std::chrono::seconds(5);
+
+/// Takes orders from the coordinator; each part is an actor of its own.
+NodeActor::behavior_type node_actor(NodeActor::pointer self,
+                                    std::shared_ptr<const NodeParts> parts) {
+  return {[=](const PartOrder& order, const ConductorActor& conductor) {
+    const auto part = self->spawn<caf::detached>(deputy, parts, order, conductor);
+    caf::logger::set_current_actor_system(nullptr);
+    self->send(part, messages::Begin{});
+  }};
+}
+
+uint64_t random_word() {
+  uint64_t word = 0;
+  FS_CHECK(::getrandom(&word, sizeof word, 0) == static_cast<ssize_t>(sizeof word));
+  return word;
+}
+
+}  // namespace
+
+struct ClusterNode::State {
+  explicit State(Config given) : config(std::move(given)) {}
+  ~State() {
+    if (node) caf::anon_send_exit(node, caf::exit_reason::kill);
+    node = nullptr;
+    remoting = nullptr;  // the parts end with their conductors
+    hub = nullptr;       // after which no sink is called any more
+    actors.reset();
+  }
+
+  /// One connection from beginning to end; an Error when the node is refused for good.
+  Status stay_connected(const CancelFlag& cancel);
+  Status say_hello(const RegistryActor& registry, const std::string& ticket);
+  NodeHello hello(const std::string& ticket) const;
+  void tick(const RegistryActor& registry);
+  void keep_bulk_lane();
+
+  Config config;
+  const uint64_t process = random_word();
+  std::string device, numerics;
+  std::unique_ptr<LaneHub> hub;
+  caf::actor_system_config actor_config;
+  std::optional<caf::actor_system> actors;
+  std::unique_ptr<Remoting> remoting;
+  NodeActor node;
+  std::string last_trouble;  // said once
+};
+
+ClusterNode::ClusterNode(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ClusterNode::~ClusterNode() = default;
+
+Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
+  auto state = std::make_unique<State>(std::move(config));
+  State* const at = state.get();
+  FS_ASSIGN(const auto device, make_cpu_device({at->config.lanes, at->config.isa}));
+  at->device = device->description();
+  at->numerics = device->numerics_id();
+  at->hub = std::make_unique<LaneHub>();
+  auto parts = std::make_shared<NodeParts>();
+  parts->name = at->config.name;
+  parts->lanes = at->config.lanes;
+  parts->isa = at->config.isa;
+  parts->data_folder = at->config.data_folder;
+  parts->hub = at->hub.get();
+  parts->clock = at->config.clock;
+  parts->log = at->config.log;
+  parts->dial = [dial = at->config.dial_peer, hub = at->hub.get()](const Place& place) -> Status {
+    FS_ASSIGN(TlsConnection connection, dial(place.node, place.host, place.port));
+    return hub->adopt(place.node, std::move(connection.stream));
+  };
+  try {
+    add_message_types(at->actor_config);
+    Remoting::configure(at->actor_config);
+    at->actor_config.set("scheduler.max-threads", size_t{1});
+    at->actors.emplace(at->actor_config);
+    at->remoting = std::make_unique<Remoting>(*at->actors);
+    at->node = at->actors->spawn<caf::detached>(node_actor, parts);
+  } catch (const std::exception& error) {
+    return Error{ErrorCode::kResourceExhausted,
+                 std::string("the actors cannot be started: ") + error.what(), "", ""};
+  }
+  caf::logger::set_current_actor_system(nullptr);
+  return std::unique_ptr<ClusterNode>(new ClusterNode(std::move(state)));
+}
+
+void ClusterNode::bulk_connected(TlsConnection connection) {
+  const std::string peer = connection.claim->node;
+  const Status adopted = state_->hub->adopt(peer, std::move(connection.stream));
+  if (!adopted.ok())
+    state_->config.log.warning(fmt::format("node {}: {}", peer, adopted.error().message()));
+}
+
+NodeHello ClusterNode::State::hello(const std::string& ticket) const {
+  NodeHello hello;
+  hello.version = FASTSERVE_VERSION;
+  hello.place = {config.name, config.host, static_cast<uint16_t>(config.port)};
+  hello.roles = config.roles;
+  hello.lanes = static_cast<uint32_t>(config.lanes);
+  hello.device = device;
+  hello.numerics = numerics;
+  hello.process = process;
+  hello.ticket = ticket;
+  hello.unix_seconds = config.clock->unix_seconds();
+  return hello;
+}
+
+Status ClusterNode::State::say_hello(const RegistryActor& registry, const std::string& ticket) {
+  Status status;
+  caf::scoped_actor self(*actors);
+  self->request(registry, kAnswer, hello(ticket), node)
+      .receive(
+          [&](const Welcome& welcome) {
+            if (!welcome.fault.ok()) status = to_error(welcome.fault);
+          },
+          [&](const caf::error& error) {
+            status = Error{ErrorCode::kUnavailable, "does not answer: " + actors->render(error),
+                           "the coordinator", ""};
+          });
+  return status;
+}
+
+void ClusterNode::State::tick(const RegistryActor& registry) {
+  const BulkLane::Counters counters = hub->counters();
+  caf::anon_send(registry, NodeTick{config.name, config.clock->unix_seconds(), counters.bytes_sent,
+                                    counters.bytes_received});
+}
+
+void ClusterNode::State::keep_bulk_lane() {
+  if (hub->connected(kCoordinatorPeer)) return;
+  auto connection = config.dial_bulk();
+  if (!connection.ok()) return;  // the control connection says what is wrong
+  [[maybe_unused]] const Status adopted =
+      hub->adopt(kCoordinatorPeer, std::move(connection->stream));
+}
+
+Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
+  FS_ASSIGN(TlsConnection connection, config.dial_control());
+  FS_ASSIGN(const std::string ticket, receive_ticket(*connection.stream, kAnswer));
+  const auto closed = std::make_shared<std::atomic<bool>>(false);
+  const auto why = std::make_shared<Error>();
+  FS_ASSIGN(const auto registry, remoting->join<RegistryActor>(std::move(connection.stream),
+                                                               kAnswer, [=](const Error& error) {
+                                                                 *why = error;
+                                                                 closed->store(true);
+                                                               }));
+  FS_TRY(say_hello(registry, ticket));
+  config.log.info(fmt::format("node {} is with its coordinator: {}", config.name, device));
+  last_trouble.clear();
+  Nanoseconds last{0};
+  while (!closed->load() && !cancel.raised()) {
+    keep_bulk_lane();
+    const Nanoseconds now = config.clock->now();
+    if (now - last >= kTick) {
+      tick(registry);
+      last = now;
+    }
+    std::this_thread::sleep_for(kLook);
+  }
+  if (cancel.raised()) return {};
+  return Error{ErrorCode::kUnavailable, "has closed the connection: " + why->message(),
+               "the coordinator", ""};
+}
+
+Status ClusterNode::run(const CancelFlag& cancel) {
+  Nanoseconds wait = std::chrono::milliseconds(200);
+  while (!cancel.raised()) {
+    const Nanoseconds before = state_->config.clock->now();
+    const Status status = state_->stay_connected(cancel);
+    caf::logger::set_current_actor_system(nullptr);
+    if (status.ok()) continue;
+    const ErrorCode code = status.error().code;
+    if (code == ErrorCode::kUnsupported || code == ErrorCode::kInvalidArgument) return status;
+    if (state_->last_trouble != status.error().message()) {
+      state_->last_trouble = status.error().message();
+      state_->config.log.warning(state_->last_trouble + "; trying again");
+    }
+    if (state_->config.clock->now() - before > std::chrono::seconds(5))
+      wait = std::chrono::milliseconds(200);
+    for (Nanoseconds slept{0}; slept < wait && !cancel.raised(); slept += kLook)
+      std::this_thread::sleep_for(kLook);
+    wait = std::min<Nanoseconds>(2 * wait, std::chrono::seconds(2));
+  }
+  return {};
+}
+
+}  // namespace fastserve

@@ -1,0 +1,55 @@
+// A node of a cluster: its actors, for as long as its process lives.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cpu/isa.h"
+#include "net/tls.h"
+
+namespace fastserve {
+
+/// Connects to the coordinator, works for its jobs, and connects again whenever the connection is
+/// lost.
+///
+/// Owns:    an actor system that opens no port; lanes to its peers.
+/// Threads: any.
+class ClusterNode {
+ public:
+  struct Config {
+    std::string name;
+    std::vector<std::string> roles;
+    int lanes = 1;
+    Isa isa = Isa::kPortable;
+    std::string host;  ///< where peers reach `bulk_connected`
+    int port = 0;
+    Path data_folder;
+    const Clock* clock = nullptr;
+    Log log;
+    /// Connections to the coordinator: for control and for tensors. They block for seconds at most.
+    std::function<Result<TlsConnection>()> dial_control, dial_bulk;
+    /// A connection for tensors to a peer.
+    std::function<Result<TlsConnection>(const std::string& node, const std::string& host, int port)>
+        dial_peer;
+  };
+  static Result<std::unique_ptr<ClusterNode>> start(Config config);
+  ~ClusterNode();
+
+  /// A peer has connected for tensors.
+  void bulk_connected(TlsConnection connection);
+  /// Until `cancel` is raised, or the coordinator refuses this node for good.
+  Status run(const CancelFlag& cancel);
+
+ private:
+  struct State;
+  explicit ClusterNode(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fastserve

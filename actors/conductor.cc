@@ -1,0 +1,359 @@
+#include "actors/conductor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "actors/conductor_sink.h"
+#include "actors/remote_actors.h"
+
+namespace fastserve {
+
+using namespace messages;
+using namespace wire_messages;
+
+namespace {
+
+constexpr auto kTick = std::chrono::milliseconds(200);
+constexpr auto kOpening = std::chrono::minutes(2);  // data, weights and all
+
+Error lost_error(const std::string& node, const std::string& why) {
+  return {ErrorCode::kUnavailable, "is lost: " + why, "node " + node, ""};
+}
+
+class Conductor {
+ public:
+  Conductor(ConductorShell::pointer self, std::shared_ptr<ConductorParts> parts)
+      : self_(self), parts_(std::move(parts)) {}
+
+  void begin() {
+    began_ = parts_->clock->now();
+    owners_ = place_shards(parts_->nodes, most_shards());
+    ranges_ = ParameterShard::ranges(TrainWeights::tiles_of(parts_->spec.model, layout()),
+                                     layout().elements(), static_cast<int>(owners_.size()));
+    owners_.resize(ranges_.size());
+    shard_parts_.resize(ranges_.size());
+    sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_);
+    parts_->hub->open(parts_->job, sink_);
+    for (const JobNode& node : parts_->nodes) order(node, false);
+    self_->delayed_send(self_, kTick, Tick{});
+  }
+
+  void close() {
+    parts_->hub->close(parts_->job);
+    for (auto& [name, member] : members_)
+      if (member.part) caf::anon_send(member.part, EndPart{});
+    for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
+    own_.clear();
+    members_.clear();
+    coordinator_ = nullptr;
+    parts_->completion->set(Error{ErrorCode::kCancelled, "the job was taken down", "", ""});
+  }
+
+  void opened(const PartOpened& answer, const PartActor& part) {
+    const auto it = members_.find(answer.node);
+    if (it == members_.end() || answer.job != parts_->job) return;
+    if (!answer.fault.ok()) return lose(answer.node, to_error(answer.fault));
+    MemberState& member = it->second;
+    member.part = part;
+    self_->monitor(part);
+    if (answer.needs_data) send_data(answer.node);
+    if (member.joining) {
+      // The shards send their weights to it, and whatever comes after.
+      for (auto& [name, other] : members_)
+        if (name != answer.node && other.part) self_->send(other.part, AddPeer{member.node.place});
+    } else {
+      send_weights(answer.node);
+    }
+  }
+
+  void ready(const PartReady& answer) {
+    const auto it = members_.find(answer.node);
+    if (it == members_.end() || answer.job != parts_->job || it->second.ready) return;
+    it->second.ready = true;
+    parts_->members->set(answer.node, {true, {}});
+    if (coordinator_)
+      add_trainer(it->second);
+    else if (std::all_of(members_.begin(), members_.end(),
+                         [](const auto& member) { return member.second.ready; }))
+      start();
+  }
+
+  void unit_done(const UnitDone& done) {
+    const auto it = members_.find(done.node);
+    if (it == members_.end() || !coordinator_ || !it->second.trainer) return;
+    self_->send(coordinator_,
+                WorkDone{*it->second.trainer, done.round, done.unit, from_bits(done.losses)});
+  }
+
+  void gathered(const ShardGathered& gathered) {
+    if (!coordinator_ || gathered.shard >= ranges_.size()) return;
+    if (gathered.squares.size() != ranges_[gathered.shard].tiles)
+      return fail({ErrorCode::kCorrupt, "sent sums for other parts of the model",
+                   "node " + owners_[gathered.shard], ""});
+    self_->send(coordinator_,
+                Gathered{{gathered.shard}, {gathered.step}, from_bits(gathered.squares)});
+  }
+
+  void applied(const ShardApplied& applied) {
+    if (coordinator_ && applied.shard < ranges_.size())
+      self_->send(coordinator_, ShardReady{{applied.shard}, {applied.step}});
+  }
+
+  void state_here(StateHere& here) {
+    if (!coordinator_) return;
+    if (here.best)
+      self_->send(coordinator_, WeightsCopied{std::move(here.part)});
+    else
+      self_->send(coordinator_, StateCopied{std::move(here.part)});
+  }
+
+  void joins(const JobNode& node) {
+    const auto since = left_.find(node.name);
+    const bool too_soon =
+        since != left_.end() && parts_->clock->now() - since->second < std::chrono::seconds(2);
+    if (!coordinator_ || members_.contains(node.name) || too_soon || !node.trains) return;
+    parts_->log.info(fmt::format("job {}: node {} joins", parts_->name, node.name));
+    order(node, true);
+  }
+
+  void peer_lost(const std::string& node, const std::string& peer, const Error& why) {
+    if (!members_.contains(node) || !members_.contains(peer)) return;
+    const std::string& weaker = owns_any(peer) && !owns_any(node) ? node : peer;
+    lose(weaker, lost_error(weaker, fmt::format("nodes {} and {} cannot reach each other ({})",
+                                                node, peer, why.message())));
+  }
+
+  void down(const caf::down_msg& message) {
+    for (auto& [name, member] : members_)
+      if ((member.part && member.part.address() == message.source) ||
+          member.node.actor.address() == message.source) {
+        lose(std::string(name), lost_error(name, "its process has ended or cannot be reached"));
+        return;
+      }
+  }
+
+  /// A node without parameters is done without; the loss of another ends the incarnation.
+  void lose(std::string node, const Error& why) {
+    const auto it = members_.find(node);
+    if (it == members_.end()) return;
+    const MemberState member = std::move(it->second);
+    members_.erase(it);
+    parts_->members->drop(node);
+    left_[node] = parts_->clock->now();
+    if (member.part) self_->send(member.part, EndPart{});
+    const bool needed = owns_any(node) || (!coordinator_ && !member.joining);
+    if (needed) return fail(why.code == ErrorCode::kUnavailable ? why : unavailable(why));
+    parts_->log.warning(fmt::format("job {}: {}", parts_->name, why.message()));
+    for (auto& [name, other] : members_)
+      if (other.part) self_->send(other.part, DropPeer{node});
+    if (member.proxy) caf::anon_send_exit(member.proxy, caf::exit_reason::kill);
+  }
+
+  void tick() {
+    if (!coordinator_ && parts_->clock->now() - began_ > kOpening)
+      for (const auto& [name, member] : members_)
+        if (!member.ready) return lose(std::string(name), lost_error(name, "it did not get ready"));
+    if (parts_->cancel != nullptr && parts_->cancel->raised() && !coordinator_)
+      return fail({ErrorCode::kCancelled, "stopped before the first step", "", ""});
+    self_->delayed_send(self_, kTick, Tick{});
+  }
+
+ private:
+  struct MemberState {
+    JobNode node;
+    PartActor part;
+    bool joining = false, ready = false;
+    std::optional<TrainerId> trainer;
+    TrainerActor proxy;
+  };
+
+  ParameterLayout layout() const { return ParameterLayout(parts_->spec.model); }
+  size_t most_shards() const { return TrainWeights::tiles_of(parts_->spec.model, layout()).size(); }
+  bool owns_any(const std::string& node) const {
+    return std::find(owners_.begin(), owners_.end(), node) != owners_.end();
+  }
+  static Error unavailable(const Error& why) {
+    return {ErrorCode::kUnavailable, why.what, why.where, why.hint};
+  }
+
+  void fail(const Error& why) { parts_->completion->set(why); }
+
+  void order(const JobNode& node, bool joining) {
+    MemberState& member = members_[node.name];
+    member.node = node;
+    member.joining = joining;
+    self_->monitor(node.actor);
+    PartOrder order;
+    order.job = parts_->job;
+    order.name = parts_->name;
+    order.spec = parts_->spec.to_json().dump();
+    order.step = static_cast<uint64_t>(parts_->state.steps_done);
+    order.owners = owners_;
+    if (joining)
+      for (const auto& [name, other] : members_) order.peers.push_back(other.node.place);
+    else
+      for (const JobNode& other : parts_->nodes) order.peers.push_back(other.place);
+    order.trains = node.trains;
+    order.joining = joining;
+    order.data = parts_->data_fingerprint;
+    order.train_bytes = parts_->train_file->size();
+    order.validation_bytes = parts_->validation_file ? parts_->validation_file->size() : 0;
+    self_->send(node.actor, std::move(order), ConductorActor(ConductorShell(self_)));
+  }
+
+  void send_data(const std::string& node) {
+    const auto send = [&](BulkKind tensor, const std::shared_ptr<const std::string>& file) {
+      if (file != nullptr)
+        parts_->hub->send(node, {static_cast<uint64_t>(tensor), parts_->job, 0, 0},
+                          {{std::as_bytes(std::span(*file)), file}}, 0);
+    };
+    send(BulkKind::kTrainData, parts_->train_file);
+    send(BulkKind::kValidationData, parts_->validation_file);
+  }
+
+  void send_weights(const std::string& node) {
+    const auto step = static_cast<uint64_t>(parts_->state.steps_done);
+    const auto run = [&](const std::shared_ptr<const std::vector<float>>& all, size_t shard) {
+      const auto& range = ranges_[shard];
+      return BulkSource{
+          std::as_bytes(std::span(*all).subspan(range.begin, range.end - range.begin)), all};
+    };
+    for (size_t shard = 0; shard < ranges_.size(); shard++) {
+      const auto urgency = static_cast<uint32_t>(1 + shard);
+      parts_->hub->send(node, {static_cast<uint64_t>(BulkKind::kWeights), parts_->job, step, shard},
+                        {run(parts_->weights, shard)}, urgency);
+      if (owners_[shard] == node && step > 0)
+        parts_->hub->send(node,
+                          {static_cast<uint64_t>(BulkKind::kMoments), parts_->job, step, shard},
+                          {run(parts_->m, shard), run(parts_->v, shard)}, urgency);
+    }
+  }
+
+  template <class Actor>
+  Actor keep(Actor actor) {
+    own_.push_back(caf::actor_cast<caf::strong_actor_ptr>(actor));
+    return actor;
+  }
+
+  /// Every part is ready: the job begins.
+  void start() {
+    auto driven = std::make_shared<CoordinatorParts>();
+    TrainingJob::Setup setup;
+    setup.spec = parts_->spec;
+    setup.plan = parts_->plan;
+    setup.shards = static_cast<int>(ranges_.size());
+    setup.windows = parts_->windows;
+    setup.evaluation_chunks = parts_->evaluation_chunks;
+    setup.evaluation_counted = parts_->evaluation_counted;
+    setup.checkpoints = setup.ranges = true;
+    setup.clock = parts_->clock;
+    setup.cancel = parts_->cancel;
+    driven->job = std::make_unique<TrainingJob>(std::move(setup), parts_->state);
+    driven->first_weights = parts_->weights;
+    driven->best = parts_->best;
+    driven->progress = [job = driven->job.get(), parts = parts_](const TrainProgress& progress) {
+      parts->members->measure(*job);
+      if (parts->progress) parts->progress(progress);
+    };
+    driven->log = parts_->log;
+    driven->completion = parts_->completion;
+    auto& system = self_->system();
+    coordinator_ = keep(system.spawn<caf::detached>(coordinator, driven));
+    parts_->coordinator = coordinator_;
+    driven->writer = parts_->writer;
+    for (auto& [name, member] : members_)
+      if (member.node.trains) driven->trainers.push_back(trainer_of(member));
+    for (uint32_t i = 0; i < ranges_.size(); i++)
+      driven->shards.push_back(keep(system.spawn(remote_shard, i, members_.at(owners_[i]).part)));
+    caf::logger::set_current_actor_system(nullptr);
+    self_->send(coordinator_, Begin{});
+  }
+
+  TrainerActor trainer_of(MemberState& member) {
+    member.trainer = TrainerId{trainers_++};
+    member.proxy = keep(self_->system().spawn(remote_trainer, member.part));
+    parts_->members->set(member.node.name, {true, member.trainer});
+    return member.proxy;
+  }
+
+  void add_trainer(MemberState& member) {
+    self_->send(coordinator_, TrainerJoined{trainer_of(member)});
+  }
+
+  ConductorShell::pointer self_;
+  std::shared_ptr<ConductorParts> parts_;
+  Nanoseconds began_{0};
+  std::vector<std::string> owners_;
+  std::vector<ParameterShard::Range> ranges_;
+  std::vector<PartActor> shard_parts_;
+  std::map<std::string, MemberState> members_;
+  std::map<std::string, Nanoseconds> left_;
+  std::shared_ptr<ConductorSink> sink_;
+  CoordinatorActor coordinator_;
+  uint32_t trainers_ = 0;
+  std::vector<caf::strong_actor_ptr> own_;
+};
+
+}  // namespace
+
+void MemberTable::set(const std::string& node, Member member) {
+  std::lock_guard lock(mutex_);
+  members_[node] = member;
+}
+
+void MemberTable::measure(const TrainingJob& job) {
+  std::lock_guard lock(mutex_);
+  for (auto& [name, member] : members_) {
+    if (!member.trainer) continue;
+    member.share = job.share(*member.trainer);
+    member.microbatches_per_second = job.rate(*member.trainer);
+  }
+}
+
+void MemberTable::drop(const std::string& node) {
+  std::lock_guard lock(mutex_);
+  members_.erase(node);
+}
+
+std::map<std::string, Member> MemberTable::all() const {
+  std::lock_guard lock(mutex_);
+  return members_;
+}
+
+std::vector<std::string> place_shards(const std::vector<JobNode>& nodes, size_t most) {
+  std::vector<std::string> owners;
+  for (const JobNode& node : nodes)
+    if (node.serves) owners.insert(owners.end(), static_cast<size_t>(node.lanes), node.name);
+  if (owners.size() <= most) return owners;
+  owners.clear();
+  for (const JobNode& node : nodes)
+    if (node.serves && owners.size() < most) owners.push_back(node.name);
+  return owners;
+}
+
+ConductorShell::behavior_type conductor(ConductorShell::pointer self,
+                                        std::shared_ptr<ConductorParts> parts) {
+  auto all = std::make_shared<Conductor>(self, std::move(parts));
+  self->attach_functor([all](const caf::error&) { all->close(); });
+  self->set_down_handler([all](const caf::down_msg& message) { all->down(message); });
+  return {
+      [=](const PartOpened& answer, const PartActor& part) { all->opened(answer, part); },
+      [=](const PartReady& answer) { all->ready(answer); },
+      [=](const PartFailed& failed) { all->lose(failed.node, to_error(failed.fault)); },
+      [=](const UnitDone& done) { all->unit_done(done); },
+      [=](const ShardGathered& gathered) { all->gathered(gathered); },
+      [=](const ShardApplied& applied) { all->applied(applied); },
+      [=](const PeerLost& lost) { all->peer_lost(lost.node, lost.peer, to_error(lost.fault)); },
+      [=](const Begin&) { all->begin(); },
+      [=](StateHere& here) { all->state_here(here); },
+      [=](const NodeJoins& joins) { all->joins(joins.node); },
+      [=](const PeerGone& gone) {
+        all->lose(gone.peer, lost_error(gone.peer, gone.why.message()));
+      },
+      [=](const Tick&) { all->tick(); },
+  };
+}
+
+}  // namespace fastserve

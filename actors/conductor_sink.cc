@@ -1,0 +1,39 @@
+#include "actors/conductor_sink.h"
+
+namespace fastserve {
+
+using wire_messages::BulkKind;
+
+Result<BulkPlace> ConductorSink::place(const std::string& peer, const BulkTag& tag,
+                                       uint64_t bytes) {
+  const bool best = tag.kind == static_cast<uint64_t>(BulkKind::kBest);
+  const bool known = best || tag.kind == static_cast<uint64_t>(BulkKind::kState);
+  const Error refused{ErrorCode::kInvalidArgument, "sent a tensor that nobody waits for",
+                      "node " + peer, ""};
+  if (!known || tag.key >= ranges_.size() || owners_[tag.key] != peer) return refused;
+  const ParameterShard::Range& range = ranges_[tag.key];
+  const size_t n = range.end - range.begin;
+  if (bytes != n * sizeof(float) * (best ? 1 : 3)) return refused;
+  auto part = std::make_shared<ShardState>();
+  part->offset = range.begin;
+  BulkPlace place;
+  for (auto* run : {&part->weights, &part->m, &part->v}) {
+    if (best && run != &part->weights) break;
+    run->resize(n);
+    place.parts.push_back(std::as_writable_bytes(std::span(*run)));
+  }
+  place.owner = std::move(part);
+  return place;
+}
+
+void ConductorSink::arrived(const std::string&, const BulkTag& tag, BulkPlace place) {
+  caf::anon_send(conductor_,
+                 messages::StateHere{std::static_pointer_cast<const ShardState>(place.owner),
+                                     tag.kind == static_cast<uint64_t>(BulkKind::kBest)});
+}
+
+void ConductorSink::lost(const std::string& peer, const Error& why) {
+  caf::anon_send(conductor_, messages::PeerGone{peer, why});
+}
+
+}  // namespace fastserve

@@ -1,0 +1,320 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "actors/node_part.h"
+#include "actors/parameter_server.h"
+#include "actors/part_room.h"
+#include "actors/slice_sender.h"
+#include "actors/trainer.h"
+
+namespace fastserve {
+
+using namespace messages;
+using namespace wire_messages;
+
+namespace {
+
+/// Takes tensors of weights in, beside the deputy.
+using TakerActor = caf::typed_actor<caf::reacts_to<WeightsHere>>;
+
+TakerActor::behavior_type taker(TakerActor::pointer self, std::shared_ptr<PartRoom> room,
+                                DeputyActor deputy) {
+  return {[=](const WeightsHere& here) {
+    const auto& range = room->ranges[here.shard];
+    room->replica->take(here.shard, here.step, {here.weights->data(), range.end - range.begin});
+    self->send(deputy, Tick{});  // look what is whole now
+  }};
+}
+
+class Deputy {
+ public:
+  Deputy(DeputyActor::pointer self, std::shared_ptr<const NodeParts> node, PartOrder order,
+         ConductorActor conductor)
+      : self_(self), node_(std::move(node)), conductor_(std::move(conductor)) {
+    order_ = std::move(order);
+  }
+
+  /// Whatever ends the actor, its own actors and its place in the hub end, too.
+  void close() {
+    if (room_ == nullptr) return;
+    room_->closing = true;
+    node_->hub->close(order_.job);
+    for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
+    own_.clear();
+    room_ = nullptr;
+  }
+
+  void begin() {
+    self_->monitor(conductor_);
+    auto room = PartRoom::create(node_, order_);
+    if (!room.ok()) return refuse(room.error());
+    room_ = std::move(*room);
+    sink_ = std::make_shared<PartSink>(room_, DeputyActor(self_));
+    node_->hub->open(order_.job, sink_);
+    if (const Status status = connect(); !status.ok()) return refuse(status.error());
+    const bool found = room_->find_data();
+    if (found)
+      if (const Status status = build(); !status.ok()) return refuse(status.error());
+    self_->send(conductor_, PartOpened{order_.job, node_->name, {}, !found},
+                PartActor(DeputyActor(self_)));
+  }
+
+  void data_here(const DataHere& data) {
+    if (room_ == nullptr || room_->backend != nullptr) return;
+    if (const Status status = room_->keep_data(data.validation, *data.bytes); !status.ok())
+      return fail(status.error());
+    if (!room_->has_data() ||
+        (order_.validation_bytes > 0 && room_->dataset.validation.size() == 0))
+      return;
+    if (const Status status = build(); !status.ok()) fail(status.error());
+  }
+
+  void weights_here(WeightsHere& here) {
+    if (room_ != nullptr && !takers_.empty())
+      self_->send(takers_[here.shard % takers_.size()], std::move(here));
+  }
+
+  void moments_here(const MomentsHere& here) {
+    if (room_ == nullptr || room_->backend == nullptr) return;
+    const std::span<const float> both(*here.both);
+    room_->shards[here.shard]->restore_range(both.first(both.size() / 2),
+                                             both.subspan(both.size() / 2));
+    moments_missing_ -= moments_missing_ > 0;
+    look();
+  }
+
+  /// Whether all weights are in place, and of which step.
+  void look() {
+    if (room_ == nullptr || room_->replica == nullptr) return;
+    const auto whole = room_->replica->whole();
+    if (!whole || moments_missing_ > 0) return;
+    work_->weights_ready(*whole);
+    if (!ready_) {
+      ready_ = true;
+      self_->send(conductor_, PartReady{order_.job, node_->name});
+    }
+    pump();
+  }
+
+  void give(const GiveUnit& unit) {
+    if (room_ == nullptr || work_ == nullptr) return;
+    WorkItem item;
+    item.kind = unit.kind == 0 ? WorkItem::Kind::kGradient : WorkItem::Kind::kEvaluation;
+    item.round = unit.round;
+    item.unit = unit.unit;
+    item.step = {unit.step};
+    item.subtree = item.whole = {unit.first, unit.count};
+    item.scale = std::bit_cast<float>(unit.scale);
+    const bool evaluation = item.kind == WorkItem::Kind::kEvaluation;
+    const StepLayout layout(static_cast<uint32_t>(room_->plan.microbatches));
+    const bool sound = evaluation ? room_->evaluation != nullptr && unit.count == 1 &&
+                                        unit.first < room_->evaluation->chunks()
+                                  : layout.is_node(item.subtree);
+    if (!sound || room_->workers.empty())
+      return fail(
+          {ErrorCode::kCorrupt, "was given work that cannot be", "node " + node_->name, ""});
+    work_->give(std::move(item));
+    pump();
+  }
+
+  void pump() {
+    if (work_ == nullptr) return;
+    for (NodeWork::Piece& piece : work_->hand_out(node_->clock->now()))
+      self_->send(trainers_[piece.trainer], Work{std::move(piece.item)});
+  }
+
+  void work_done(const WorkDone& done) {
+    if (work_ == nullptr) return;
+    const auto unit = work_->done(done.trainer.value, done.round, done.unit, done.losses);
+    if (unit)
+      self_->send(conductor_,
+                  UnitDone{node_->name, unit->round, unit->unit, to_bits(unit->losses)});
+    pump();
+  }
+
+  void shard_ready(const ShardReady& ready) {
+    if (room_ == nullptr) return;
+    room_->replica->applied(ready.shard.value, {ready.step.value + 1});
+    self_->send(conductor_, ShardApplied{ready.shard.value, ready.step.value});
+    look();
+  }
+
+  void copied(const std::shared_ptr<const ShardState>& part) {
+    if (room_ == nullptr) return;
+    const auto at = std::find_if(room_->ranges.begin(), room_->ranges.end(),
+                                 [&](const auto& range) { return range.begin == part->offset; });
+    const auto shard = static_cast<uint64_t>(at - room_->ranges.begin());
+    const BulkKind tensor = part->m.empty() ? BulkKind::kBest : BulkKind::kState;
+    std::vector<BulkSource> parts;
+    for (const auto* run : {&part->weights, &part->m, &part->v})
+      if (!run->empty()) parts.push_back({std::as_bytes(std::span(*run)), part});
+    constexpr uint32_t kAfterTheStep = 1 << 20;  // a checkpoint may take its time
+    node_->hub->send(kCoordinatorPeer, {static_cast<uint64_t>(tensor), order_.job, 0, shard},
+                     std::move(parts), kAfterTheStep);
+  }
+
+  template <class Order>
+  void to_shard(uint32_t shard, Order order) {
+    if (room_ == nullptr || shard >= shards_.size() || !room_->owns(shard)) return;
+    self_->send(shards_[shard], std::move(order));
+  }
+
+  void add_peer(const Place& place) {
+    if (room_ == nullptr) return;
+    if (!node_->hub->connected(place.node) && node_->name < place.node)
+      if (const Status status = node_->dial(place); !status.ok())
+        return peer_gone({place.node, status.error()});
+    if (const Status status = node_->hub->wait_for({place.node}, kPatience); !status.ok())
+      return peer_gone({place.node, status.error()});
+    room_->peers.add(place.node);
+    for (uint32_t i = 0; i < shards_.size(); i++)
+      if (room_->owns(i)) self_->send(shards_[i], SendWeights{place.node});
+  }
+
+  void drop_peer(const std::string& node) {
+    if (room_ != nullptr) room_->peers.drop(node);
+  }
+
+  void peer_gone(const PeerGone& gone) {
+    if (gone.peer == kCoordinatorPeer) return;  // the conductor's end says so, too
+    drop_peer(gone.peer);
+    self_->send(conductor_, PeerLost{node_->name, gone.peer, to_fault(gone.why)});
+  }
+
+  void fail(const Error& error) {
+    node_->log.warning(fmt::format("job {}: {}", order_.name, error.message()));
+    self_->send(conductor_, PartFailed{order_.job, node_->name, to_fault(error)});
+    self_->quit(caf::exit_reason::user_shutdown);
+  }
+
+ private:
+  static constexpr auto kPatience = std::chrono::seconds(10);
+
+  void refuse(const Error& error) {
+    node_->log.warning(fmt::format("job {}: {}", order_.name, error.message()));
+    self_->send(conductor_, PartOpened{order_.job, node_->name, to_fault(error), false},
+                PartActor(DeputyActor(self_)));
+    self_->quit(caf::exit_reason::user_shutdown);
+  }
+
+  /// Of two nodes the one whose name comes first dials. One that joins is dialled by nobody yet:
+  /// the others are told of it later.
+  Status connect() {
+    std::vector<std::string> names{kCoordinatorPeer};
+    for (const Place& peer : order_.peers) {
+      if (peer.node == node_->name) continue;
+      if (node_->name < peer.node && !node_->hub->connected(peer.node)) FS_TRY(node_->dial(peer));
+      if (order_.joining) continue;
+      names.push_back(peer.node);
+      room_->peers.add(peer.node);
+    }
+    if (order_.joining)
+      for (const Place& peer : order_.peers)
+        if (peer.node != node_->name) room_->peers.add(peer.node);
+    return node_->hub->wait_for(names, kPatience);
+  }
+
+  Status build() {
+    FS_TRY(room_->build());
+    const DeputyActor me(self_);
+    const CoordinatorActor superior(me);
+    auto& system = self_->system();
+    const auto keep = [&](const auto& actor) {
+      own_.push_back(caf::actor_cast<caf::strong_actor_ptr>(actor));
+      return actor;
+    };
+    for (uint32_t i = 0; i < room_->ranges.size(); i++) {
+      if (!room_->owns(i)) {
+        shards_.push_back(keep(system.spawn<caf::detached>(slice_sender, room_, i)));
+        continue;
+      }
+      ParameterServerParts parts{room_->shards[i], &room_->gate, {}, node_->log};
+      parts.publish = [room = room_, i](StepId at, const ParameterShard& shard,
+                                        const std::string* only) {
+        room->publish(i, at, shard, only);
+      };
+      shards_.push_back(keep(
+          system.spawn<caf::detached>(parameter_server, ShardId{i}, std::move(parts), superior)));
+      moments_missing_ += order_.step > 0;
+    }
+    for (uint32_t i = 0; i < room_->workers.size(); i++)
+      trainers_.push_back(keep(system.spawn<caf::detached>(trainer, TrainerId{i}, room_->workers[i],
+                                                           superior, shards_)));
+    for (int i = 0; i < node_->lanes; i++)
+      takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, me)));
+    caf::logger::set_current_actor_system(nullptr);
+    work_ =
+        std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
+    sink_->set_shards(shards_);
+    return {};
+  }
+
+  DeputyActor::pointer self_;
+  std::shared_ptr<const NodeParts> node_;
+  PartOrder order_;
+  ConductorActor conductor_;
+  std::shared_ptr<PartRoom> room_;
+  std::shared_ptr<PartSink> sink_;
+  std::unique_ptr<NodeWork> work_;
+  std::vector<ParameterServerActor> shards_;
+  std::vector<TrainerActor> trainers_;
+  std::vector<TakerActor> takers_;
+  std::vector<caf::strong_actor_ptr> own_;
+  uint32_t moments_missing_ = 0;
+  bool ready_ = false;
+};
+
+}  // namespace
+
+DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<const NodeParts> node,
+                                  PartOrder order, ConductorActor conductor) {
+  auto part = std::make_shared<Deputy>(self, std::move(node), std::move(order), conductor);
+  self->attach_functor([part](const caf::error&) { part->close(); });
+  self->set_down_handler([self](const caf::down_msg&) {
+    self->quit(caf::exit_reason::user_shutdown);  // the conductor's
+  });
+  const auto unasked = [](const auto&) {};
+  return {
+      [=](const GiveUnit& unit) { part->give(unit); },
+      [=](const ApplyShard& order) {
+        ApplyOrder apply;
+        apply.step = {order.step};
+        apply.learning_rate = std::bit_cast<double>(order.learning_rate);
+        apply.grad_scale = std::bit_cast<double>(order.grad_scale);
+        apply.update = order.update;
+        part->to_shard(order.shard, Apply{apply});
+      },
+      [=](const SkipShard& order) { part->to_shard(order.shard, Skip{{order.step}}); },
+      [=](const CopyShard& order) {
+        if (order.weights_only)
+          part->to_shard(order.shard, CopyWeights{});
+        else
+          part->to_shard(order.shard, CopyState{});
+      },
+      [=](const AddPeer& peer) { part->add_peer(peer.place); },
+      [=](const DropPeer& peer) { part->drop_peer(peer.node); },
+      [=](const EndPart&) { self->quit(caf::exit_reason::normal); },
+      [=](const Begin&) { part->begin(); },
+      [=](const WorkDone& done) { part->work_done(done); },
+      [=](const WorkDropped&) { part->pump(); },
+      [=](const TrainerFailed& failed) { part->fail(failed.error); },
+      [=](Gathered& gathered) {
+        self->send(conductor, ShardGathered{gathered.shard.value, gathered.step.value,
+                                            to_bits(gathered.squares)});
+      },
+      [=](const ShardReady& ready) { part->shard_ready(ready); },
+      [=](const ShardFailed& failed) { part->fail(failed.error); },
+      [=](const StateCopied& copied) { part->copied(copied.part); },
+      [=](const WeightsCopied& copied) { part->copied(copied.part); },
+      [=](const TrainerJoined& joined) { unasked(joined); },
+      [=](const CheckpointWritten& written) { unasked(written); },
+      [=](const Tick&) { part->look(); },
+      [=](const DataHere& data) { part->data_here(data); },
+      [=](WeightsHere& here) { part->weights_here(here); },
+      [=](const MomentsHere& here) { part->moments_here(here); },
+      [=](const PeerGone& gone) { part->peer_gone(gone); },
+  };
+}
+
+}  // namespace fastserve

@@ -1,0 +1,74 @@
+// A node's part in one incarnation of a training job: its trainers, its parameter servers, and the
+// deputy that stands between them and the coordinator.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "actors/cluster_messages.h"
+#include "actors/messages.h"
+#include "cpu/isa.h"
+#include "net/lane_hub.h"
+
+namespace fastserve::messages {
+
+struct DataHere {  // a token file has arrived
+  bool validation;
+  std::shared_ptr<const std::vector<std::byte>> bytes;
+};
+struct WeightsHere {
+  uint32_t shard;
+  StepId step;
+  GradientHandle weights;
+};
+struct MomentsHere {
+  uint32_t shard;
+  std::shared_ptr<const std::vector<float>> both;  // m, then v
+};
+
+}  // namespace fastserve::messages
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::MomentsHere)
+
+namespace fastserve {
+
+/// What every part of a node shares. Outlives them all.
+struct NodeParts {
+  std::string name;
+  int lanes = 1;
+  Isa isa = Isa::kPortable;
+  Path data_folder;  ///< token files that jobs have brought, by their fingerprint
+  LaneHub* hub = nullptr;
+  const Clock* clock = nullptr;
+  /// Connects a bulk lane to a peer; blocks for seconds at most.
+  std::function<Status(const wire_messages::Place&)> dial;
+  Log log;
+};
+
+/// The name under which a node's hub knows the coordinator.
+inline const std::string kCoordinatorPeer = "";
+
+/// Speaks to the coordinator as a part, and to the node's own actors in the coordinator's place.
+using DeputyActor = caf::typed_actor<
+    caf::reacts_to<wire_messages::GiveUnit>, caf::reacts_to<wire_messages::ApplyShard>,
+    caf::reacts_to<wire_messages::SkipShard>, caf::reacts_to<wire_messages::CopyShard>,
+    caf::reacts_to<wire_messages::AddPeer>, caf::reacts_to<wire_messages::DropPeer>,
+    caf::reacts_to<wire_messages::EndPart>, caf::reacts_to<messages::Begin>,
+    caf::reacts_to<messages::WorkDone>, caf::reacts_to<messages::WorkDropped>,
+    caf::reacts_to<messages::TrainerFailed>, caf::reacts_to<messages::Gathered>,
+    caf::reacts_to<messages::ShardReady>, caf::reacts_to<messages::ShardFailed>,
+    caf::reacts_to<messages::StateCopied>, caf::reacts_to<messages::WeightsCopied>,
+    caf::reacts_to<messages::TrainerJoined>, caf::reacts_to<messages::CheckpointWritten>,
+    caf::reacts_to<messages::Tick>, caf::reacts_to<messages::DataHere>,
+    caf::reacts_to<messages::WeightsHere>, caf::reacts_to<messages::MomentsHere>,
+    caf::reacts_to<messages::PeerGone>>;
+
+/// Spawn it detached and send it Begin. Ends when told, when the conductor is gone, or after
+/// PartFailed; its own actors end with it.
+DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<const NodeParts> node,
+                                  wire_messages::PartOrder order, ConductorActor conductor);
+
+}  // namespace fastserve

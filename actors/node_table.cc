@@ -1,0 +1,190 @@
+#include "actors/node_table.h"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace fastserve {
+
+using namespace wire_messages;
+
+namespace {
+
+std::string random_text() {
+  uint64_t words[2];
+  FS_CHECK(::getrandom(words, sizeof words, 0) == static_cast<ssize_t>(sizeof words));
+  return fmt::format("{:016x}{:016x}", words[0], words[1]);
+}
+
+bool has_role(const NodeHello& hello, const char* role) {
+  return std::find(hello.roles.begin(), hello.roles.end(), role) != hello.roles.end();
+}
+
+}  // namespace
+
+std::string NodeTable::issue_ticket(const std::string& node) {
+  constexpr size_t kMostTickets = 4096;  // of connections that said no hello yet
+  std::lock_guard lock(mutex_);
+  if (tickets_.size() >= kMostTickets) tickets_.clear();
+  std::string ticket = random_text();
+  tickets_[ticket] = node;
+  return ticket;
+}
+
+Status NodeTable::hello(const NodeHello& hello, const NodeActor& actor) {
+  std::lock_guard lock(mutex_);
+  const std::string& name = hello.place.node;
+  if (hello.protocol != kProtocol)
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("speaks protocol {} (fastserve {}), and this coordinator {}",
+                             hello.protocol, hello.version, kProtocol),
+                 "node " + name, "run the same release on the coordinator and its nodes"};
+  const auto ticket = tickets_.find(hello.ticket);
+  if (ticket == tickets_.end() || ticket->second != name)
+    return Error{ErrorCode::kInvalidArgument, "is not the name in the node's certificate", name,
+                 ""};
+  tickets_.erase(ticket);
+  constexpr uint32_t kMostLanes = 4096;
+  if (hello.lanes == 0 || hello.lanes > kMostLanes)
+    return Error{ErrorCode::kInvalidArgument, fmt::format("has {} lanes", hello.lanes),
+                 "node " + name, ""};
+  Entry& entry = entries_[name];
+  if (entry.actor && entry.hello.process != hello.process)
+    return Error{ErrorCode::kAlreadyExists, "is connected already, from another process",
+                 "node " + name, "stop the other one, or join under another name"};
+  entry.hello = hello;
+  entry.actor = actor;
+  NodeStatus& status = entry.status;
+  status.name = name;
+  status.address = fmt::format("{}:{}", hello.place.host, hello.place.port);
+  status.roles = hello.roles;
+  status.lanes = static_cast<int>(hello.lanes);
+  status.version = hello.version;
+  status.device = hello.device;
+  status.numerics_id = hello.numerics;
+  status.joined_unix = status.last_heard_unix = clock_.unix_seconds();
+  status.clock_skew_seconds = static_cast<double>(hello.unix_seconds - clock_.unix_seconds());
+  status.note.clear();
+  entry.last_at = clock_.now();
+  entry.last = {};
+  return {};
+}
+
+void NodeTable::tick(const NodeTick& tick) {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(tick.node);
+  if (it == entries_.end()) return;
+  Entry& entry = it->second;
+  const Nanoseconds now = clock_.now();
+  const double took = std::chrono::duration<double>(now - entry.last_at).count();
+  const uint64_t bytes = tick.bytes_sent + tick.bytes_received;
+  const uint64_t before = entry.last.bytes_sent + entry.last.bytes_received;
+  if (took > 0 && bytes >= before)
+    entry.status.bytes_per_second = static_cast<double>(bytes - before) / took;
+  entry.last = tick;
+  entry.last_at = now;
+  entry.status.last_heard_unix = clock_.unix_seconds();
+  entry.status.clock_skew_seconds = static_cast<double>(tick.unix_seconds - clock_.unix_seconds());
+}
+
+std::optional<std::string> NodeTable::down(const caf::actor_addr& actor) {
+  std::lock_guard lock(mutex_);
+  for (auto& [name, entry] : entries_) {
+    if (!entry.actor || entry.actor.address() != actor) continue;
+    entry.actor = nullptr;
+    entry.status.note = "the connection has ended";
+    entry.status.bytes_per_second = 0;
+    return name;
+  }
+  return std::nullopt;
+}
+
+void NodeTable::set_draining(const std::string& node, bool draining) {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(node);
+  if (it != entries_.end()) it->second.draining = draining;
+}
+
+bool NodeTable::draining(const std::string& node) const {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(node);
+  return it != entries_.end() && it->second.draining;
+}
+
+void NodeTable::watch(std::shared_ptr<MemberTable> members, const std::string& job,
+                      const TrainPlan& plan) {
+  std::lock_guard lock(mutex_);
+  if (members == nullptr)
+    jobs_.erase(job);
+  else
+    jobs_[job] = {std::move(members),
+                  static_cast<double>(plan.tokens_per_step) / plan.microbatches};
+}
+
+NodeActor NodeTable::forget(const std::string& node) {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(node);
+  if (it == entries_.end()) return NodeActor();
+  NodeActor actor = std::move(it->second.actor);
+  entries_.erase(it);
+  return actor;
+}
+
+std::vector<NodeStatus> NodeTable::all() const {
+  constexpr auto kSilence = std::chrono::seconds(3);  // of a node that sends a tick each second
+  std::lock_guard lock(mutex_);
+  std::vector<NodeStatus> nodes;
+  for (const auto& [name, entry] : entries_) {
+    NodeStatus status = entry.status;
+    using State = NodeStatus::State;
+    status.state = !entry.actor                              ? State::kGone
+                   : clock_.now() - entry.last_at > kSilence ? State::kSilent
+                   : entry.draining                          ? State::kDraining
+                                                             : State::kReady;
+    for (const auto& [job, watched] : jobs_) {
+      const auto members = watched.members->all();
+      const auto member = members.find(name);
+      if (member == members.end()) continue;
+      status.job = job;
+      status.share = member->second.share;
+      status.tokens_per_second +=
+          member->second.microbatches_per_second * watched.tokens_per_microbatch;
+    }
+    nodes.push_back(std::move(status));
+  }
+  return nodes;
+}
+
+std::vector<JobNode> NodeTable::usable(const std::string& numerics) const {
+  std::lock_guard lock(mutex_);
+  const auto free = [](const Entry& entry) { return entry.actor && !entry.draining; };
+  std::map<std::string, int> lanes;
+  for (const auto& [name, entry] : entries_)
+    if (free(entry)) lanes[entry.hello.numerics] += static_cast<int>(entry.hello.lanes);
+  if (lanes.empty()) return {};
+  const auto most = std::max_element(
+      lanes.begin(), lanes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const std::string& kind = lanes.contains(numerics) ? numerics : most->first;
+  std::vector<JobNode> nodes;
+  for (const auto& [name, entry] : entries_) {
+    if (!free(entry) || entry.hello.numerics != kind) continue;
+    const bool trains = has_role(entry.hello, "trainer");
+    const bool serves = has_role(entry.hello, "parameter-server");
+    if (trains || serves)
+      nodes.push_back({name, entry.actor, entry.hello.place, static_cast<int>(entry.hello.lanes),
+                       trains, serves});
+  }
+  return nodes;
+}
+
+std::optional<NodeHello> NodeTable::find(const std::string& node) const {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(node);
+  if (it == entries_.end() || !it->second.actor) return std::nullopt;
+  return it->second.hello;
+}
+
+}  // namespace fastserve

@@ -1,0 +1,64 @@
+// Which nodes a coordinator knows, and how they are. For actors/ alone.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/conductor.h"
+#include "cluster/control.h"
+
+namespace fastserve {
+
+/// Threads: any.
+class NodeTable {
+ public:
+  explicit NodeTable(const Clock& clock) : clock_(clock) {}
+
+  /// For a connection whose certificate says `node`: what the node must show in its hello.
+  std::string issue_ticket(const std::string& node);
+  /// kInvalidArgument or kAlreadyExists refuses the node.
+  Status hello(const wire_messages::NodeHello& hello, const NodeActor& actor);
+  void tick(const wire_messages::NodeTick& tick);
+  /// The name of the node that ended, if it is one of ours.
+  std::optional<std::string> down(const caf::actor_addr& actor);
+  void set_draining(const std::string& node, bool draining);
+  /// Forgets the node; its actor, if it is connected.
+  NodeActor forget(const std::string& node);
+
+  bool draining(const std::string& node) const;
+  /// Whose shares and rates the nodes' statuses show; null: the job has ended.
+  void watch(std::shared_ptr<MemberTable> members, const std::string& job, const TrainPlan& plan);
+
+  std::vector<NodeStatus> all() const;
+  /// Those that can take part in a job now. Of unlike devices those of the most lanes, unless
+  /// `numerics` names the kind that is wanted and such nodes are there.
+  std::vector<JobNode> usable(const std::string& numerics) const;
+  /// The node itself, when it is connected.
+  std::optional<wire_messages::NodeHello> find(const std::string& node) const;
+
+ private:
+  struct Entry {
+    wire_messages::NodeHello hello;
+    NodeActor actor;  // null: not connected
+    NodeStatus status;
+    wire_messages::NodeTick last;
+    Nanoseconds last_at{0};
+    bool draining = false;
+  };
+
+  struct Watched {
+    std::shared_ptr<MemberTable> members;
+    double tokens_per_microbatch;
+  };
+
+  const Clock& clock_;
+  mutable std::mutex mutex_;
+  std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> tickets_;  // ticket to node
+  std::map<std::string, Watched> jobs_;
+};
+
+}  // namespace fastserve

@@ -1,0 +1,253 @@
+#include "actors/part_room.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/cpu_device.h"
+#include "model/parameters.h"
+#include "train/token_file.h"
+
+namespace fastserve {
+
+using namespace messages;
+using wire_messages::BulkKind;
+using wire_messages::PartOrder;
+
+namespace {
+
+struct HostBuffer final : DeviceBuffer {
+  explicit HostBuffer(size_t n) : floats(new float[n / sizeof(float)]), size(n) {}
+  void* data() override { return floats.get(); }
+  size_t bytes() const override { return size; }
+  std::unique_ptr<float[]> floats;  // not cleared: it is written whole before it is read
+  size_t size;
+};
+
+BulkPlace place_in(std::span<std::byte> bytes, std::shared_ptr<void> owner) {
+  return {{bytes}, std::move(owner)};
+}
+
+uint64_t kind_of(BulkKind tensor, uint32_t shard = 0) {
+  return static_cast<uint64_t>(tensor) | uint64_t{shard} << 32;
+}
+
+}  // namespace
+
+void PeerList::add(std::string node) {
+  std::lock_guard lock(mutex_);
+  if (std::find(nodes_.begin(), nodes_.end(), node) == nodes_.end())
+    nodes_.push_back(std::move(node));
+}
+
+void PeerList::drop(const std::string& node) {
+  std::lock_guard lock(mutex_);
+  std::erase(nodes_, node);
+}
+
+std::vector<std::string> PeerList::all() const {
+  std::lock_guard lock(mutex_);
+  return nodes_;
+}
+
+Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodeParts> node,
+                                                   PartOrder order) {
+  constexpr size_t kMostShards = 1 << 16;
+  auto room = std::make_shared<PartRoom>();
+  FS_ASSIGN(const Json spec, Json::parse(order.spec, "the job's settings"));
+  FS_ASSIGN(room->spec, TrainSpec::from_json(spec, "the job's settings"));
+  FS_TRY(room->spec.validate());
+  if (order.owners.empty() || order.owners.size() > kMostShards)
+    return Error{ErrorCode::kCorrupt, "names no shards", "the job's order", ""};
+  room->node = std::move(node);
+  room->order = std::move(order);
+  room->plan = plan_training(room->spec, {0, room->node->lanes, 1}, room->node->lanes);
+  const ParameterLayout layout(room->spec.model);
+  const auto tiles = TrainWeights::tiles_of(room->spec.model, layout);
+  room->ranges =
+      ParameterShard::ranges(tiles, layout.elements(), static_cast<int>(room->order.owners.size()));
+  if (room->ranges.size() != room->order.owners.size())
+    return Error{ErrorCode::kCorrupt,
+                 fmt::format("has {} shards where the model has {} parts",
+                             room->order.owners.size(), room->ranges.size()),
+                 "the job's order", ""};
+  for (const auto& range : room->ranges) {
+    const size_t bytes = (range.end - range.begin) * sizeof(float);
+    room->slices.push_back(std::make_unique<GradientPool>(
+        [bytes]() -> Result<std::unique_ptr<DeviceBuffer>> {
+          return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBuffer>(bytes));
+        },
+        range.begin));
+  }
+  return room;
+}
+
+Path PartRoom::data_file(bool validation) const {
+  return node->data_folder /
+         fmt::format("{:016x}.{}.fstok", order.data, validation ? "validation" : "train");
+}
+
+bool PartRoom::find_data() {
+  auto train = read_token_file(data_file(false));
+  if (!train.ok()) return false;
+  dataset.train = std::move(train->tokens);
+  if (order.validation_bytes > 0) {
+    auto validation = read_token_file(data_file(true));
+    if (!validation.ok()) {
+      dataset.train = {};
+      return false;
+    }
+    dataset.validation = std::move(validation->tokens);
+  }
+  return true;
+}
+
+Status PartRoom::keep_data(bool validation, const std::vector<std::byte>& bytes) {
+  FS_TRY(make_directories(node->data_folder));
+  FS_TRY(write_file_atomically(data_file(validation),
+                               {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+  FS_ASSIGN(TokenFile file, read_token_file(data_file(validation)));
+  (validation ? dataset.validation : dataset.train) = std::move(file.tokens);
+  return {};
+}
+
+Status PartRoom::build() {
+  if (dataset.train.size() <= static_cast<size_t>(spec.block))
+    return Error{ErrorCode::kCorrupt, "is shorter than one sequence", "the training data", ""};
+  sampler = std::make_unique<Sampler>(
+      dataset.train, Sampler::Shape{spec.block, plan.sequences, plan.microbatches}, spec.seed);
+  if (dataset.validation.size() > 1)
+    evaluation = std::make_unique<EvaluationPlan>(dataset.validation, spec.block,
+                                                  spec.evaluate_sequences, plan.max_rows);
+  const auto make_device = [isa = node->isa](int lanes) { return make_cpu_device({lanes, isa}); };
+  FS_ASSIGN(backend, make_device_backend(spec.model, spec.precision, make_device));
+  replica = std::make_unique<WeightReplica>(*backend, gate, ranges);
+  const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
+  for (uint32_t i = 0; i < ranges.size(); i++)
+    shards.push_back(owns(i) ? std::make_shared<ParameterShard>(*backend, ranges[i], spec, layout,
+                                                                StepId{order.step})
+                             : nullptr);
+  if (!order.trains) return {};
+  pool = std::make_unique<GradientPool>(
+      [this] { return backend->allocate(backend->elements() * sizeof(float)); });
+  for (int i = 0; i < plan.trainers; i++) {
+    FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
+    workers.push_back(std::make_shared<GradientWorker>(
+        std::move(source), *sampler, evaluation.get(), *pool, [this] { return closing.load(); },
+        &gate));
+  }
+  return {};
+}
+
+void PartRoom::publish(uint32_t index, StepId at, const ParameterShard& shard,
+                       const std::string* only) {
+  const std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers.all();
+  if (to.empty()) return;
+  auto copy = slices[index]->take();
+  if (!copy.ok()) return;  // host memory is out: the part will not live long
+  const std::span<const float> weights = shard.weights();
+  std::copy(weights.begin(), weights.end(), (*copy)->data());
+  const std::span<const float> kept((*copy)->data(), weights.size());
+  for (const std::string& peer : to)
+    node->hub->send(peer, {kind_of(BulkKind::kWeights), order.job, at.value, index},
+                    {{std::as_bytes(kept), *copy}}, index);
+}
+
+void PartSink::set_shards(std::vector<ParameterServerActor> shards) {
+  std::lock_guard lock(mutex_);
+  shards_ = std::move(shards);
+}
+
+Result<uint32_t> PartSink::shard_of(const BulkTag& tag, uint64_t bytes, uint64_t copies) const {
+  const uint64_t shard = tag.kind >> 32 != 0 ? tag.kind >> 32 : tag.key;
+  if (shard >= room_->ranges.size())
+    return Error{ErrorCode::kCorrupt, fmt::format("names shard {}", shard), "a tensor", ""};
+  const auto& range = room_->ranges[shard];
+  const uint64_t wanted = (range.end - range.begin) * sizeof(float) * copies;
+  if (bytes != wanted)
+    return Error{ErrorCode::kCorrupt, fmt::format("has {} bytes instead of {}", bytes, wanted),
+                 "a tensor", ""};
+  return static_cast<uint32_t>(shard);
+}
+
+Result<BulkPlace> PartSink::place(const std::string& peer, const BulkTag& tag, uint64_t bytes) {
+  const bool from_coordinator = peer == kCoordinatorPeer;
+  const auto refuse = [&](const char* what) {
+    return Error{ErrorCode::kInvalidArgument, what, "node " + peer, ""};
+  };
+  switch (static_cast<BulkKind>(tag.kind & 0xffffffff)) {
+    case BulkKind::kGradient: {
+      const uint64_t shard = (tag.kind >> 32) - 1;
+      if (tag.kind >> 32 == 0 || shard >= room_->ranges.size() ||
+          !room_->owns(static_cast<uint32_t>(shard)))
+        return refuse("sent a gradient for a shard that is not here");
+      const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
+      if (!StepLayout(static_cast<uint32_t>(room_->plan.microbatches)).is_node(subtree))
+        return refuse("sent a gradient that is no part of the step");
+      FS_ASSIGN(GradientHandle slice, room_->slices[shard]->take());
+      if (slice->elements() * sizeof(float) != bytes)
+        return refuse("sent a gradient of the wrong size");
+      return place_in(std::as_writable_bytes(std::span(slice->data(), slice->elements())), slice);
+    }
+    case BulkKind::kWeights: {
+      FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 1));
+      if (!from_coordinator && room_->order.owners[shard] != peer)
+        return refuse("sent weights that are not its own");
+      FS_ASSIGN(GradientHandle slice, room_->slices[shard]->take());
+      return place_in(std::as_writable_bytes(std::span(slice->data(), slice->elements())), slice);
+    }
+    case BulkKind::kMoments: {
+      FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 2));
+      if (!from_coordinator || !room_->owns(shard)) return refuse("sent moments");
+      auto both = std::make_shared<std::vector<float>>(bytes / sizeof(float));
+      return place_in(std::as_writable_bytes(std::span(*both)), both);
+    }
+    case BulkKind::kTrainData:
+    case BulkKind::kValidationData: {
+      const bool train = static_cast<BulkKind>(tag.kind) == BulkKind::kTrainData;
+      const PartOrder& order = room_->order;
+      if (!from_coordinator || bytes != (train ? order.train_bytes : order.validation_bytes))
+        return refuse("sent data that nobody waits for");
+      auto file = std::make_shared<std::vector<std::byte>>(bytes);
+      return place_in(std::span(*file), file);
+    }
+    default:
+      return refuse("sent a tensor of an unknown kind");
+  }
+}
+
+void PartSink::arrived(const std::string& peer, const BulkTag& tag, BulkPlace place) {
+  const BulkKind tensor = static_cast<BulkKind>(tag.kind & 0xffffffff);
+  if (tensor == BulkKind::kGradient) {
+    const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
+    ParameterServerActor shard;
+    {
+      std::lock_guard lock(mutex_);
+      if (!shards_.empty()) shard = shards_[(tag.kind >> 32) - 1];
+    }
+    if (shard)
+      caf::anon_send(shard, PushGradient{{tag.step},
+                                         subtree,
+                                         subtree,
+                                         std::static_pointer_cast<GradientBuffer>(place.owner),
+                                         peer});
+  } else if (tensor == BulkKind::kWeights) {
+    caf::anon_send(deputy_, WeightsHere{static_cast<uint32_t>(tag.key),
+                                        {tag.step},
+                                        std::static_pointer_cast<GradientBuffer>(place.owner)});
+  } else if (tensor == BulkKind::kMoments) {
+    caf::anon_send(deputy_, MomentsHere{static_cast<uint32_t>(tag.key),
+                                        std::static_pointer_cast<std::vector<float>>(place.owner)});
+  } else {
+    caf::anon_send(deputy_,
+                   DataHere{tensor == BulkKind::kValidationData,
+                            std::static_pointer_cast<std::vector<std::byte>>(place.owner)});
+  }
+}
+
+void PartSink::lost(const std::string& peer, const Error& why) {
+  caf::anon_send(deputy_, PeerGone{peer, why});
+}
+
+}  // namespace fastserve

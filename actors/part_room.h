@@ -1,0 +1,90 @@
+// What a node's part of a job computes on: plain parts, built from the order. For actors/ alone.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/node_part.h"
+#include "train/device_backend.h"
+#include "train/gradient_worker.h"
+#include "train/node_work.h"
+#include "train/weight_replica.h"
+
+namespace fastserve {
+
+/// The nodes that get this one's weights. Threads: any.
+class PeerList {
+ public:
+  void add(std::string node);
+  void drop(const std::string& node);
+  std::vector<std::string> all() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::string> nodes_;
+};
+
+/// Owned by the deputy; its actors and the sink hold it, too.
+struct PartRoom {
+  /// What the order alone says: settings and shards. kInvalidArgument, kCorrupt.
+  static Result<std::shared_ptr<PartRoom>> create(std::shared_ptr<const NodeParts> node,
+                                                  wire_messages::PartOrder order);
+  /// The data from the node's folder, if it is there.
+  bool find_data();
+  /// Keeps what came from the coordinator, for the next time as well.
+  Status keep_data(bool validation, const std::vector<std::byte>& bytes);
+  bool has_data() const { return dataset.train.size() > 0; }
+  /// Weights, shards and workers. Requires the data.
+  Status build();
+
+  bool owns(uint32_t shard) const { return order.owners[shard] == node->name; }
+  /// Sends a shard's weights to the peers, or to one of them.
+  void publish(uint32_t shard_index, StepId at, const ParameterShard& shard,
+               const std::string* only);
+
+  std::shared_ptr<const NodeParts> node;
+  wire_messages::PartOrder order;
+  TrainSpec spec;
+  TrainPlan plan;
+  std::vector<ParameterShard::Range> ranges;
+  std::vector<std::unique_ptr<GradientPool>> slices;  ///< of each shard: gradients and weights
+  PeerList peers;
+  Dataset dataset;
+  std::unique_ptr<Sampler> sampler;
+  std::unique_ptr<EvaluationPlan> evaluation;
+  std::unique_ptr<TrainBackend> backend;
+  std::unique_ptr<GradientPool> pool;
+  WeightsGate gate;
+  std::unique_ptr<WeightReplica> replica;
+  std::vector<std::shared_ptr<ParameterShard>> shards;  ///< null: another node's
+  std::vector<std::shared_ptr<GradientWorker>> workers;
+  std::atomic<bool> closing{false};
+
+ private:
+  Path data_file(bool validation) const;
+};
+
+/// Takes in what peers send for the part. Threads: the lanes'.
+class PartSink final : public BulkSink {
+ public:
+  PartSink(std::shared_ptr<PartRoom> room, DeputyActor deputy)
+      : room_(std::move(room)), deputy_(std::move(deputy)) {}
+  /// Where gradients go; before it is called they are refused.
+  void set_shards(std::vector<ParameterServerActor> shards);
+
+  Result<BulkPlace> place(const std::string& peer, const BulkTag& tag, uint64_t bytes) override;
+  void arrived(const std::string& peer, const BulkTag& tag, BulkPlace place) override;
+  void lost(const std::string& peer, const Error& why) override;
+
+ private:
+  Result<uint32_t> shard_of(const BulkTag& tag, uint64_t bytes, uint64_t copies) const;
+
+  std::shared_ptr<PartRoom> room_;
+  DeputyActor deputy_;
+  std::mutex mutex_;
+  std::vector<ParameterServerActor> shards_;
+};
+
+}  // namespace fastserve

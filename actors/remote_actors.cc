@@ -1,0 +1,40 @@
+#include "actors/remote_actors.h"
+
+namespace fastserve {
+
+using namespace messages;
+using namespace wire_messages;
+
+TrainerActor::behavior_type remote_trainer(TrainerActor::pointer self, PartActor part) {
+  return {[=](const Work& work) {
+    const WorkItem& item = work.item;
+    self->send(part, GiveUnit{static_cast<uint8_t>(item.kind), item.round, item.unit,
+                              item.step.value, item.subtree.first, item.subtree.count,
+                              std::bit_cast<uint32_t>(item.scale)});
+  }};
+}
+
+ParameterServerActor::behavior_type remote_shard(ParameterServerActor::pointer self, uint32_t shard,
+                                                 PartActor part) {
+  return {
+      [](const PushGradient&) {},
+      [=](const Apply& apply) {
+        self->send(part,
+                   ApplyShard{shard, apply.order.step.value,
+                              std::bit_cast<uint64_t>(apply.order.learning_rate),
+                              std::bit_cast<uint64_t>(apply.order.grad_scale), apply.order.update});
+      },
+      [=](const Skip& skip) {
+        self->send(part, SkipShard{shard, skip.step.value});
+      },
+      [=](const CopyState&) {
+        self->send(part, CopyShard{shard, false});
+      },
+      [=](const CopyWeights&) {
+        self->send(part, CopyShard{shard, true});
+      },
+      [](const SendWeights&) {},
+  };
+}
+
+}  // namespace fastserve

@@ -1,0 +1,13 @@
+// Stands for a parameter server on another node.
+#pragma once
+
+#include "actors/part_room.h"
+
+namespace fastserve {
+
+/// Joins what this node's trainers push for the shard, unit by unit, and sends each unit's sum over
+/// the bulk lane to the shard's owner. Orders to apply or copy go to the shard itself.
+ParameterServerActor::behavior_type slice_sender(ParameterServerActor::pointer self,
+                                                 std::shared_ptr<PartRoom> room, uint32_t shard);
+
+}  // namespace fastserve

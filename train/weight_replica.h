@@ -1,0 +1,42 @@
+// A node's copy of the weights, of which it owns some and is sent the rest.
+#pragma once
+
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/ids.h"
+#include "train/parameter_shard.h"
+#include "train/weights_gate.h"
+
+namespace fastserve {
+
+/// Knows the step of every shard's range in this node's weights.
+///
+/// Threads:  any; the weights of different ranges may be taken in at once.
+/// Promises: a range never goes back to an earlier step.
+class WeightReplica {
+ public:
+  /// All must outlive this. No range has a step yet.
+  WeightReplica(TrainBackend& backend, WeightsGate& gate,
+                std::vector<ParameterShard::Range> ranges);
+
+  const ParameterShard::Range& range(size_t r) const { return ranges_[r]; }
+  size_t ranges() const { return ranges_.size(); }
+
+  /// Takes in the range's weights after `step` steps, and packs them. Older ones change nothing.
+  void take(size_t r, StepId step, std::span<const float> weights);
+  /// A shard of this node has brought its own range to `step`.
+  void applied(size_t r, StepId step);
+  /// The step that all ranges are at, when they are at the same.
+  std::optional<StepId> whole() const;
+
+ private:
+  TrainBackend& backend_;
+  WeightsGate& gate_;
+  std::vector<ParameterShard::Range> ranges_;
+  mutable std::mutex mutex_;
+  std::vector<std::optional<StepId>> steps_;
+};
+
+}  // namespace fastserve
