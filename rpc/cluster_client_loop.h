@@ -1,0 +1,124 @@
+// The thread of a ClusterClient: a connection, and calls over it that other threads wait for.
+#pragma once
+
+#include <capnp/rpc-twoparty.h>
+#include <fmt/format.h>
+#include <kj/async-io.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <future>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "rpc/cluster_client.h"
+#include "rpc/cluster_stream.h"
+#include "rpc/cluster_watched.h"
+#include "rpc/event_loop.h"
+#include "rpc/mailbox.h"
+
+namespace fastserve {
+
+/// One answer on its way from the loop's thread to the caller's.
+template <class T>
+class ClusterAnswer {
+ public:
+  void set(Result<T> value) {
+    const std::lock_guard lock(mutex_);
+    if (!value_) value_.emplace(std::move(value));
+    ready_.notify_all();
+  }
+  std::optional<Result<T>> wait(Nanoseconds timeout) {
+    std::unique_lock lock(mutex_);
+    ready_.wait_for(lock, timeout, [&] { return value_.has_value(); });
+    return std::move(value_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::optional<Result<T>> value_;
+};
+
+/// Owns:    the connection and the thread.
+/// Threads: any; what is passed to call() and post() runs on the loop's.
+class ClusterClientLoop {
+ public:
+  ClusterClientLoop(std::unique_ptr<Stream> stream, ClusterClientOptions options);
+  ~ClusterClientLoop() noexcept;
+  ClusterClientLoop(const ClusterClientLoop&) = delete;
+  ClusterClientLoop& operator=(const ClusterClientLoop&) = delete;
+
+  /// What lives on the loop's thread.
+  struct State final : kj::TaskSet::ErrorHandler {
+    explicit State(kj::Own<kj::AsyncIoStream> connected)
+        : stream(kj::mv(connected)),
+          rpc(*stream),
+          door(rpc.bootstrap().castAs<wire::Cluster>()),
+          tasks(*this) {}
+    void taskFailed(kj::Exception&&) override {}  // each call hands its failure to its caller
+
+    kj::Own<kj::AsyncIoStream> stream;
+    capnp::TwoPartyClient rpc;
+    wire::Cluster::Client door;
+    kj::Maybe<wire::Control::Client> control;  // set by open()
+    std::list<std::shared_ptr<ClusterWatched>> watched;
+    kj::TaskSet tasks;
+  };
+
+  /// How long an answer may take.
+  enum class Patience : uint8_t {
+    kShort,      ///< the timeout
+    kWhileAlive  ///< as long as the coordinator answers pings
+  };
+
+  /// `send` makes the call on the loop's thread and reads its answer: kj::Promise<Result<T>>.
+  template <class T, class Send>
+  Result<T> call(Patience patience, Send send) {
+    const auto answer = std::make_shared<ClusterAnswer<T>>();
+    post([answer, send = std::move(send), endpoint = endpoint_](State& state) {
+      state.tasks.add(kj::evalNow([&]() { return send(state); })
+                          .then([answer](Result<T> value) { answer->set(std::move(value)); },
+                                [answer, endpoint](kj::Exception&& exception) {
+                                  answer->set(failure(exception, endpoint));
+                                }));
+    });
+    const Nanoseconds began = now();
+    heard_ = began;
+    while (true) {
+      std::optional<Result<T>> value = answer->wait(kLookAtCancel);
+      if (value) return std::move(*value);
+      FS_TRY(keep_waiting(patience, began));
+    }
+  }
+
+  void post(std::function<void(State& state)> task) {
+    mailbox_.post([this, task = std::move(task)] { task(*state_); });
+  }
+  /// While waiting for the coordinator: an Error when that is to end.
+  Status keep_waiting(Patience patience, Nanoseconds since);
+  bool cancelled() const { return options_.cancel != nullptr && options_.cancel->raised(); }
+  Nanoseconds timeout() const { return options_.timeout; }
+  const std::string& endpoint() const { return endpoint_; }
+  Error no_answer() const;
+  static Error failure(const kj::Exception& exception, const std::string& endpoint);
+  static Nanoseconds now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+
+  static constexpr Nanoseconds kLookAtCancel = std::chrono::milliseconds(20);
+
+ private:
+  void run(std::unique_ptr<Stream> stream, std::promise<void> started);
+
+  const std::string endpoint_;
+  const ClusterClientOptions options_;
+  std::atomic<Nanoseconds> heard_{Nanoseconds{0}}, asked_{Nanoseconds{0}};  // of pings
+  Mailbox mailbox_;
+  State* state_ = nullptr;                      // the thread's, as is stop_
+  kj::PromiseFulfiller<void>* stop_ = nullptr;  // both set before the constructor returns
+  std::thread thread_;
+};
+
+}  // namespace fastserve
