@@ -95,6 +95,8 @@ Result<std::unique_ptr<ClusterCoordinator>> ClusterCoordinator::start(Config con
   return std::unique_ptr<ClusterCoordinator>(new ClusterCoordinator(std::move(state)));
 }
 
+void ClusterCoordinator::stop() { state_->closing.raise(); }
+
 void ClusterCoordinator::control_connected(TlsConnection connection) {
   const std::string node = connection.claim->node;
   const Log& log = state_->config.log;

@@ -12,6 +12,10 @@
 
 namespace fastserve {
 
+/// What TLS calls a node's connections: CAF's, and those for tensors.
+inline constexpr const char* kControlProtocol = "fastserve-control/1";
+inline constexpr const char* kBulkProtocol = "fastserve-bulk/1";
+
 /// How a job stands, beside what TrainProgress says.
 struct ClusterRun {
   uint64_t incarnation = 0;
@@ -31,6 +35,8 @@ class ClusterCoordinator {
     Log log;
   };
   static Result<std::unique_ptr<ClusterCoordinator>> start(Config config);
+  /// Jobs end at once, without a checkpoint; train() returns, and no job begins any more.
+  void stop();
   /// Ends jobs at once, without a checkpoint.
   ~ClusterCoordinator();
 

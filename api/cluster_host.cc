@@ -1,13 +1,226 @@
+// The coordinator's process: its folder, its port and what stands behind it.
 #include "api/cluster_host.h"
 
+#include <fmt/format.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "api/cluster_folder.h"
+#include "api/cluster_jobs.h"
+#include "api/train_request.h"
+#include "net/gate.h"
+#include "net/join.h"
+#include "rpc/cluster_server.h"
+
 namespace fastserve {
+namespace {
 
-Result<std::unique_ptr<CoordinatorHost>> CoordinatorHost::start(const CoordinatorOptions&) {
-  return Error{ErrorCode::kUnsupported, "is not there yet", "the coordinator", ""};
-}
+constexpr auto kJoining = std::chrono::seconds(10);
+constexpr auto kHour = std::chrono::hours(1);
 
-Result<std::unique_ptr<NodeHost>> NodeHost::start(const NodeHostOptions&) {
-  return Error{ErrorCode::kUnsupported, "is not there yet", "the node", ""};
+class Coordinator final : public CoordinatorHost, public ClusterControl {
+ public:
+  explicit Coordinator(CoordinatorOptions options) : options_(std::move(options)) {
+    if (options_.root.empty()) options_.root = default_root();
+  }
+
+  ~Coordinator() override {
+    {
+      std::lock_guard lock(mutex_);
+      closing_ = true;
+      changed_.notify_all();
+    }
+    if (renewer_.joinable()) renewer_.join();
+    gate_ = nullptr;    // nobody comes in any more
+    server_ = nullptr;  // no call is under way any more
+    if (coordinator_ != nullptr) coordinator_->stop();
+    jobs_ = nullptr;
+    coordinator_ = nullptr;
+    if (folder_ != nullptr) folder_->withdraw();
+  }
+
+  Status open() {
+    FS_ASSIGN(const Isa isa, choose_isa());
+    FS_ASSIGN(folder_, ClusterFolder::open(options_.root));
+    const ClusterSettings& settings = folder_->settings();
+    if (options_.address.empty()) options_.address = settings.address;
+    if (options_.port < 0) options_.port = settings.port;
+    FS_ASSIGN(members_, Membership::open(folder_->state(), clock_, folder_->authority()));
+    // Another address than loopback was the user's word to `cluster init` or `start`.
+    FS_ASSIGN(BoundPort bound, bind_to(options_.address, options_.port, true));
+    FS_ASSIGN(TlsParty party, make_party());
+    FS_ASSIGN(coordinator_, ClusterCoordinator::start({members_->epoch(), &clock_, options_.log}));
+    for (const MemberRecord& node : members_->nodes())
+      coordinator_->set_draining(node.name, node.draining);
+    jobs_ = std::make_unique<ClusterJobs>(ClusterJobs::Around{
+        {options_.root, 0, options_.log}, isa, &folder_->state(), coordinator_.get()});
+    ClusterServerOptions serving;
+    serving.log = options_.log;
+    server_ = ClusterServer::start(
+        *this,
+        [this](const std::string& token) -> Result<AccessRole> {
+          FS_ASSIGN(const auto access, members_->access(token));
+          return access.role;
+        },
+        serving);
+    const int port = bound.port;
+    Gate::Options gate;
+    gate.log = options_.log;
+    FS_ASSIGN(gate_,
+              Gate::start(
+                  std::move(bound), std::move(party), protocols(),
+                  [this](const NodeClaim& claim) { return members_->admitted(claim); }, gate));
+    endpoint_ = endpoint_text(settings.advertise, port);
+    FS_TRY(folder_->announce(*members_, options_.address, port));
+    renewer_ = std::thread([this] { keep_certificate(); });
+    options_.log.info(
+        fmt::format("coordinator of cluster {} at {} (epoch {}), TLS 1.3, nodes by "
+                    "certificate, clients by token",
+                    members_->cluster(), endpoint_, members_->epoch()));
+    if (const std::string note = members_->clock_note(); !note.empty()) options_.log.warning(note);
+    return jobs_->take_up();
+  }
+
+  // CoordinatorHost
+  ClusterControl& control() override { return *this; }
+  const std::string& endpoint() const override { return endpoint_; }
+
+  // ClusterControl
+  Result<std::vector<NodeStatus>> nodes() override {
+    std::vector<NodeStatus> seen = coordinator_->nodes();
+    for (const MemberRecord& member : members_->nodes()) {
+      const bool known = std::any_of(seen.begin(), seen.end(), [&](const NodeStatus& node) {
+        return node.name == member.name;
+      });
+      if (known) continue;
+      NodeStatus status;
+      status.name = member.name;
+      status.roles = member.roles;
+      status.lanes = member.lanes;
+      status.version = member.version;
+      status.joined_unix = member.joined_unix;
+      status.state = NodeStatus::State::kGone;
+      status.note = "has not connected since the coordinator started";
+      seen.push_back(std::move(status));
+    }
+    return seen;
+  }
+  Status drain(const std::string& node, bool drain) override {
+    FS_TRY(members_->set_draining(node, drain));
+    coordinator_->set_draining(node, drain);
+    return {};
+  }
+  Status remove(const std::string& node) override {
+    FS_TRY(members_->remove(node));
+    coordinator_->forget(node);
+    return {};
+  }
+  Result<std::string> train(const Json& request) override {
+    FS_ASSIGN(const TrainRequest wanted, read_train_request(request));
+    return jobs_->train(wanted);
+  }
+  Result<std::vector<ClusterJob>> jobs() override { return jobs_->jobs(); }
+  Result<ClusterJob> job(const std::string& id) override { return jobs_->job(id); }
+  Status pause(const std::string& id) override { return jobs_->pause(id); }
+  Status resume(const std::string& id) override { return jobs_->resume(id); }
+  Status cancel(const std::string& id) override { return jobs_->cancel(id); }
+  Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
+    return jobs_->log(id, from, most);
+  }
+  Result<Json> audit(const std::string&) override {
+    return Error{ErrorCode::kUnsupported, "is not kept yet", "the ledger of a cluster's jobs", ""};
+  }
+  Result<std::string> make_access_token(AccessRole role, const std::string& label,
+                                        int64_t lifetime_seconds) override {
+    return members_->make_access_token(role, lifetime_seconds, label);
+  }
+  Result<std::string> make_join_token(int64_t lifetime_seconds) override {
+    return members_->make_join_token(lifetime_seconds, 0, "");
+  }
+  Json status() override {
+    int64_t ready = 0, lanes = 0, running = 0;
+    for (const NodeStatus& node : coordinator_->nodes())
+      if (node.state == NodeStatus::State::kReady) ready++, lanes += node.lanes;
+    if (auto all = jobs_->jobs(); all.ok())
+      for (const ClusterJob& job : *all) running += job.state == "running";
+    return Json::object({{"cluster", members_->cluster()},
+                         {"epoch", members_->epoch()},
+                         {"version", FASTSERVE_VERSION},
+                         {"endpoint", endpoint_},
+                         {"uptime_seconds", clock_.unix_seconds() - started_},
+                         {"nodes_ready", ready},
+                         {"nodes", members_->nodes().size()},
+                         {"lanes", lanes},
+                         {"jobs_running", running},
+                         {"clock_note", members_->clock_note()}});
+  }
+
+ private:
+  Result<TlsParty> make_party() {
+    FS_ASSIGN(const Identity identity, folder_->make_identity(clock_.unix_seconds()));
+    FS_ASSIGN(claim_, read_claim(identity.certificate));
+    return TlsParty::create(identity);
+  }
+
+  std::vector<Gate::Protocol> protocols() {
+    const auto join = [this](TlsConnection connection) {
+      const Status served = serve_join(
+          std::move(connection),
+          [this](const JoinAsk& ask) { return members_->join(ask, FASTSERVE_VERSION); }, kJoining);
+      if (!served.ok()) options_.log.warning("a node did not join: " + served.error().message());
+    };
+    return {{kJoinProtocol, true, join},
+            {kClusterClientProtocol, true,
+             [this](TlsConnection connection) { server_->adopt(std::move(connection.stream)); }},
+            {kControlProtocol, false,
+             [this](TlsConnection connection) {
+               members_->heard(connection.claim->node);
+               coordinator_->control_connected(std::move(connection));
+             }},
+            {kBulkProtocol, false, [this](TlsConnection connection) {
+               coordinator_->bulk_connected(std::move(connection));
+             }}};
+  }
+
+  /// The coordinator's own certificate never runs out while it runs.
+  void keep_certificate() {
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_for(lock, kHour, [this] { return closing_; })) {
+      if (!renewal_due(claim_, clock_.unix_seconds())) continue;
+      auto party = make_party();
+      if (party.ok())
+        gate_->renew(std::move(*party));
+      else
+        options_.log.warning(party.error().message());
+    }
+  }
+
+  CoordinatorOptions options_;
+  SystemClock clock_;
+  const int64_t started_ = clock_.unix_seconds();
+  std::string endpoint_;
+  std::unique_ptr<ClusterFolder> folder_;
+  std::unique_ptr<Membership> members_;
+  std::unique_ptr<ClusterCoordinator> coordinator_;
+  std::unique_ptr<ClusterJobs> jobs_;
+  std::unique_ptr<ClusterServer> server_;
+  std::unique_ptr<Gate> gate_;
+  NodeClaim claim_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool closing_ = false;
+  std::thread renewer_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<CoordinatorHost>> CoordinatorHost::start(const CoordinatorOptions& options) {
+  auto host = std::make_unique<Coordinator>(options);
+  FS_TRY(host->open());
+  return std::unique_ptr<CoordinatorHost>(std::move(host));
 }
 
 }  // namespace fastserve

@@ -1,6 +1,7 @@
 // The Node that runs everything in this process.
 #pragma once
 
+#include "actors/training_system.h"
 #include "api/job_folder.h"
 #include "api/node.h"
 #include "api/train_material.h"
@@ -8,9 +9,15 @@
 
 namespace fastserve {
 
+/// Runs a prepared job to its end; `id` is its folder's.
+using TrainingEngine =
+    std::function<Result<TrainOutcome>(TrainingSystem::Config config, const std::string& id)>;
+
 class LocalNode final : public Node {
  public:
-  LocalNode(NodeOptions options, Isa isa) : options_(std::move(options)), isa_(isa) {}
+  /// `engine`: in place of this process's own actors; may be empty.
+  LocalNode(NodeOptions options, Isa isa, TrainingEngine engine = {})
+      : options_(std::move(options)), isa_(isa), engine_(std::move(engine)) {}
 
   const NodeOptions& options() const override { return options_; }
   Result<std::unique_ptr<Store>> open_store() const override;
@@ -59,6 +66,7 @@ class LocalNode final : public Node {
                               const TrainPlacement& placement,
                               const std::function<void(const TrainUpdate&)>& progress,
                               const CancelFlag& cancel);
+  Result<TrainOutcome> run_engine(TrainingSystem::Config config, const std::string& id) const;
   void discard_job(const JobFolder& job) const;
   Result<TrainResult> finish_job(JobFolder& job, const TrainMaterial& material,
                                  const TrainOutcome& outcome);
@@ -67,6 +75,7 @@ class LocalNode final : public Node {
 
   NodeOptions options_;
   Isa isa_;
+  TrainingEngine engine_;
   SystemClock clock_;
 };
 

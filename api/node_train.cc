@@ -225,17 +225,24 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   config.log = options_.log;
   config.progress = [&](const TrainProgress& p) { recorder(p); };
   config.cancel = &cancel;
-  auto system = TrainingSystem::start(std::move(config));
-  if (!system.ok()) return give_up(system.error(), "interrupted");
-  options_.log.info(fmt::format("job {}: {}", info.id, (*system)->description()));
-  auto outcome = (*system)->wait();
-  *system = nullptr;  // publishing needs memory, too
-  if (!outcome.ok()) return give_up(with_way_on(outcome.error(), job), "failed");
+  auto outcome = run_engine(std::move(config), info.id);
+  if (!outcome.ok()) {
+    const bool stopped = outcome.error().code == ErrorCode::kCancelled;
+    return give_up(with_way_on(outcome.error(), job), stopped ? "interrupted" : "failed");
+  }
   if (outcome->end == TrainEnd::kCancelled)
     return give_up(stopped(info.id, *outcome), "interrupted");
   auto result = finish_job(job, material, *outcome);
   if (!result.ok()) return give_up(result.error(), "interrupted");
   return result;
+}
+
+Result<TrainOutcome> LocalNode::run_engine(TrainingSystem::Config config,
+                                           const std::string& id) const {
+  if (engine_) return engine_(std::move(config), id);
+  FS_ASSIGN(const auto system, TrainingSystem::start(std::move(config)));
+  options_.log.info(fmt::format("job {}: {}", id, system->description()));
+  return system->wait();
 }
 
 void LocalNode::discard_job(const JobFolder& job) const {

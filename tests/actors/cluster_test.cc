@@ -1,5 +1,7 @@
 // Jobs over several nodes: the same bits as in one process, whoever is lost when.
+#include <condition_variable>
 #include <cstdio>
+#include <mutex>
 
 #include "in_process_cluster.h"
 #include "train/checkpoint.h"
@@ -22,8 +24,63 @@ TrainingSystem::Config job_in(const Folder& folder, Precision precision = Precis
   return config;
 }
 
-[[maybe_unused]] uint64_t expected_bits(Precision precision = Precision::kBFloat16) {
-  return hash_of(run(real_job(1, 1, precision)).weights);
+/// Runs the job on its own thread; `at(step)` is called after each step, on the coordinator's.
+class BackgroundJob {
+ public:
+  BackgroundJob(InProcessCluster& cluster, TrainingSystem::Config config) {
+    config.progress = [this](const TrainProgress& progress) {
+      std::lock_guard lock(mutex_);
+      step_ = std::max(step_, progress.step);
+      changed_.notify_all();
+    };
+    config.cancel = &cancel;
+    thread_ = std::thread([this, &cluster, config = std::move(config)]() mutable {
+      outcome_.emplace(
+          cluster.coordinator().train(std::move(config), "job", [this](const ClusterRun& run) {
+            std::lock_guard lock(mutex_);
+            run_ = run;
+          }));
+    });
+  }
+  ~BackgroundJob() {
+    if (thread_.joinable()) thread_.join();
+  }
+  /// False when the job did not get there within half a minute.
+  bool wait_for_step(int64_t step) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(30), [&] { return step_ >= step; });
+  }
+  Result<TrainOutcome> end() {
+    thread_.join();
+    return std::move(*outcome_);
+  }
+  ClusterRun run() {
+    std::lock_guard lock(mutex_);
+    return run_;
+  }
+
+  CancelFlag cancel;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t step_ = 0;
+  ClusterRun run_;
+  std::optional<Result<TrainOutcome>> outcome_;
+  std::thread thread_;
+};
+
+TrainingSystem::Config long_job_in(const Folder& folder, int64_t steps = 60) {
+  TrainingSystem::Config config = job_in(folder);
+  config.spec.steps = steps;
+  config.spec.checkpoint_every = 5;
+  config.spec.evaluate_every = 10;
+  return config;
+}
+
+uint64_t bits_of_long_job(int64_t steps = 60) {
+  Folder folder;
+  return hash_of(run(long_job_in(folder, steps)).weights);
 }
 
 }  // namespace
@@ -45,4 +102,126 @@ TEST_CASE("a job on one, two or three nodes ends in the bits of one process") {
       CHECK(outcome->validation_loss == expected.validation_loss);
     }
   }
+}
+
+TEST_CASE("a trainer without parameters is lost and comes back within one incarnation") {
+  const uint64_t expected = bits_of_long_job();
+  InProcessCluster cluster(log_of_test());
+  cluster.add("keeper");
+  cluster.add("worker", 1, {"trainer"});
+  cluster.wait_for_nodes(2);
+  Folder folder;
+  BackgroundJob job(cluster, long_job_in(folder));
+  REQUIRE(job.wait_for_step(3));
+  cluster.kill("worker");
+  REQUIRE(job.wait_for_step(8));
+  cluster.add("worker", 1, {"trainer"});
+  cluster.add("late", 2, {"trainer"});
+  const auto outcome = job.end();
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+  CHECK(job.run().incarnation == 1);
+  CHECK(job.run().replayed_steps == 0);
+}
+
+TEST_CASE("a node with parameters is lost: the job goes on from its checkpoint to the same bits") {
+  const uint64_t expected = bits_of_long_job();
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.add("two");
+  cluster.wait_for_nodes(2);
+  Folder folder;
+  BackgroundJob job(cluster, long_job_in(folder));
+  REQUIRE(job.wait_for_step(8));
+  cluster.kill("two");
+  REQUIRE(job.wait_for_step(20));
+  cluster.add("three", 2);
+  REQUIRE(job.wait_for_step(30));
+  cluster.kill("one");
+  const auto outcome = job.end();
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+  CHECK(job.run().incarnation >= 3);
+}
+
+TEST_CASE("all nodes are lost: the job waits for others, and ends in the same bits") {
+  const uint64_t expected = bits_of_long_job();
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.wait_for_nodes(1);
+  Folder folder;
+  BackgroundJob job(cluster, long_job_in(folder));
+  REQUIRE(job.wait_for_step(12));
+  cluster.kill("one");
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  cluster.add("other", 2);
+  const auto outcome = job.end();
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+}
+
+TEST_CASE("a cancelled job leaves a checkpoint, from which another cluster goes on") {
+  const uint64_t expected = bits_of_long_job();
+  Folder folder;
+  {
+    InProcessCluster cluster(log_of_test());
+    cluster.add("one");
+    cluster.add("two");
+    cluster.wait_for_nodes(2);
+    BackgroundJob job(cluster, long_job_in(folder));
+    REQUIRE(job.wait_for_step(12));
+    job.cancel.raise();
+    const auto outcome = job.end();
+    REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+    CHECK(outcome->end == TrainEnd::kCancelled);
+  }
+  InProcessCluster cluster(log_of_test());
+  cluster.add("three", 2);
+  cluster.wait_for_nodes(1);
+  const auto outcome = cluster.coordinator().train(long_job_in(folder), "job", {});
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+}
+
+TEST_CASE("the coordinator is lost: another one goes on with the nodes that come back to it") {
+  const uint64_t expected = bits_of_long_job();
+  Folder folder;
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.add("two");
+  cluster.wait_for_nodes(2);
+  {
+    BackgroundJob job(cluster, long_job_in(folder));
+    REQUIRE(job.wait_for_step(12));
+    cluster.coordinator().stop();
+    CHECK_FALSE(job.end().ok());
+  }
+  cluster.kill_coordinator();
+  cluster.start_coordinator();
+  cluster.wait_for_nodes(2);
+  const auto outcome = cluster.coordinator().train(long_job_in(folder), "job", {});
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+}
+
+TEST_CASE("a drained node is done without, and a job on no node at all can be cancelled") {
+  const uint64_t expected = bits_of_long_job();
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.add("two");
+  cluster.wait_for_nodes(2);
+  Folder folder;
+  BackgroundJob job(cluster, long_job_in(folder));
+  REQUIRE(job.wait_for_step(8));
+  cluster.coordinator().set_draining("one", true);
+  const auto outcome = job.end();
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+  cluster.coordinator().set_draining("two", true);
+  Folder other;
+  BackgroundJob idle(cluster, long_job_in(other));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  CHECK(idle.run().waiting_for == "a node that trains");
+  idle.cancel.raise();
+  CHECK(idle.end().error().code == ErrorCode::kCancelled);
 }

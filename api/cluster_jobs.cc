@@ -1,0 +1,271 @@
+#include "api/cluster_jobs.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <future>
+
+namespace fastserve {
+namespace {
+
+constexpr const char* kPrefix = "jobs/wanted/";
+constexpr const char* kLogFile = "log.txt";
+
+const char* name_of(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    default:
+      return "error";
+  }
+}
+
+/// Writes to the job's own file what it says, and passes it on.
+class JobLog {
+ public:
+  explicit JobLog(Log other) : other_(std::move(other)) {}
+
+  void open(const Path& file) {
+    std::lock_guard lock(mutex_);
+    out_.open(file, std::ios::app);
+    for (const std::string& line : early_) out_ << line;
+    early_.clear();
+    out_.flush();
+  }
+
+  void write(LogLevel level, std::string_view text) {
+    const std::string line =
+        fmt::format("{:%Y-%m-%dT%H:%M:%SZ} {} {}\n", fmt::gmtime(SystemClock().unix_seconds()),
+                    name_of(level), text);
+    {
+      std::lock_guard lock(mutex_);
+      if (out_.is_open())
+        out_ << line << std::flush;
+      else
+        early_.push_back(line);
+    }
+    if (level == LogLevel::kWarning)
+      other_.warning(text);
+    else if (level == LogLevel::kError)
+      other_.error(text);
+    else
+      other_.info(text);
+  }
+
+ private:
+  Log other_;
+  std::mutex mutex_;
+  std::ofstream out_;
+  std::vector<std::string> early_;  // before the job had a folder
+};
+
+}  // namespace
+
+struct ClusterJobs::Running {
+  std::thread thread;
+  CancelFlag cancel;
+  std::promise<Result<std::string>> begun;  // the id
+  bool told = false;                        // begun has been set; the job's thread alone
+  std::atomic<bool> ended{false};
+  std::string id;  // guarded by the jobs' mutex, like what follows
+  TrainUpdate last;
+  ClusterRun run;
+};
+
+ClusterJobs::~ClusterJobs() {
+  for (const auto& running : all_) running->thread.join();
+}
+
+void ClusterJobs::reap() {
+  std::vector<std::shared_ptr<Running>> gone;
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(all_, [&](const auto& running) {
+      if (!running->ended) return false;
+      gone.push_back(running);
+      return true;
+    });
+    std::erase_if(running_, [](const auto& entry) { return entry.second->ended.load(); });
+  }
+  for (const auto& running : gone) running->thread.join();
+}
+
+Status ClusterJobs::want(const std::string& id, Wanted wanted) {
+  const char* texts[] = {"running", "paused", "cancelled"};
+  return around_.state->write({{kPrefix + id, texts[static_cast<int>(wanted)]}});
+}
+
+ClusterJobs::Wanted ClusterJobs::wanted(const std::string& id) const {
+  const auto text = around_.state->get(kPrefix + id);
+  if (!text.ok() || !*text) return Wanted::kRunning;
+  return **text == "paused" ? Wanted::kPaused
+                            : (**text == "cancelled" ? Wanted::kCancelled : Wanted::kRunning);
+}
+
+Status ClusterJobs::take_up() {
+  FS_ASSIGN(const auto records, around_.state->list(kPrefix));
+  FS_ASSIGN(const auto known, list_jobs(around_.options.root));
+  for (const JobInfo& info : known) {
+    const bool recorded = std::any_of(records.begin(), records.end(), [&](const auto& record) {
+      return record.first == kPrefix + info.id && record.second == "running";
+    });
+    if (!recorded || info.state != "interrupted") continue;
+    TrainRequest request;
+    request.resume = info.id;
+    const auto begun = begin(std::move(request));
+    if (!begun.ok()) around_.options.log.warning(begun.error().message());
+  }
+  return {};
+}
+
+Result<std::string> ClusterJobs::train(const TrainRequest& request) {
+  if (!request.resume.empty()) {
+    FS_TRY(resume(request.resume));
+    return request.resume;
+  }
+  return begin(request);
+}
+
+Result<std::string> ClusterJobs::begin(TrainRequest request) {
+  reap();
+  auto running = std::make_shared<Running>();
+  auto begun = running->begun.get_future();
+  {
+    std::lock_guard lock(mutex_);
+    if (!request.resume.empty() && running_.contains(request.resume))
+      return Error{ErrorCode::kAlreadyExists, "runs already", "job " + request.resume, ""};
+    all_.push_back(running);
+    running->thread =
+        std::thread([this, running, request = std::move(request)] { run(running, request); });
+  }
+  return begun.get();
+}
+
+void ClusterJobs::run(const std::shared_ptr<Running>& running, const TrainRequest& request) {
+  const auto log = std::make_shared<JobLog>(around_.options.log);
+  NodeOptions options = around_.options;
+  options.log = Log([log](LogLevel level, std::string_view line) { log->write(level, line); });
+  const auto engine = [&](TrainingSystem::Config config,
+                          const std::string& id) -> Result<TrainOutcome> {
+    log->open(around_.options.root / "jobs" / id / kLogFile);
+    FS_TRY(want(id, Wanted::kRunning));
+    {
+      std::lock_guard lock(mutex_);
+      running->id = id;
+      running_[id] = running;
+    }
+    running->told = true;
+    running->begun.set_value(id);
+    return around_.coordinator->train(std::move(config), id, [&](const ClusterRun& now) {
+      std::lock_guard lock(mutex_);
+      running->run = now;
+    });
+  };
+  LocalNode node(options, around_.isa, engine);
+  const auto progress = [&](const TrainUpdate& update) {
+    std::lock_guard lock(mutex_);
+    running->last = update;
+  };
+  const auto result = node.train(request, progress, running->cancel);
+  if (result.ok())
+    options.log.info(fmt::format("job {} has finished: {}", result->job, result->model.text()));
+  else
+    options.log.warning(result.error().message());
+  if (!running->told)
+    running->begun.set_value(result.ok() ? Result<std::string>(result->job)
+                                         : Result<std::string>(result.error()));
+  running->ended = true;
+}
+
+ClusterJob ClusterJobs::described(const JobInfo& info) {
+  ClusterJob job;
+  job.id = info.id;
+  job.model = info.model;
+  job.state = info.state;
+  job.created_unix = info.created_unix;
+  job.step = info.step;
+  job.steps = info.steps;
+  job.loss = info.loss;
+  job.validation_loss = info.validation_loss;
+  job.note = info.note;
+  job.details = info.details;
+  if (job.state == "interrupted" && wanted(info.id) == Wanted::kPaused) job.state = "paused";
+  if (job.state == "interrupted" && wanted(info.id) == Wanted::kCancelled) job.state = "cancelled";
+  std::lock_guard lock(mutex_);
+  const auto it = running_.find(info.id);
+  if (it == running_.end()) return job;
+  const Running& now = *it->second;
+  job.incarnation = now.run.incarnation;
+  job.replayed_steps = now.run.replayed_steps;
+  if (now.ended) return job;
+  job.state = now.run.waiting_for.empty() ? "running" : "waiting";
+  if (!now.run.waiting_for.empty()) job.note = "waits for " + now.run.waiting_for;
+  if (now.last.steps == 0) return job;
+  job.step = now.last.step;
+  job.steps = now.last.steps;
+  job.loss = now.last.loss;
+  job.validation_loss = now.last.validation_loss;
+  job.tokens_per_second = now.last.tokens_per_second;
+  job.eta_seconds = now.last.eta_seconds;
+  return job;
+}
+
+Result<std::vector<ClusterJob>> ClusterJobs::jobs() {
+  FS_ASSIGN(const auto infos, list_jobs(around_.options.root));
+  std::vector<ClusterJob> all;
+  for (const JobInfo& info : infos)
+    if (info.kind == "train") all.push_back(described(info));
+  return all;
+}
+
+Result<ClusterJob> ClusterJobs::job(const std::string& id) {
+  FS_ASSIGN(const auto all, jobs());
+  std::string known;
+  for (const ClusterJob& job : all) {
+    if (job.id == id) return job;
+    known += (known.empty() ? "" : ", ") + job.id;
+  }
+  return Error{ErrorCode::kNotFound, "no such job", id,
+               known.empty() ? "there are no jobs here" : "there are: " + known};
+}
+
+Status ClusterJobs::stop(const std::string& id, Wanted wanted) {
+  FS_ASSIGN(const ClusterJob found, job(id));
+  if (found.state == "finished")
+    return Error{ErrorCode::kInvalidArgument, "has finished", "job " + id, ""};
+  FS_TRY(want(id, wanted));
+  std::lock_guard lock(mutex_);
+  const auto it = running_.find(id);
+  if (it != running_.end()) it->second->cancel.raise();
+  return {};
+}
+
+Status ClusterJobs::pause(const std::string& id) { return stop(id, Wanted::kPaused); }
+Status ClusterJobs::cancel(const std::string& id) { return stop(id, Wanted::kCancelled); }
+
+Status ClusterJobs::resume(const std::string& id) {
+  FS_TRY(job(id));
+  TrainRequest request;
+  request.resume = id;
+  const auto begun = begin(std::move(request));
+  return begun.ok() ? Status() : Status(begun.error());
+}
+
+Result<std::vector<std::string>> ClusterJobs::log(const std::string& id, uint64_t from, int most) {
+  FS_TRY(job(id));
+  std::ifstream in(around_.options.root / "jobs" / id / kLogFile);
+  std::vector<std::string> lines;
+  std::string line;
+  for (uint64_t at = 0; static_cast<int>(lines.size()) < most && std::getline(in, line); at++)
+    if (at >= from) lines.push_back(line);
+  return lines;
+}
+
+}  // namespace fastserve

@@ -1,0 +1,172 @@
+// A node's process: its identity, its port for tensors, and its actors.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "actors/cluster_coordinator.h"
+#include "actors/cluster_node.h"
+#include "api/cluster_folder.h"
+#include "api/cluster_host.h"
+#include "api/node.h"
+#include "cluster/tokens.h"
+#include "cpu/cpu_device.h"
+#include "net/gate.h"
+#include "net/join.h"
+
+namespace fastserve {
+namespace {
+
+constexpr auto kJoining = std::chrono::seconds(15), kDialling = std::chrono::seconds(5);
+
+Result<std::pair<std::string, int>> split(const std::string& endpoint) {
+  const size_t colon = endpoint.rfind(':');
+  const Error bad{ErrorCode::kInvalidArgument, "is no HOST:PORT", endpoint,
+                  "as fsctl cluster init printed it"};
+  if (colon == std::string::npos || colon == 0) return bad;
+  int port = 0;
+  for (const char c : endpoint.substr(colon + 1)) {
+    if (c < '0' || c > '9' || port > 65535) return bad;
+    port = port * 10 + (c - '0');
+  }
+  std::string host = endpoint.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  if (port < 1 || port > 65535) return bad;
+  return std::pair(host, port);
+}
+
+std::string own_name() {
+  char host[256] = "";
+  if (::gethostname(host, sizeof host - 1) != 0 || host[0] == '\0') return "node";
+  return host;
+}
+
+class Host final : public NodeHost {
+ public:
+  explicit Host(NodeHostOptions options) : options_(std::move(options)) {
+    if (options_.root.empty()) options_.root = default_root();
+    if (options_.lanes == 0) options_.lanes = usable_cores();
+  }
+
+  Status open() {
+    if (options_.plain_bulk)
+      return Error{ErrorCode::kUnsupported, "is not supported yet", "--plain-bulk",
+                   "leave it out: tensors travel in TLS"};
+    FS_ASSIGN(folder_, NodeFolder::open(options_.root));
+    FS_TRY(join());
+    FS_ASSIGN(TlsParty party, TlsParty::create(membership_.identity));
+    party_ = std::make_shared<const TlsParty>(std::move(party));
+    FS_ASSIGN(TlsParty serving, TlsParty::create(membership_.identity));
+    FS_ASSIGN(BoundPort bound, bind_to(options_.address, options_.port, true));
+    const int port = bound.port;
+    FS_TRY(start_node(port));
+    Gate::Options gate;
+    gate.log = options_.log;
+    FS_ASSIGN(
+        gate_,
+        Gate::start(
+            std::move(bound), std::move(serving),
+            {{kBulkProtocol, false,
+              [this](TlsConnection connection) { node_->bulk_connected(std::move(connection)); }}},
+            [](const NodeClaim&) { return Status(); }, gate));
+    options_.log.info(fmt::format("node {} of cluster {}: {} lanes, roles {}, tensors at {}:{}",
+                                  membership_.name, membership_.cluster, options_.lanes,
+                                  fmt::join(membership_.roles, ","), host(), port));
+    return {};
+  }
+
+  ~Host() override {
+    gate_ = nullptr;
+    node_ = nullptr;
+  }
+
+  const std::string& name() const override { return membership_.name; }
+  Status run(const CancelFlag& cancel) override { return node_->run(cancel); }
+
+ private:
+  const std::string& host() const {
+    return options_.advertise.empty() ? options_.address : options_.advertise;
+  }
+
+  /// Takes up what it joined before, or joins.
+  Status join() {
+    const auto& before = folder_->membership();
+    if (before && options_.token.empty()) {
+      membership_ = *before;
+      if (!options_.join.empty()) membership_.coordinator = options_.join;
+      return {};
+    }
+    if (options_.token.empty() || options_.join.empty())
+      return Error{ErrorCode::kInvalidArgument, "has not joined a cluster yet", "this node",
+                   "fsctl node start --join HOST:PORT --token TOKEN; fsctl cluster token create "
+                   "--kind join on the coordinator's host makes a token"};
+    FS_ASSIGN(const Token token, parse_token(options_.token, Token::Kind::kJoin));
+    FS_ASSIGN(const auto place, split(options_.join));
+    FS_ASSIGN(const KeyAndRequest key, folder_->join_key());
+    JoinAsk ask;
+    ask.version = FASTSERVE_VERSION;
+    ask.token = options_.token;
+    ask.name = !options_.name.empty() ? options_.name : before ? before->name : own_name();
+    ask.roles = !options_.roles.empty() ? options_.roles
+                                        : std::vector<std::string>{"trainer", "parameter-server"};
+    ask.lanes = options_.lanes;
+    membership_.coordinator = options_.join;
+    membership_.name = ask.name;
+    membership_.roles = ask.roles;
+    FS_ASSIGN(membership_.identity,
+              join_cluster({place.first, place.second, token.authority}, ask, key, kJoining));
+    FS_ASSIGN(const NodeClaim claim, read_claim(membership_.identity.certificate));
+    membership_.cluster = claim.cluster;
+    return folder_->keep(membership_, key.request);
+  }
+
+  Result<TlsConnection> dial(const std::string& host, int port, const std::string& node,
+                             const char* protocol) const {
+    FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
+    return party_->connect(std::move(socket), endpoint_text(host, port), node, protocol, kDialling);
+  }
+
+  Status start_node(int port) {
+    FS_ASSIGN(const auto place, split(membership_.coordinator));
+    ClusterNode::Config config;
+    config.name = membership_.name;
+    config.roles = membership_.roles;
+    config.lanes = options_.lanes;
+    FS_ASSIGN(config.isa, choose_isa());
+    config.host = host();
+    config.port = port;
+    config.data_folder = options_.root / "node-data";
+    config.clock = &clock_;
+    config.log = options_.log;
+    config.dial_control = [this, place = place] {
+      return dial(place.first, place.second, kCoordinatorName, kControlProtocol);
+    };
+    config.dial_bulk = [this, place = place] {
+      return dial(place.first, place.second, kCoordinatorName, kBulkProtocol);
+    };
+    config.dial_peer = [this](const std::string& node, const std::string& host, int at) {
+      return dial(host, at, node, kBulkProtocol);
+    };
+    FS_ASSIGN(node_, ClusterNode::start(std::move(config)));
+    return {};
+  }
+
+  NodeHostOptions options_;
+  SystemClock clock_;
+  std::unique_ptr<NodeFolder> folder_;
+  NodeMembership membership_;
+  std::shared_ptr<const TlsParty> party_;
+  std::unique_ptr<ClusterNode> node_;
+  std::unique_ptr<Gate> gate_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<NodeHost>> NodeHost::start(const NodeHostOptions& options) {
+  auto host = std::make_unique<Host>(options);
+  FS_TRY(host->open());
+  return std::unique_ptr<NodeHost>(std::move(host));
+}
+
+}  // namespace fastserve
