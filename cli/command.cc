@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <system_error>
 
 namespace fastserve {
 
@@ -12,17 +15,21 @@ int exit_code(const Error& error) {
   return 10 + static_cast<int>(error.code);
 }
 
+Log CommandLine::log() const {
+  if (quiet) return {};
+  return Log([](LogLevel level, std::string_view text) {
+    const char* mark = level == LogLevel::kWarning ? "warning: "
+                       : level == LogLevel::kError ? "error: "
+                                                   : "";
+    fmt::print(stderr, "{}{}{}\n", isatty(STDERR_FILENO) ? "\r\033[K" : "", mark, text);
+  });
+}
+
 Result<std::unique_ptr<Node>> CommandLine::node() const {
   NodeOptions options;
   options.root = store;
   options.lanes = lanes;
-  if (!quiet)
-    options.log = Log([](LogLevel level, std::string_view text) {
-      const char* mark = level == LogLevel::kWarning ? "warning: "
-                         : level == LogLevel::kError ? "error: "
-                                                     : "";
-      fmt::print(stderr, "{}{}{}\n", isatty(STDERR_FILENO) ? "\r\033[K" : "", mark, text);
-    });
+  options.log = log();
   return Node::create(std::move(options));
 }
 
@@ -81,6 +88,11 @@ int fail_usage(const CommandLine& line, const Error& error) {
   print_failure(line, error_json("wrong usage", error));
   say(line, error);
   return kExitWrongUsage;
+}
+
+void flush_stdout() {
+  if (std::fflush(stdout) != 0)
+    throw std::system_error(errno, std::generic_category(), "cannot write to stdout");
 }
 
 int finish(const CommandLine& line, const Json& document, const std::function<void()>& text) {

@@ -14,8 +14,8 @@ class App;
 
 namespace fastserve {
 
-/// Exit codes (docs/exit-codes.md): 0 done; 1 a check did not pass; 2 wrong usage; 10 + ErrorCode
-/// for an Error; 130 stopped by Ctrl-C.
+/// Exit codes (docs/exit-codes.md): 0 done; 1 a check did not pass, or a job that was followed; 2
+/// wrong usage; 10 + ErrorCode for an Error; 130 stopped by Ctrl-C.
 inline constexpr int kExitCheckFailed = 1, kExitWrongUsage = 2;
 int exit_code(const Error& error);
 
@@ -26,8 +26,12 @@ struct CommandLine {
   bool json = false;   ///< --json: one JSON document on stdout
   bool quiet = false;  ///< --quiet: no progress and no log lines
   std::string colour = "auto";
-  CancelFlag cancel;  ///< raised by Ctrl-C
+  std::string cluster;  ///< --cluster or $FASTSERVE_CLUSTER: HOST:PORT; empty: this machine
+  std::string token;    ///< --token
+  CancelFlag cancel;    ///< raised by Ctrl-C
 
+  /// Lines on stderr; nothing with --quiet.
+  Log log() const;
   /// Opens the node these options describe.
   Result<std::unique_ptr<Node>> node() const;
   bool progress_wanted() const;  ///< stderr is a terminal and nothing forbids it
@@ -49,6 +53,10 @@ int fail_usage(const CommandLine& line, const Error& error);
 /// Prints a document on stdout with --json; otherwise calls `text`.
 int finish(const CommandLine& line, const Json& document, const std::function<void()>& text);
 
+/// What was printed so far goes out. Throws std::system_error when nobody reads it any more or the
+/// disk is full; main() ends the command then.
+void flush_stdout();
+
 /// A command's body; returns the exit code.
 using Body = std::function<int()>;
 /// Registers the command on the app; the chosen command puts its body into `run`.
@@ -59,6 +67,9 @@ void add_generate_commands(CLI::App& app, CommandLine& line, Body& run);  ///< g
 void add_models_command(CLI::App& app, CommandLine& line, Body& run);
 void add_jobs_command(CLI::App& app, CommandLine& line, Body& run);
 void add_status_command(CLI::App& app, CommandLine& line, Body& run);
+void add_cluster_command(CLI::App& app, CommandLine& line, Body& run);
+void add_node_command(CLI::App& app, CommandLine& line, Body& run);
+void add_top_command(CLI::App& app, CommandLine& line, Body& run);
 void add_parity_command(CLI::App& app, CommandLine& line, Body& run);
 void add_bench_command(CLI::App& app, CommandLine& line, Body& run);
 void add_completion_command(CLI::App& app, CommandLine& line, Body& run);

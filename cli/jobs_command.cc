@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/cluster_client.h"
 #include "cli/command.h"
 
 namespace fastserve {
@@ -57,6 +58,12 @@ int show_job(const CommandLine& line, const std::string& id) {
   });
 }
 
+/// What only a cluster's job can do.
+int only_in_cluster(const CommandLine& line, const char* what, const char* hint) {
+  return fail(line, {ErrorCode::kUnsupported, "is for jobs of a cluster: give --cluster HOST:PORT",
+                     what, hint});
+}
+
 int remove_job(const CommandLine& line, const std::string& id) {
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
@@ -64,19 +71,53 @@ int remove_job(const CommandLine& line, const std::string& id) {
   return finish(line, Json::object({{"removed", id}}), [&] { fmt::print("removed job {}\n", id); });
 }
 
+/// Commands for jobs of a cluster.
+void add_cluster_only(CLI::App& jobs, CommandLine& line, Body& run,
+                      const std::shared_ptr<std::string>& id) {
+  const auto add = [&](const char* word, const char* what, const char* without, auto body) {
+    auto* c = jobs.add_subcommand(word, what);
+    c->add_option("job", *id)->required();
+    c->callback([&line, &run, id, word, without, body] {
+      run = [&line, id, word, without, body] {
+        return line.cluster.empty() ? only_in_cluster(line, word, without) : body(*id);
+      };
+    });
+    return c;
+  };
+  constexpr const char* kRunsInFsctl = "a job here runs in its fsctl train: Ctrl-C interrupts it";
+  auto follow = std::make_shared<bool>(false);
+  add("logs", "What a cluster's job has logged", "a job here logs to the stderr of its fsctl train",
+      [&line, follow](const std::string& job) { return print_cluster_log(line, job, *follow); })
+      ->add_flag("--follow,-f", *follow, "Go on until the job ends");
+  add("follow", "Show a cluster's job's progress until it ends", kRunsInFsctl,
+      [&line](const std::string& job) { return follow_cluster_job(line, job); });
+  add("pause", "Write a checkpoint and free the cluster's nodes", kRunsInFsctl,
+      [&line](const std::string& job) { return change_cluster_job(line, "pause", job); });
+  add("cancel", "End a cluster's job for good", kRunsInFsctl,
+      [&line](const std::string& job) { return change_cluster_job(line, "cancel", job); });
+  add("audit", "Prove from a cluster's job's ledger that each sample counted once an epoch",
+      "a job in one process keeps no ledger",
+      [&line](const std::string& job) { return audit_cluster_job(line, job); });
+}
+
 }  // namespace
 
 void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
-  auto* jobs = app.add_subcommand("jobs", "Training jobs: list, show, resume, remove");
+  auto* jobs =
+      app.add_subcommand("jobs", "Training jobs, here or in a cluster: list, show, resume, ...");
   jobs->require_subcommand(1);
   jobs->fallthrough();
   auto id = std::make_shared<std::string>();
   jobs->add_subcommand("list", "Every job of this store")->callback([&line, &run] {
-    run = [&line] { return list_jobs(line); };
+    run = [&line] { return line.cluster.empty() ? list_jobs(line) : list_cluster_jobs(line); };
   });
   auto* show = jobs->add_subcommand("show", "One job: settings, progress, result");
   show->add_option("job", *id)->required();
-  show->callback([&line, &run, id] { run = [&line, id] { return show_job(line, *id); }; });
+  show->callback([&line, &run, id] {
+    run = [&line, id] {
+      return line.cluster.empty() ? show_job(line, *id) : show_cluster_job(line, *id);
+    };
+  });
   auto* resume =
       jobs->add_subcommand("resume", "Continue an interrupted job; it ends in the same bits");
   resume->add_option("job", *id)->required();
@@ -96,6 +137,13 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
       if (id->empty())
         return fail(line, {ErrorCode::kInvalidArgument, "names no job", "resume",
                            "fsctl jobs list shows those there are"});
+      if (!line.cluster.empty()) {
+        if (placement->trainers > 0 || placement->shards > 0 || !data->empty())
+          return fail(line, {ErrorCode::kInvalidArgument,
+                             "a cluster chooses where its jobs run, and its data stays where it is",
+                             "resume", "leave --trainers, --shards and --data out"});
+        return change_cluster_job(line, "resume", *id);
+      }
       TrainRequest request;
       request.resume = *id;
       request.data = *data;
@@ -104,6 +152,7 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
       return run_training(line, request);
     };
   });
+  add_cluster_only(*jobs, line, run, id);
   auto* rm = jobs->add_subcommand("rm", "Forget a job and delete its checkpoints");
   rm->add_option("job", *id)->required();
   rm->callback([&line, &run, id] { run = [&line, id] { return remove_job(line, *id); }; });
@@ -112,6 +161,11 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
       "  fsctl jobs list\n"
       "  fsctl jobs show 7f3a91c2\n"
       "  fsctl jobs resume 7f3a91c2\n"
+      "  fsctl jobs logs 7f3a91c2 --follow --cluster 10.0.0.1:7070\n"
+      "  fsctl jobs follow 7f3a91c2 --cluster 10.0.0.1:7070\n"
+      "  fsctl jobs pause 7f3a91c2 --cluster 10.0.0.1:7070\n"
+      "  fsctl jobs cancel 7f3a91c2 --cluster 10.0.0.1:7070\n"
+      "  fsctl jobs audit 7f3a91c2 --cluster 10.0.0.1:7070\n"
       "  fsctl jobs rm 7f3a91c2");
 }
 

@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "base/spelling.h"
+#include "cli/cluster_client.h"
 #include "cli/command.h"
 #include "cli/completion.h"
 
@@ -43,6 +44,7 @@ constexpr const char* kExamples =
     "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once'     ask it\n"
     "  fsctl models import ./Llama-3.2-1B --name llama             take a Hugging Face directory "
     "in\n"
+    "  fsctl train --cluster 10.0.0.1:7070 --data texts/ --model poems    let a cluster do it\n"
     "Models live in $FASTSERVE_HOME, --store, or your data folder. Exit codes: docs/exit-codes.md.";
 
 /// A command without examples of its own shows those of its group that call it.
@@ -105,8 +107,7 @@ int fail_words(const CLI::App& app, CommandLine& line, const CLI::ParseError& er
 int run_and_flush(CommandLine& line, const Body& run) {
   try {
     const int code = run();
-    if (std::fflush(stdout) != 0)
-      throw std::system_error(errno, std::generic_category(), "cannot write to stdout");
+    flush_stdout();
     return code;
   } catch (const std::system_error& error) {
     // Whoever read our output has seen enough, as in `fsctl models list | head -1`.
@@ -136,6 +137,12 @@ int main(int argc, char** argv) {
   app.add_flag("--quiet,-q", line.quiet, "No progress and no log lines");
   app.add_option("--color", line.colour, "auto, always or never")
       ->check(CLI::IsMember({"auto", "always", "never"}));
+  app.add_option("--cluster", line.cluster,
+                 "Let a cluster do it (or $FASTSERVE_CLUSTER): its coordinator's address")
+      ->type_name("HOST:PORT");
+  app.add_option(
+      "--token", line.token,
+      "Access token of the cluster (or $FASTSERVE_TOKEN, or the one in the store's folder)");
 
   add_train_command(app, line, run);
   add_compress_command(app, line, run);
@@ -144,6 +151,9 @@ int main(int argc, char** argv) {
   add_models_command(app, line, run);
   add_jobs_command(app, line, run);
   add_status_command(app, line, run);
+  add_cluster_command(app, line, run);
+  add_node_command(app, line, run);
+  add_top_command(app, line, run);
   add_parity_command(app, line, run);
   add_bench_command(app, line, run);
   add_completion_command(app, line, run);
@@ -160,6 +170,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail_words(app, line, error, argc, argv);
   }
+  if (Status chosen = choose_cluster(app, line); !chosen.ok()) return fail(line, chosen.error());
   catch_interrupts(line.cancel);
   return run_and_flush(line, run);
 }

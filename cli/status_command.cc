@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <map>
 
+#include "cli/cluster_client.h"
 #include "cli/command.h"
 #include "cli/generation.h"
 #include "rpc/client.h"
@@ -77,13 +78,17 @@ int local_status(const CommandLine& line) {
 }  // namespace
 
 void add_status_command(CLI::App& app, CommandLine& line, Body& run) {
-  auto* c = app.add_subcommand("status", "The store and its jobs, or a running deployment");
+  auto* c =
+      app.add_subcommand("status", "The store and its jobs, a running deployment, or a cluster");
   auto address = std::make_shared<std::string>();
   c->add_option("--connect", *address, "HOST:PORT of a deployment");
-  c->footer("Examples:\n  fsctl status\n  fsctl status --connect 127.0.0.1:8080 --json");
+  c->footer(
+      "Examples:\n  fsctl status\n  fsctl status --connect 127.0.0.1:8080 --json\n"
+      "  fsctl status --cluster 10.0.0.1:7070");
   c->callback([&line, &run, address] {
     run = [&line, address] {
-      return address->empty() ? local_status(line) : server_status(line, *address);
+      if (!address->empty()) return server_status(line, *address);
+      return line.cluster.empty() ? local_status(line) : show_cluster_status(line);
     };
   });
 }

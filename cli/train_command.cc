@@ -1,12 +1,12 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cmath>
 
+#include "cli/cluster_client.h"
 #include "cli/command.h"
 #include "cli/memory_text.h"
-#include "cli/progress.h"
+#include "cli/training_progress.h"
 
 namespace fastserve {
 namespace {
@@ -27,28 +27,6 @@ Json to_json(const TrainResult& r) {
                        {"weights_hash", fmt::format("{:016x}", r.weights_hash)}});
 }
 
-/// Progress where there is no terminal: a line after each evaluation, and now and then.
-class ProgressLines {
- public:
-  explicit ProgressLines(bool shown) : shown_(shown), last_(clock_.now()) {}
-
-  void update(const TrainUpdate& u, const std::string& text) {
-    const bool evaluated =
-        std::isfinite(u.validation_loss) && u.validation_loss != validation_loss_;
-    if (evaluated) validation_loss_ = u.validation_loss;
-    const Nanoseconds now = clock_.now();
-    if (!shown_ || (!evaluated && now - last_ < std::chrono::seconds(10))) return;
-    last_ = now;
-    fmt::print(stderr, "{}  ETA {}\n", text, clock_text(u.eta_seconds));
-  }
-
- private:
-  bool shown_;
-  SystemClock clock_;
-  Nanoseconds last_;
-  double validation_loss_ = 0;
-};
-
 void print_result(const TrainResult& r) {
   fmt::print("{}: {} steps, {} tokens in {} ({:.0f} tokens/s); loss {:.4f}, {}{}\n", r.model.text(),
              r.steps, r.tokens, clock_text(r.seconds), r.tokens_per_second, r.train_loss,
@@ -66,20 +44,10 @@ void print_result(const TrainResult& r) {
 int run_training(const CommandLine& line, const TrainRequest& request) {
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
-  ProgressBar bar(line.progress_wanted(), "train");
-  ProgressLines lines(!line.quiet && !line.json && isatty(STDERR_FILENO) == 0);
-  const auto progress = [&](const TrainUpdate& u) {
-    const double fraction =
-        u.steps > 0 ? static_cast<double>(u.step) / static_cast<double>(u.steps) : 0;
-    const std::string validation =
-        u.validation_loss > 0 ? fmt::format("  val {:.4f}", u.validation_loss) : "";
-    const std::string text = fmt::format("step {}/{}  loss {:.4f}{}  {:.0f} tok/s", u.step, u.steps,
-                                         u.loss, validation, u.tokens_per_second);
-    bar.update(fraction, text, u.eta_seconds);
-    lines.update(u, text);
-  };
+  TrainingProgress shown(line);
+  const auto progress = [&](const TrainUpdate& update) { shown.update(update); };
   auto result = (*node)->train(request, progress, line.cancel);
-  bar.clear();
+  shown.clear();
   if (!result.ok()) return fail(line, result.error());
   return finish(line, to_json(*result), [&] { print_result(*result); });
 }
@@ -89,6 +57,7 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   auto request = std::make_shared<TrainRequest>();
   auto precision = std::make_shared<std::string>();
   auto publish = std::make_shared<std::string>();
+  auto detach = std::make_shared<bool>(false);
   TrainRequest& r = *request;
   c->add_option("--data", r.data,
                 "Folder or file: .txt, .md, .jsonl with a \"text\" field, or token shards (.bin of "
@@ -131,6 +100,7 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
       ->check(CLI::Range(1, 1024));
   c->add_option("--shards", r.placement.shards, "Parameter-server actors")
       ->check(CLI::Range(1, 1024));
+  c->add_flag("--detach", *detach, "With --cluster: do not wait for the job's end");
   c->footer(
       "Examples:\n"
       "  fsctl train --data texts/ --preset tiny --model poems\n"
@@ -139,11 +109,14 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
       "  fsctl train --resume 7f3a91c2               after Ctrl-C or a crash: ends in the same "
       "bits\n"
       "  fsctl train --resume 7f3a91c2 --steps 4000  the same job, made longer\n"
+      "  fsctl train --cluster 10.0.0.1:7070 --data /data/texts --model poems --detach\n"
+      "With --cluster, paths are those of the coordinator's host, and the job goes on when fsctl "
+      "ends.\n"
       "Data: each .txt or .md file and each line of a .jsonl file is a document. Token shards need "
       "a\n"
       "tokenizer.json beside them (or --from). Formats, split and shuffle: docs/training.md.");
-  c->callback([&line, &run, request, precision, publish] {
-    run = [&line, request, precision, publish] {
+  c->callback([&line, &run, request, precision, publish, detach] {
+    run = [&line, request, precision, publish, detach] {
       if (!publish->empty()) request->publish_best = *publish == "best";
       if (*precision == "fp32") request->precision = Precision::kFloat32;
       if (*precision == "bf16") request->precision = Precision::kBFloat16;
@@ -152,6 +125,10 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
         return fail(line, {ErrorCode::kInvalidArgument, "needs --data and --model, or --resume",
                            "train", "see fsctl train --help"});
       request->placement.lanes = line.lanes;
+      if (!line.cluster.empty()) return run_cluster_training(line, *request, *detach);
+      if (*detach)
+        return fail(line, {ErrorCode::kInvalidArgument, "is for jobs of a cluster", "--detach",
+                           "give --cluster, too"});
       return run_training(line, *request);
     };
   });

@@ -315,13 +315,15 @@ Status ConnectedClusterClient::watch(const Watch& watch,
                                      const std::function<bool(const ClusterUpdate&)>& on_update) {
   const auto watched = std::make_shared<ClusterWatched>();
   loop_.post([this, watch, watched](State& state) { start_watch(state, watch, watched); });
-  Status ended = receive(watched, on_update);
-  // Its capabilities belong to the loop's thread: they are dropped there.
-  loop_.post([watched](State& state) {
-    watched->drop();
-    state.watched.remove(watched);
+  // Its capabilities belong to the loop's thread: they are dropped there, whatever `on_update`
+  // throws.
+  const auto drop = kj::defer([this, watched]() {
+    loop_.post([watched](State& state) {
+      watched->drop();
+      state.watched.remove(watched);
+    });
   });
-  return ended;
+  return receive(watched, on_update);
 }
 
 Status ConnectedClusterClient::receive(const std::shared_ptr<ClusterWatched>& watched,

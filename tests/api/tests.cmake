@@ -10,3 +10,5 @@ set_tests_properties(client_from_installed_tree PROPERTIES TIMEOUT 900)
 fastserve_test(embedding SOURCES ${CMAKE_CURRENT_LIST_DIR}/embedding_test.cc LIBRARIES fastserve
   LABELS sanitized)
 target_include_directories(embedding_test PRIVATE ${PROJECT_SOURCE_DIR})
+
+fastserve_test(train_request SOURCES ${CMAKE_CURRENT_LIST_DIR}/train_request_test.cc USES api LABELS sanitized)

@@ -5,3 +5,11 @@ foreach(script setup words terminal main_job models_and_compress interruptions b
   set_tests_properties(cli_${script} PROPERTIES TIMEOUT 900)
 endforeach()
 add_test(NAME cli_parity COMMAND fsctl parity ${PROJECT_SOURCE_DIR}/tests/data/reference)
+
+# The same against a cluster's coordinator, which stands in for one.
+add_executable(cluster_standin ${CMAKE_CURRENT_LIST_DIR}/cluster_standin.cc)
+target_link_libraries(cluster_standin PRIVATE fastserve_flags fastserve_rpc)
+add_test(NAME cli_cluster_client
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_client.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}
+          $<TARGET_FILE:cluster_standin>)
+set_tests_properties(cli_cluster_client PROPERTIES TIMEOUT 300)

@@ -172,6 +172,18 @@ TEST_CASE("a coordinator that goes away ends its watches") {
   CHECK(client->nodes().error().code == ErrorCode::kUnavailable);
 }
 
+TEST_CASE("what a callback throws comes out of the watch, and the connection lives on") {
+  ServedCluster served(fast());
+  served.control.put(some_job("j1"));
+  const auto client = served.connect("read");
+  const auto watch = [&] {
+    return client->watch({"j1", false, 1000}, [](const ClusterUpdate&) -> bool { throw 7; });
+  };
+  CHECK_THROWS_AS((void)watch(), int);
+  CHECK(client->nodes().ok());
+  CHECK_THROWS_AS((void)watch(), int);
+}
+
 TEST_CASE("Ctrl-C ends a watch at once") {
   ServedCluster served(fast());
   served.control.put(some_job("j1"));

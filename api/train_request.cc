@@ -1,0 +1,146 @@
+#include "api/train_request.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <utility>
+
+#include "base/spelling.h"
+
+namespace fastserve {
+namespace {
+
+/// Every setting and its name, once: what writes and what reads go through the same list.
+template <class Request, class Visit>
+void visit_settings(Request& r, const Visit& visit) {
+  visit("model", r.model);
+  visit("data", r.data);
+  visit("preset", r.preset);
+  visit("from", r.from);
+  visit("resume", r.resume);
+  visit("vocab_size", r.vocab_size);
+  visit("batch", r.batch);
+  visit("block", r.block);
+  visit("microbatches", r.microbatches);
+  visit("accumulation", r.accumulation);
+  visit("patience", r.patience);
+  visit("evaluate_sequences", r.evaluate_sequences);
+  visit("steps", r.steps);
+  visit("evaluate_every", r.evaluate_every);
+  visit("checkpoint_every", r.checkpoint_every);
+  visit("warmup_steps", r.warmup_steps);
+  visit("epochs", r.epochs);
+  visit("learning_rate", r.learning_rate);
+  visit("min_learning_rate", r.min_learning_rate);
+  visit("weight_decay", r.weight_decay);
+  visit("clip_norm", r.clip_norm);
+  visit("validation_fraction", r.validation_fraction);
+  visit("precision", r.precision);
+  visit("seed", r.seed);
+  visit("publish_best", r.publish_best);
+  visit("trainers", r.placement.trainers);
+  visit("lanes", r.placement.lanes);
+  visit("shards", r.placement.shards);
+}
+
+struct Writer {
+  Json& json;
+  void operator()(const char* name, const std::string& value) const {
+    if (!value.empty()) json.set(name, value);
+  }
+  void operator()(const char* name, const Path& value) const { (*this)(name, value.string()); }
+  void operator()(const char* name, int value) const {
+    if (value != (std::string_view(name) == "vocab_size" ? -1 : 0)) json.set(name, value);
+  }
+  void operator()(const char* name, const std::optional<Precision>& value) const {
+    if (value) json.set(name, precision_name(*value));
+  }
+  template <class T>
+  void operator()(const char* name, const std::optional<T>& value) const {
+    if (value) json.set(name, *value);
+  }
+};
+
+Error is_no(const char* name, const char* kind) {
+  return {ErrorCode::kInvalidArgument, fmt::format("is no {}", kind), name,
+          "see train() in schema/cluster.capnp"};
+}
+
+Status take(const char* name, const Json& json, std::string& value) {
+  if (!json.is_string()) return is_no(name, "text");
+  value = json.as_string();
+  return {};
+}
+
+Status take(const char* name, const Json& json, Path& value) {
+  if (!json.is_string()) return is_no(name, "text");
+  value = json.as_string();
+  return {};
+}
+
+template <class Integer>
+requires std::is_integral_v<Integer> &&(!std::is_same_v<Integer, bool>)Status
+    take(const char* name, const Json& json, Integer& value) {
+  if (!json.is_int() || !std::in_range<Integer>(json.as_int())) return is_no(name, "such integer");
+  value = static_cast<Integer>(json.as_int());
+  return {};
+}
+
+Status take(const char* name, const Json& json, double& value) {
+  if (!json.is_number() || !std::isfinite(json.as_double())) return is_no(name, "number");
+  value = json.as_double();
+  return {};
+}
+
+Status take(const char* name, const Json& json, bool& value) {
+  if (!json.is_bool()) return is_no(name, "true or false");
+  value = json.as_bool();
+  return {};
+}
+
+Status take(const char* name, const Json& json, Precision& value) {
+  for (const Precision one : {Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16})
+    if (json.is_string() && json.as_string() == precision_name(one)) {
+      value = one;
+      return {};
+    }
+  return is_no(name, "fp32, bf16 or fp16");
+}
+
+template <class T>
+Status take(const char* name, const Json& json, std::optional<T>& value) {
+  return take(name, json, value.emplace());
+}
+
+}  // namespace
+
+Json to_json(const TrainRequest& request) {
+  Json json = Json::object({});
+  visit_settings(request, Writer{json});
+  return json;
+}
+
+Result<TrainRequest> read_train_request(const Json& json) {
+  if (!json.is_object()) return is_no("the request", "object");
+  TrainRequest request;
+  std::vector<std::string> names;
+  Status status;
+  visit_settings(request, [&](const char* name, auto& value) {
+    names.emplace_back(name);
+    const Json* given = json.find_set(name);
+    if (given != nullptr && status.ok()) status = take(name, *given, value);
+  });
+  if (!status.ok()) return std::move(status).error();
+  for (const auto& [key, value] : json.as_object()) {
+    if (std::find(names.begin(), names.end(), key) != names.end()) continue;
+    const auto near = near_names(key, names);
+    return Error{ErrorCode::kInvalidArgument, "is no setting of a training job", key,
+                 near.empty() ? "see train() in schema/cluster.capnp; or update the coordinator"
+                              : "did you mean " + near.front() + "?"};
+  }
+  return request;
+}
+
+}  // namespace fastserve

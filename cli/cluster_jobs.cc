@@ -1,0 +1,224 @@
+// Training jobs of a cluster.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "api/train_request.h"
+#include "cli/cluster_client.h"
+#include "cli/training_progress.h"
+
+namespace fastserve {
+namespace {
+
+/// How long a lost coordinator may take to come back while its job is followed.
+constexpr auto kPatience = std::chrono::minutes(2);
+constexpr int kLogPage = 1000;
+
+bool has_ended(const ClusterJob& job) {
+  return job.state == "finished" || job.state == "failed" || job.state == "cancelled";
+}
+
+/// Runs `use` with a client; 0 or the exit code of what failed.
+template <class Use>
+int with_cluster(const CommandLine& line, const Use& use) {
+  auto client = open_cluster(line);
+  return client.ok() ? use(**client) : fail(line, client.error());
+}
+
+std::string described(const ClusterJob& job) {
+  std::string text = fmt::format("job {} of {}: {} at step {}/{}, loss {:.4f}", job.id, job.model,
+                                 job.state, job.step, job.steps, job.loss);
+  if (job.validation_loss > 0) text += fmt::format(", validation {:.4f}", job.validation_loss);
+  if (job.incarnation > 1)
+    text +=
+        fmt::format("; started {} times, {} steps replayed", job.incarnation, job.replayed_steps);
+  return text;
+}
+
+void print_job(const ClusterJob& job) {
+  fmt::print("{}\n", described(job));
+  if (!job.note.empty()) fmt::print("  {}\n", job.note);
+}
+
+bool wait_a_second(const CommandLine& line) {
+  for (int i = 0; i < 20 && !line.cancel.raised(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  return !line.cancel.raised();
+}
+
+/// Watches until the job ends, connecting again when the coordinator is lost for a while.
+Result<ClusterJob> follow(const CommandLine& line, std::unique_ptr<ClusterClient> client,
+                          const std::string& id) {
+  TrainingProgress progress(line);
+  SystemClock clock;
+  std::optional<ClusterJob> last;
+  std::string said;  // the state that was last told
+  Nanoseconds heard = clock.now();
+  const auto on_update = [&](const ClusterUpdate& update) {
+    heard = clock.now();
+    if (update.jobs.empty()) return true;
+    last = update.jobs.front();
+    if (last->state != said && last->state != "running" && !has_ended(*last) && !line.quiet) {
+      progress.clear();
+      fmt::print(stderr, "job {} is {}{}{}\n", id, last->state, last->note.empty() ? "" : ": ",
+                 last->note);
+    }
+    said = last->state;
+    progress.update({last->step, last->steps, 0, last->loss, last->validation_loss, 0, 0,
+                     last->tokens_per_second, last->eta_seconds});
+    return true;
+  };
+  while (true) {
+    Status watched = client != nullptr ? client->watch({id}, on_update) : Status();
+    if (client != nullptr && watched.ok()) break;
+    if (line.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped following", id, ""};
+    if (client != nullptr) {
+      const ErrorCode code = watched.error().code;
+      if (code != ErrorCode::kUnavailable && code != ErrorCode::kDeadlineExceeded)
+        return watched.error();
+      progress.clear();
+      if (!line.quiet) fmt::print(stderr, "{}; connecting again\n", watched.error().message());
+      client.reset();
+    }
+    auto again = open_cluster(line);
+    if (again.ok()) {
+      client = std::move(*again);
+      continue;
+    }
+    const bool may_return = again.error().code == ErrorCode::kUnavailable ||
+                            again.error().code == ErrorCode::kDeadlineExceeded;
+    if (!may_return || clock.now() - heard > kPatience) return again.error();
+    wait_a_second(line);
+  }
+  FS_CHECK(last.has_value());
+  return *last;
+}
+
+int follow_and_tell(const CommandLine& line, std::unique_ptr<ClusterClient> client,
+                    const std::string& id) {
+  auto ended = follow(line, std::move(client), id);
+  if (!ended.ok() && line.cancel.raised()) {
+    if (line.json) fmt::print("{}\n", Json::object({{"id", id}, {"state", "running"}}).dump(2));
+    fmt::print(stderr,
+               "job {} goes on\n  fsctl jobs follow {}   shows its progress again\n"
+               "  fsctl jobs cancel {}   ends it\n",
+               id, id, id);
+    return exit_code({ErrorCode::kCancelled, "", "", ""});
+  }
+  if (!ended.ok()) {
+    Error error = ended.error();
+    error.hint += (error.hint.empty() ? "" : "; ") + ("the job may go on: fsctl jobs show " + id);
+    return fail(line, error);
+  }
+  finish(line, to_json(*ended), [&] { print_job(*ended); });
+  return ended->state == "finished" ? 0 : kExitCheckFailed;
+}
+
+}  // namespace
+
+int run_cluster_training(const CommandLine& line, const TrainRequest& request, bool detach) {
+  auto client = open_cluster(line);
+  if (!client.ok()) return fail(line, client.error());
+  TrainRequest there = request;
+  // Where coordinator and user share a folder, its name here is its name there.
+  if (!there.data.empty()) there.data = std::filesystem::absolute(there.data);
+  auto id = (*client)->train(to_json(there));
+  if (!id.ok()) {
+    Error error = id.error();
+    if (error.code == ErrorCode::kCancelled) error.hint = "it may have begun: fsctl jobs list";
+    return fail(line, error);
+  }
+  if (detach)
+    return finish(line, Json::object({{"id", *id}, {"state", "running"}}),
+                  [&] { fmt::print("job {}\n", *id); });
+  if (!line.quiet)
+    fmt::print(stderr, "job {} on {}; Ctrl-C stops following it, and not the job\n", *id,
+               line.cluster);
+  return follow_and_tell(line, std::move(*client), *id);
+}
+
+int follow_cluster_job(const CommandLine& line, const std::string& id) {
+  auto client = open_cluster(line);
+  if (!client.ok()) return fail(line, client.error());
+  return follow_and_tell(line, std::move(*client), id);
+}
+
+int list_cluster_jobs(const CommandLine& line) {
+  return with_cluster(line, [&](ClusterClient& client) {
+    auto jobs = client.jobs();
+    if (!jobs.ok()) return fail(line, jobs.error());
+    Json::Array rows;
+    for (const ClusterJob& job : *jobs) rows.push_back(to_json(job));
+    return finish(line, rows, [&] {
+      if (jobs->empty())
+        fmt::print("no jobs yet: fsctl train --help\n");
+      else
+        fmt::print("{:<10} {:<20} {:<12} {:>15} {:>9} {:>9}  {}\n", "JOB", "MODEL", "STATE", "STEP",
+                   "LOSS", "TOK/S", "NOTE");
+      for (const ClusterJob& job : *jobs)
+        fmt::print("{:<10} {:<20} {:<12} {:>15} {:>9.4f} {:>9.0f}  {}\n", job.id, job.model,
+                   job.state, fmt::format("{}/{}", job.step, job.steps), job.loss,
+                   job.tokens_per_second, job.note);
+    });
+  });
+}
+
+int show_cluster_job(const CommandLine& line, const std::string& id) {
+  return with_cluster(line, [&](ClusterClient& client) {
+    auto job = client.job(id);
+    if (!job.ok()) return fail(line, job.error());
+    return finish(line, to_json(*job), [&] {
+      print_job(*job);
+      if (!job->details.is_null()) fmt::print("{}\n", job->details.dump(2));
+    });
+  });
+}
+
+int print_cluster_log(const CommandLine& line, const std::string& id, bool follow) {
+  return with_cluster(line, [&](ClusterClient& client) {
+    Json::Array all;
+    for (uint64_t next = 0;;) {
+      auto lines = client.log(id, next, kLogPage);
+      if (!lines.ok()) return fail(line, lines.error());
+      next += lines->size();
+      for (std::string& text : *lines) {
+        if (line.json && !follow)
+          all.emplace_back(std::move(text));
+        else
+          fmt::print("{}\n", line.json ? Json(std::move(text)).dump() : text);
+      }
+      flush_stdout();
+      if (!lines->empty()) continue;
+      if (!follow) break;
+      auto job = client.job(id);
+      if (!job.ok()) return fail(line, job.error());
+      if (has_ended(*job) || !wait_a_second(line)) return 0;
+    }
+    return finish(line, all, [] {});
+  });
+}
+
+int audit_cluster_job(const CommandLine& line, const std::string& id) {
+  return with_cluster(line, [&](ClusterClient& client) {
+    auto report = client.audit(id);
+    if (!report.ok()) return fail(line, report.error());
+    return finish(line, *report, [&] {
+      fmt::print("job {}: each sample counted once an epoch\n{}\n", id, report->dump(2));
+    });
+  });
+}
+
+int change_cluster_job(const CommandLine& line, const std::string& change, const std::string& id) {
+  return with_cluster(line, [&](ClusterClient& client) {
+    const Status done = change == "pause"    ? client.pause(id)
+                        : change == "resume" ? client.resume(id)
+                                             : client.cancel(id);
+    if (!done.ok()) return fail(line, done.error());
+    auto job = client.job(id);
+    if (!job.ok()) return fail(line, job.error());
+    return finish(line, to_json(*job), [&] { print_job(*job); });
+  });
+}
+
+}  // namespace fastserve
