@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <thread>
 
 #include "actors/cluster_coordinator.h"
 #include "actors/cluster_node.h"
@@ -18,7 +19,8 @@
 namespace fastserve {
 namespace {
 
-constexpr auto kJoining = std::chrono::seconds(15), kDialling = std::chrono::seconds(5);
+constexpr auto kJoining = std::chrono::seconds(15), kDialling = std::chrono::seconds(5),
+               kPatience = std::chrono::seconds(30);
 
 Result<std::pair<std::string, int>> split(const std::string& endpoint) {
   const size_t colon = endpoint.rfind(':');
@@ -114,11 +116,36 @@ class Host final : public NodeHost {
     membership_.coordinator = options_.join;
     membership_.name = ask.name;
     membership_.roles = ask.roles;
-    FS_ASSIGN(membership_.identity,
-              join_cluster({place.first, place.second, token.authority}, ask, key, kJoining));
+    auto identity = ask_to_join({place.first, place.second, token.authority}, ask, key);
+    if (!identity.ok()) return go_on_as_before(token, ask.name, std::move(identity).error());
+    membership_.identity = std::move(*identity);
     FS_ASSIGN(const NodeClaim claim, read_claim(membership_.identity.certificate));
     membership_.cluster = claim.cluster;
     return folder_->keep(membership_, key.request);
+  }
+
+  /// A token that stays in a service's settings is for the first start: that it has expired, or
+  /// that the coordinator is away, keeps no node out that has joined before.
+  Status go_on_as_before(const Token& token, const std::string& name, Error why) {
+    const auto& before = folder_->membership();
+    if (!before || before->name != name) return why;
+    const auto print = fingerprint(before->identity.authority);
+    if (!print.ok() || *print != token.authority) return why;
+    membership_ = *before;
+    membership_.coordinator = options_.join;
+    options_.log.info("goes on as it joined before: " + why.message());
+    return {};
+  }
+
+  /// The coordinator may be starting as well: waits for it.
+  Result<Identity> ask_to_join(const JoinTarget& target, const JoinAsk& ask,
+                               const KeyAndRequest& key) {
+    for (const Nanoseconds until = clock_.now() + kPatience;;) {
+      auto identity = join_cluster(target, ask, key, kJoining);
+      if (identity.ok() || identity.error().code != ErrorCode::kUnavailable || clock_.now() > until)
+        return identity;
+      std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    }
   }
 
   Result<TlsConnection> dial(const std::string& host, int port, const std::string& node,
