@@ -55,6 +55,8 @@ class Doorkeeper {
                .value();
   }
 
+  ~Doorkeeper() { gate.reset(); }  // before what its handlers use
+
   Socket knock() const { return connect_to("127.0.0.1", gate->port(), 5s).value(); }
   Result<TlsConnection> enter(const TlsParty& who, const std::string& protocol = "nodes/1") const {
     return who.connect(knock(), gate->endpoint(), "", protocol, 5s);

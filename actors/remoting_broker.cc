@@ -1,0 +1,138 @@
+#include "actors/remoting_broker.h"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <caf/io/network/scribe_impl.hpp>
+#include <utility>
+
+#include "base/check.h"
+
+namespace fastserve {
+namespace {
+
+namespace io = caf::io;
+
+constexpr uint16_t kPublished = 1;  // BASP names what is published by a port
+
+io::connection_handle handle_of(int64_t number) {
+  io::connection_handle handle;
+  handle.set_id(number);
+  return handle;
+}
+
+/// A connection over a socket of this process.
+class LocalScribe final : public io::network::scribe_impl {
+ public:
+  LocalScribe(io::network::default_multiplexer& loop, int fd, int64_t number,
+              std::function<void(const Error&)> exceeds)
+      : scribe_impl(loop, fd), exceeds_(std::move(exceeds)) {
+    // CAF names connections by descriptors, and what it still has to do when one has been closed it
+    // would do to the next connection of that number.
+    hdl_ = handle_of(number);
+    msg().handle = hdl_;
+  }
+  std::string addr() const override { return "tunnel"; }
+  uint16_t port() const override { return 0; }
+  void flush() override {
+    scribe_impl::flush();
+    if (wr_buf().size() <= RemotingBroker::kMostQueued) return;
+    exceed(fmt::format("does not take what it is sent: {} MiB wait for it", wr_buf().size() >> 20));
+  }
+  void exceed(std::string what) {
+    if (const auto tell = std::exchange(exceeds_, nullptr))
+      tell({ErrorCode::kResourceExhausted, std::move(what), "",
+            "see whether the node is overloaded"});
+  }
+
+ private:
+  std::function<void(const Error&)> exceeds_;
+};
+
+}  // namespace
+
+void RemotingMiddleman::init(caf::actor_system_config& config) {
+  middleman::init(config);
+  caf::node_id::default_data::host_id_type host;
+  FS_CHECK(::getrandom(host.data(), host.size(), 0) == static_cast<ssize_t>(host.size()));
+  // The system is under construction and has spawned nothing yet; there is no other way to tell it.
+  const_cast<caf::node_id&>(system().node()) =
+      caf::make_node_id(static_cast<uint32_t>(::getpid()), host);
+}
+
+io::scribe_ptr RemotingBroker::make_scribe(RemotingMiddleman& middleman, Fd socket, int64_t number,
+                                           std::function<void(const Error&)> exceeds) {
+  return caf::make_counted<LocalScribe>(middleman.loop(), socket.release(), number,
+                                        std::move(exceeds));
+}
+
+void RemotingBroker::publish(const caf::strong_actor_ptr& front, std::set<std::string> signatures) {
+  system().registry().put(front->id(), front);
+  instance.add_published_actor(kPublished, front, std::move(signatures));
+}
+
+void RemotingBroker::add(io::scribe_ptr scribe) {
+  context(&system().middleman().backend());
+  const io::connection_handle handle = scribe->hdl();
+  add_scribe(std::move(scribe));
+  set_context(handle);
+  configure_read(handle, io::receive_policy::exactly(io::basp::header_size));
+}
+
+void RemotingBroker::answer(io::scribe_ptr scribe) {
+  const io::connection_handle handle = scribe->hdl();
+  add(std::move(scribe));
+  instance.write_server_handshake(context(), get_buffer(handle), kPublished);
+  flush(handle);
+}
+
+void RemotingBroker::call(io::scribe_ptr scribe, Found found) {
+  const io::connection_handle handle = scribe->hdl();
+  add(std::move(scribe));
+  calling_[handle.id()] = std::move(found);
+  instance.write_client_handshake(context(), get_buffer(handle));
+  flush(handle);
+}
+
+void RemotingBroker::drop(int64_t number) {
+  context(&system().middleman().backend());
+  calling_.erase(number);
+  connection_cleanup(handle_of(number), caf::sec::none);
+  close(handle_of(number));
+}
+
+caf::strong_actor_ptr RemotingBroker::make_proxy(caf::node_id node, caf::actor_id actor) {
+  // An actor of a third node, whom CAF would reach by way of the one that told of it.
+  const auto connection = instance.tbl().lookup_direct(node);
+  if (!connection || actor == caf::invalid_actor_id) return nullptr;
+  auto& alive = actors_[node];
+  if (alive == nullptr) alive = std::make_shared<std::atomic<size_t>>(0);
+  if (*alive >= kMostActors) {
+    if (auto scribe = by_id(*connection))
+      static_cast<LocalScribe&>(*scribe).exceed(
+          fmt::format("speaks in the name of more than {} actors", kMostActors));
+    return nullptr;
+  }
+  auto proxy = basp_broker::make_proxy(std::move(node), actor);
+  ++*alive;
+  proxy->get()->attach_functor([alive = alive](const caf::error&) { --*alive; });
+  return proxy;
+}
+
+void RemotingBroker::purge_state(const caf::node_id& node) {
+  basp_broker::purge_state(node);
+  actors_.erase(node);
+}
+
+void RemotingBroker::finalize_handshake(const caf::node_id& node, caf::actor_id actor,
+                                        std::set<std::string>& signatures) {
+  this_context->id = node;
+  const auto waiting = calling_.extract(this_context->hdl.id());
+  if (waiting.empty()) return;
+  caf::strong_actor_ptr found;
+  if (actor != caf::invalid_actor_id) found = proxies().get_or_put(node, actor);
+  waiting.mapped()(std::move(found), std::move(signatures));
+}
+
+}  // namespace fastserve
