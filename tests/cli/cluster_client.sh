@@ -64,6 +64,16 @@ wait $follower
 grep -q "fsctl jobs follow a1b2c3d4" "$scratch/err" || problem "Ctrl-C does not say how to follow"
 "${c[@]}" jobs list | grep -q waiting || problem "Ctrl-C ended the job"
 
+# A coordinator that is started again finds its follower there.
+"$fsctl" --cluster "$at" jobs follow a1b2c3d4 >"$scratch/out" 2>"$scratch/err" &
+follower=$!
+for _ in $(seq 600); do grep -q "is waiting" "$scratch/err" && break; sleep 0.05; done
+printf x >&8
+for _ in $(seq 600); do grep -q "connecting again" "$scratch/err" && break; sleep 0.05; done
+"${c[@]}" jobs resume a1b2c3d4 >/dev/null || problem "jobs resume of a job that waits"
+wait $follower || problem "a follower did not outlive its coordinator: $(tail -2 "$scratch/err")"
+grep -q "finished" "$scratch/out" || problem "a follower lost its job with its coordinator"
+
 # Who may not, and what cannot be.
 export FASTSERVE_TOKEN="$(cat "$scratch/read")"
 "${c[@]}" jobs list >/dev/null || problem "a token to read does not read"
@@ -86,7 +96,7 @@ done
 must_fail 11 "about this machine" "${c[@]}" bench
 FASTSERVE_CLUSTER="$at" "$fsctl" version >/dev/null || problem "version minds the environment"
 FASTSERVE_CLUSTER="$at" "$fsctl" --cluster '' models list >/dev/null || problem "--cluster '' is not this machine"
-for command in logs follow pause cancel audit; do
+for command in logs follow pause cancel; do
   must_fail 15 "is for jobs of a cluster" "$fsctl" jobs $command 7f3a91c2
 done
 must_fail 11 "is for jobs of a cluster" "$fsctl" train --data texts --model poems --detach

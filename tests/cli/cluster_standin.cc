@@ -1,6 +1,7 @@
 // cluster_standin FOLDER: a coordinator with two nodes that are none and a job that is quickly
-// done, for tests of fsctl. Writes FOLDER/endpoint, FOLDER/read and FOLDER/admin (tokens); ends
-// with its standard input.
+// done, for tests of fsctl. Writes FOLDER/endpoint, FOLDER/read and FOLDER/admin (tokens).
+// For each byte of its standard input it drops its clients, as a coordinator that is started again
+// does; at its end it ends.
 #include <unistd.h>
 
 #include <map>
@@ -124,23 +125,31 @@ Status run(const Path& folder) {
   FS_ASSIGN(const Token read, make_token(Token::Kind::kAccess, print));
   FS_ASSIGN(const Token admin, make_token(Token::Kind::kAccess, print));
   StandInControl control;
-  const auto server =
-      ClusterServer::start(control, [&](const std::string& token) -> Result<AccessRole> {
-        if (token == read.text()) return AccessRole::kRead;
-        if (token == admin.text()) return AccessRole::kAdmin;
-        return Error{ErrorCode::kInvalidArgument, "is not known", "the token", ""};
-      });
+  const auto serve = [&] {
+    return ClusterServer::start(control, [&](const std::string& token) -> Result<AccessRole> {
+      if (token == read.text()) return AccessRole::kRead;
+      if (token == admin.text()) return AccessRole::kAdmin;
+      return Error{ErrorCode::kInvalidArgument, "is not known", "the token", ""};
+    });
+  };
+  std::mutex mutex;
+  auto server = serve();  // guarded by mutex
   FS_ASSIGN(BoundPort bound, bind_to("127.0.0.1", 0, false));
-  FS_ASSIGN(const auto gate,
-            Gate::start(std::move(bound), std::move(party),
-                        {{kClusterClientProtocol, true,
-                          [&](TlsConnection made) { server->adopt(std::move(made.stream)); }}},
-                        [](const NodeClaim&) { return Status(); }, {}));
+  FS_ASSIGN(const auto gate, Gate::start(std::move(bound), std::move(party),
+                                         {{kClusterClientProtocol, true,
+                                           [&](TlsConnection made) {
+                                             const std::lock_guard lock(mutex);
+                                             server->adopt(std::move(made.stream));
+                                           }}},
+                                         [](const NodeClaim&) { return Status(); }, {}));
   FS_TRY(write_file_atomically(folder / "read", read.text() + "\n"));
   FS_TRY(write_file_atomically(folder / "admin", admin.text() + "\n"));
   FS_TRY(write_file_atomically(folder / "endpoint", gate->endpoint() + "\n"));
   char byte;
   while (::read(STDIN_FILENO, &byte, 1) > 0) {
+    const std::lock_guard lock(mutex);
+    server = nullptr;
+    server = serve();
   }
   return {};
 }
