@@ -190,7 +190,8 @@ int show_cluster_status(const CommandLine& line) {
     fmt::print("cluster {} ({})\n", line.cluster, (*client)->server());
     if (status->is_object())
       for (const auto& [key, value] : status->as_object())
-        fmt::print("  {:<12} {}\n", key, value.is_string() ? value.as_string() : value.dump());
+        if (!value.is_string() || !value.as_string().empty())
+          fmt::print("  {:<12} {}\n", key, value.is_string() ? value.as_string() : value.dump());
     fmt::print("nodes   {}; {} lanes ready\njobs    {}\n", counts(node_states), lanes,
                counts(job_states));
     for (const NodeStatus& node : *nodes)

@@ -101,9 +101,9 @@ int follow_and_tell(const CommandLine& line, std::unique_ptr<ClusterClient> clie
   if (!ended.ok() && line.cancel.raised()) {
     if (line.json) fmt::print("{}\n", Json::object({{"id", id}, {"state", "running"}}).dump(2));
     fmt::print(stderr,
-               "job {} goes on\n  fsctl jobs follow {}   shows its progress again\n"
-               "  fsctl jobs cancel {}   ends it\n",
-               id, id, id);
+               "job {} goes on\n  fsctl jobs follow {} --cluster {}   shows its progress again\n"
+               "  fsctl jobs cancel {} --cluster {}   ends it\n",
+               id, id, line.cluster, id, line.cluster);
     return exit_code({ErrorCode::kCancelled, "", "", ""});
   }
   if (!ended.ok()) {

@@ -81,12 +81,13 @@ Json document(const ClusterUpdate& update) {
   return Json::object({{"unix", SystemClock().unix_seconds()}, {"jobs", jobs}, {"nodes", nodes}});
 }
 
-void show(const CommandLine& line, const ClusterUpdate& update, bool once) {
+void show(const CommandLine& line, const ClusterUpdate& update, const std::string& whose,
+          bool once) {
   if (line.json) {
     fmt::print("{}\n", document(update).dump(once ? 2 : -1));
   } else {
     const std::string text =
-        table(update, fmt::format("cluster {}{}", line.cluster, once ? "" : "   (Ctrl-C ends)"));
+        table(update, fmt::format("{}{}", whose, once ? "" : "   (Ctrl-C ends)"));
     // Drawn over the last one, line by line, so that nothing flickers.
     if (once || isatty(STDOUT_FILENO) == 0) {
       fmt::print("{}\n", text);
@@ -110,7 +111,7 @@ int run_top(const CommandLine& line, double interval, bool once) {
       watched = (*client)->watch({"", true, 1 / interval}, [&](const ClusterUpdate& update) {
         if (!seen && !once && !line.json && isatty(STDOUT_FILENO) != 0) fmt::print("\033[2J");
         seen = true;
-        show(line, update, once);
+        show(line, update, (*client)->endpoint(), once);
         return !once;
       });
     if (line.cancel.raised() || watched.ok()) return 0;

@@ -33,6 +33,7 @@ class ConnectedClusterClient final : public ClusterClient {
   Status open(const std::string& token);
   AccessRole role() const override { return role_; }
   const std::string& server() const override { return server_; }
+  const std::string& endpoint() const override { return loop_.endpoint(); }
 
   Result<Json> cluster_status() override;
   Json status() override {

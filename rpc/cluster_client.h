@@ -51,6 +51,8 @@ class ClusterClient : public ClusterControl {
   virtual AccessRole role() const = 0;
   /// The coordinator's name and version: "fastserve 0.1.0".
   virtual const std::string& server() const = 0;
+  /// Whom the connection leads to: "coordinator (10.0.0.1:7070)".
+  virtual const std::string& endpoint() const = 0;
   /// status() with its errors; that returns {"error": TEXT} instead.
   virtual Result<Json> cluster_status() = 0;
 
