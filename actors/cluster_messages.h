@@ -136,28 +136,90 @@ struct DropPeer {
 };
 struct EndPart {};
 
-// clang-format off
-template <class I> typename I::result_type inspect(I& f, Fault& x) { return f(caf::meta::type_name("fs_fault"), x.code, x.what, x.where, x.hint); }
-template <class I> typename I::result_type inspect(I& f, Place& x) { return f(caf::meta::type_name("fs_place"), x.node, x.host, x.port); }
-template <class I> typename I::result_type inspect(I& f, NodeHello& x) { return f(caf::meta::type_name("fs_hello"), x.protocol, x.version, x.place, x.roles, x.lanes, x.device, x.numerics, x.process, x.ticket, x.unix_seconds); }
-template <class I> typename I::result_type inspect(I& f, NodeTick& x) { return f(caf::meta::type_name("fs_tick"), x.node, x.unix_seconds, x.bytes_sent, x.bytes_received); }
-template <class I> typename I::result_type inspect(I& f, PartOpened& x) { return f(caf::meta::type_name("fs_opened"), x.job, x.node, x.fault, x.needs_data); }
-template <class I> typename I::result_type inspect(I& f, PartReady& x) { return f(caf::meta::type_name("fs_ready"), x.job, x.node); }
-template <class I> typename I::result_type inspect(I& f, PartFailed& x) { return f(caf::meta::type_name("fs_failed"), x.job, x.node, x.fault); }
-template <class I> typename I::result_type inspect(I& f, UnitDone& x) { return f(caf::meta::type_name("fs_unit_done"), x.node, x.round, x.unit, x.losses); }
-template <class I> typename I::result_type inspect(I& f, ShardGathered& x) { return f(caf::meta::type_name("fs_gathered"), x.shard, x.step, x.squares); }
-template <class I> typename I::result_type inspect(I& f, ShardApplied& x) { return f(caf::meta::type_name("fs_applied"), x.shard, x.step); }
-template <class I> typename I::result_type inspect(I& f, PeerLost& x) { return f(caf::meta::type_name("fs_peer_lost"), x.node, x.peer, x.fault); }
-template <class I> typename I::result_type inspect(I& f, Welcome& x) { return f(caf::meta::type_name("fs_welcome"), x.fault, x.epoch); }
-template <class I> typename I::result_type inspect(I& f, PartOrder& x) { return f(caf::meta::type_name("fs_part"), x.job, x.name, x.spec, x.step, x.owners, x.peers, x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes); }
-template <class I> typename I::result_type inspect(I& f, GiveUnit& x) { return f(caf::meta::type_name("fs_give"), x.kind, x.round, x.unit, x.step, x.first, x.count, x.scale); }
-template <class I> typename I::result_type inspect(I& f, ApplyShard& x) { return f(caf::meta::type_name("fs_apply"), x.shard, x.step, x.learning_rate, x.grad_scale, x.update); }
-template <class I> typename I::result_type inspect(I& f, SkipShard& x) { return f(caf::meta::type_name("fs_skip"), x.shard, x.step); }
-template <class I> typename I::result_type inspect(I& f, CopyShard& x) { return f(caf::meta::type_name("fs_copy"), x.shard, x.weights_only); }
-template <class I> typename I::result_type inspect(I& f, AddPeer& x) { return f(caf::meta::type_name("fs_add_peer"), x.place); }
-template <class I> typename I::result_type inspect(I& f, DropPeer& x) { return f(caf::meta::type_name("fs_drop_peer"), x.node); }
-template <class I> typename I::result_type inspect(I& f, EndPart&) { return f(caf::meta::type_name("fs_end_part")); }
-// clang-format on
+template <class I>
+typename I::result_type inspect(I& f, Fault& x) {
+  return f(caf::meta::type_name("fs_fault"), x.code, x.what, x.where, x.hint);
+}
+template <class I>
+typename I::result_type inspect(I& f, Place& x) {
+  return f(caf::meta::type_name("fs_place"), x.node, x.host, x.port);
+}
+template <class I>
+typename I::result_type inspect(I& f, NodeHello& x) {
+  return f(caf::meta::type_name("fs_hello"), x.protocol, x.version, x.place, x.roles, x.lanes,
+           x.device, x.numerics, x.process, x.ticket, x.unix_seconds);
+}
+template <class I>
+typename I::result_type inspect(I& f, NodeTick& x) {
+  return f(caf::meta::type_name("fs_tick"), x.node, x.unix_seconds, x.bytes_sent, x.bytes_received);
+}
+template <class I>
+typename I::result_type inspect(I& f, PartOpened& x) {
+  return f(caf::meta::type_name("fs_opened"), x.job, x.node, x.fault, x.needs_data);
+}
+template <class I>
+typename I::result_type inspect(I& f, PartReady& x) {
+  return f(caf::meta::type_name("fs_ready"), x.job, x.node);
+}
+template <class I>
+typename I::result_type inspect(I& f, PartFailed& x) {
+  return f(caf::meta::type_name("fs_failed"), x.job, x.node, x.fault);
+}
+template <class I>
+typename I::result_type inspect(I& f, UnitDone& x) {
+  return f(caf::meta::type_name("fs_unit_done"), x.node, x.round, x.unit, x.losses);
+}
+template <class I>
+typename I::result_type inspect(I& f, ShardGathered& x) {
+  return f(caf::meta::type_name("fs_gathered"), x.shard, x.step, x.squares);
+}
+template <class I>
+typename I::result_type inspect(I& f, ShardApplied& x) {
+  return f(caf::meta::type_name("fs_applied"), x.shard, x.step);
+}
+template <class I>
+typename I::result_type inspect(I& f, PeerLost& x) {
+  return f(caf::meta::type_name("fs_peer_lost"), x.node, x.peer, x.fault);
+}
+template <class I>
+typename I::result_type inspect(I& f, Welcome& x) {
+  return f(caf::meta::type_name("fs_welcome"), x.fault, x.epoch);
+}
+template <class I>
+typename I::result_type inspect(I& f, PartOrder& x) {
+  return f(caf::meta::type_name("fs_part"), x.job, x.name, x.spec, x.step, x.owners, x.peers,
+           x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes);
+}
+template <class I>
+typename I::result_type inspect(I& f, GiveUnit& x) {
+  return f(caf::meta::type_name("fs_give"), x.kind, x.round, x.unit, x.step, x.first, x.count,
+           x.scale);
+}
+template <class I>
+typename I::result_type inspect(I& f, ApplyShard& x) {
+  return f(caf::meta::type_name("fs_apply"), x.shard, x.step, x.learning_rate, x.grad_scale,
+           x.update);
+}
+template <class I>
+typename I::result_type inspect(I& f, SkipShard& x) {
+  return f(caf::meta::type_name("fs_skip"), x.shard, x.step);
+}
+template <class I>
+typename I::result_type inspect(I& f, CopyShard& x) {
+  return f(caf::meta::type_name("fs_copy"), x.shard, x.weights_only);
+}
+template <class I>
+typename I::result_type inspect(I& f, AddPeer& x) {
+  return f(caf::meta::type_name("fs_add_peer"), x.place);
+}
+template <class I>
+typename I::result_type inspect(I& f, DropPeer& x) {
+  return f(caf::meta::type_name("fs_drop_peer"), x.node);
+}
+template <class I>
+typename I::result_type inspect(I& f, EndPart&) {
+  return f(caf::meta::type_name("fs_end_part"));
+}
 
 /// Lets an actor system read and write all of the above.
 void add_message_types(caf::actor_system_config& config);
@@ -177,12 +239,14 @@ inline std::vector<double> from_bits(const std::vector<uint64_t>& bits) {
 enum class BulkKind : uint64_t {
   kGradient =
       1,  ///< step, key: first << 32 | count; one message a shard, which is kind's upper half
-  kWeights = 2,  ///< step, key: shard
-  kMoments = 3,  ///< m and v of a shard; key: shard
-  kState = 4,    ///< weights, m and v of a shard, to the coordinator; step, key: shard
-  kBest = 5,     ///< weights of a shard, to the coordinator; step, key: shard
-  kTrainData = 6,
-  kValidationData = 7,  ///< token files
+  kWeights = 2,         ///< step, key: shard
+  kMoments = 3,         ///< m and v of a shard; key: shard
+  kState = 4,           ///< weights, m and v of a shard, to the coordinator; step, key: shard
+  kBest = 5,            ///< weights of a shard, to the coordinator; step, key: shard
+  kTrainData = 6,       ///< a token file
+  kValidationData = 7,  ///< a token file
+  kWeightFrame = 8,     ///< step, key: shard; from its owner
+  kGradientFrame = 9,   ///< as kGradient
 };
 
 }  // namespace fastserve::wire_messages

@@ -15,16 +15,41 @@ using namespace wire_messages;
 
 namespace {
 
-/// Takes tensors of weights in, beside the deputy.
-using TakerActor = caf::typed_actor<caf::reacts_to<WeightsHere>>;
+/// Takes tensors in, beside the deputy.
+using TakerActor = caf::typed_actor<caf::reacts_to<WeightsHere>, caf::reacts_to<GradientHere>>;
 
 TakerActor::behavior_type taker(TakerActor::pointer self, std::shared_ptr<PartRoom> room,
-                                DeputyActor deputy) {
-  return {[=](const WeightsHere& here) {
-    const auto& range = room->ranges[here.shard];
-    room->replica->take(here.shard, here.step, {here.weights->data(), range.end - range.begin});
-    self->send(deputy, Tick{});  // look what is whole now
-  }};
+                                std::vector<ParameterServerActor> shards, DeputyActor deputy) {
+  return {
+      [=](const WeightsHere& here) {
+        const auto& range = room->ranges[here.shard];
+        if (here.frame == 0) {
+          room->replica->take(here.shard, here.step,
+                              {here.weights->data(), range.end - range.begin});
+        } else if (const Status status = room->replica->take_frame(
+                       here.shard, here.step, PartRoom::frame_in(here.weights, here.frame),
+                       room->weight_codecs[here.shard]);
+                   !status.ok()) {
+          self->send(deputy, ShardFailed{status.error()});
+          return;
+        }
+        self->send(deputy, Tick{});  // look what is whole now
+      },
+      [=](const GradientHere& here) {
+        const GradientCodec& codec = room->gradient_codecs[here.shard];
+        auto slice = room->slices[here.shard]->take();
+        const Status status = slice.ok()
+                                  ? codec.decode(PartRoom::frame_in(here.gradient, here.frame),
+                                                 {(*slice)->data(), codec.elements()})
+                                  : Status(slice.error());
+        if (status.ok())
+          self->send(shards[here.shard], PushGradient{here.step, here.subtree, here.subtree,
+                                                      std::move(*slice), here.peer});
+        else
+          room->node->log.warning("node " + here.peer + ": " + status.error().message() +
+                                  "; dropped");
+      },
+  };
 }
 
 class Deputy {
@@ -75,6 +100,11 @@ class Deputy {
       self_->send(takers_[here.shard % takers_.size()], std::move(here));
   }
 
+  void gradient_here(GradientHere& here) {
+    if (room_ != nullptr && !takers_.empty())
+      self_->send(takers_[here.shard % takers_.size()], std::move(here));
+  }
+
   void moments_here(const MomentsHere& here) {
     if (room_ == nullptr || room_->backend == nullptr) return;
     const std::span<const float> both(*here.both);
@@ -92,6 +122,7 @@ class Deputy {
     work_->weights_ready(*whole);
     if (!ready_) {
       ready_ = true;
+      room_->make_shadows();
       self_->send(conductor_, PartReady{order_.job, node_->name});
     }
     pump();
@@ -242,7 +273,7 @@ class Deputy {
       trainers_.push_back(keep(system.spawn<caf::detached>(trainer, TrainerId{i}, room_->workers[i],
                                                            superior, shards_)));
     for (int i = 0; i < node_->lanes; i++)
-      takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, me)));
+      takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, shards_, me)));
     caf::logger::set_current_actor_system(nullptr);
     work_ =
         std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
@@ -312,6 +343,7 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       [=](const Tick&) { part->look(); },
       [=](const DataHere& data) { part->data_here(data); },
       [=](WeightsHere& here) { part->weights_here(here); },
+      [=](GradientHere& here) { part->gradient_here(here); },
       [=](const MomentsHere& here) { part->moments_here(here); },
       [=](const PeerGone& gone) { part->peer_gone(gone); },
   };

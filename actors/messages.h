@@ -28,6 +28,7 @@ struct PushGradient {
   Subtree whole;  // as WorkItem's
   GradientHandle sum;
   std::string peer;  // the node that it came from; empty: this one
+  float scale = 1;   // as WorkItem's
 };
 struct Apply {
   ApplyOrder order;

@@ -21,6 +21,15 @@ struct WeightsHere {
   uint32_t shard;
   StepId step;
   GradientHandle weights;
+  size_t frame = 0;  // bytes; 0: plain floats
+};
+struct GradientHere {  // a frame
+  uint32_t shard;
+  StepId step;
+  Subtree subtree;
+  GradientHandle gradient;
+  size_t frame;
+  std::string peer;
 };
 struct MomentsHere {
   uint32_t shard;
@@ -31,6 +40,7 @@ struct MomentsHere {
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::GradientHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::MomentsHere)
 
 namespace fastserve {
@@ -63,8 +73,8 @@ using DeputyActor = caf::typed_actor<
     caf::reacts_to<messages::StateCopied>, caf::reacts_to<messages::WeightsCopied>,
     caf::reacts_to<messages::TrainerJoined>, caf::reacts_to<messages::CheckpointWritten>,
     caf::reacts_to<messages::Tick>, caf::reacts_to<messages::DataHere>,
-    caf::reacts_to<messages::WeightsHere>, caf::reacts_to<messages::MomentsHere>,
-    caf::reacts_to<messages::PeerGone>>;
+    caf::reacts_to<messages::WeightsHere>, caf::reacts_to<messages::GradientHere>,
+    caf::reacts_to<messages::MomentsHere>, caf::reacts_to<messages::PeerGone>>;
 
 /// Spawn it detached and send it Begin. Ends when told, when the conductor is gone, or after
 /// PartFailed; its own actors end with it.

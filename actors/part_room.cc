@@ -72,15 +72,42 @@ Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodePar
                  fmt::format("has {} shards where the model has {} parts",
                              room->order.owners.size(), room->ranges.size()),
                  "the job's order", ""};
-  for (const auto& range : room->ranges) {
-    const size_t bytes = (range.end - range.begin) * sizeof(float);
-    room->slices.push_back(std::make_unique<GradientPool>(
-        [bytes]() -> Result<std::unique_ptr<DeviceBuffer>> {
-          return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBuffer>(bytes));
-        },
-        range.begin));
-  }
+  room->make_codecs(tiles, layout);
   return room;
+}
+
+void PartRoom::make_codecs(const std::vector<ParameterTile>& tiles, const ParameterLayout& layout) {
+  const auto pool = [](size_t bytes, size_t first) {
+    const size_t whole = (bytes + sizeof(float) - 1) / sizeof(float) * sizeof(float);
+    return std::make_unique<GradientPool>(
+        [whole]() -> Result<std::unique_ptr<DeviceBuffer>> {
+          return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBuffer>(whole));
+        },
+        first);
+  };
+  WeightsBack back = spec.weights_back;
+  // Rounding what is rounded anyway costs no bit.
+  if (back.kind == WeightsBack::Kind::kExact && spec.precision == Precision::kBFloat16)
+    back.kind = WeightsBack::Kind::kBFloat16;
+  for (const auto& range : ranges) {
+    const auto own = std::span(tiles).subspan(range.first_tile, range.tiles);
+    gradient_codecs.emplace_back(spec.gradients, own);
+    weight_codecs.emplace_back(back, own, only_multiplied(layout, own));
+    slices.push_back(pool((range.end - range.begin) * sizeof(float), range.begin));
+    const GradientCodec& gradients = gradient_codecs.back();
+    const WeightCodec& weights = weight_codecs.back();
+    frames.push_back(pool(std::max({gradients.encoded_bytes(), gradients.exact_bytes(),
+                                    weights.encoded_bytes(), weights.whole_bytes()}),
+                          0));
+  }
+  shadows.resize(ranges.size());
+}
+
+void PartRoom::make_shadows() {
+  for (uint32_t i = 0; i < ranges.size(); i++)
+    if (owns(i))
+      shadows[i] = weight_codecs[i].shadow_of(
+          backend->masters().subspan(weight_codecs[i].begin(), weight_codecs[i].elements()));
 }
 
 Path PartRoom::data_file(bool validation) const {
@@ -142,16 +169,25 @@ Status PartRoom::build() {
 
 void PartRoom::publish(uint32_t index, StepId at, const ParameterShard& shard,
                        const std::string* only) {
+  const WeightCodec& codec = weight_codecs[index];
+  const bool delta = codec.format().kind == WeightsBack::Kind::kDelta;
   const std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers.all();
-  if (to.empty()) return;
-  auto copy = slices[index]->take();
-  if (!copy.ok()) return;  // host memory is out: the part will not live long
-  const std::span<const float> weights = shard.weights();
-  std::copy(weights.begin(), weights.end(), (*copy)->data());
-  const std::span<const float> kept((*copy)->data(), weights.size());
+  if (to.empty() && !delta) return;
+  auto buffer = frames[index]->take();
+  if (!buffer.ok()) return;  // host memory is out: the part will not live long
+  const bool whole = delta && only != nullptr;
+  const std::span<std::byte> frame =
+      frame_in(*buffer, whole ? codec.whole_bytes() : codec.encoded_bytes());
+  if (whole) {
+    codec.encode_whole(shadows[index], frame);
+  } else if (const Status status =
+                 codec.encode(shard.weights().first(codec.elements()), shadows[index], frame);
+             !status.ok()) {
+    return node->log.warning(status.error().message());  // the step's loss says so, too
+  }
   for (const std::string& peer : to)
-    node->hub->send(peer, {kind_of(BulkKind::kWeights), order.job, at.value, index},
-                    {{std::as_bytes(kept), *copy}}, index);
+    node->hub->send(peer, {kind_of(BulkKind::kWeightFrame), order.job, at.value, index},
+                    {{frame, *buffer}}, index);
 }
 
 void PartSink::set_shards(std::vector<ParameterServerActor> shards) {
@@ -171,32 +207,59 @@ Result<uint32_t> PartSink::shard_of(const BulkTag& tag, uint64_t bytes, uint64_t
   return static_cast<uint32_t>(shard);
 }
 
+Result<BulkPlace> PartSink::place_gradient(const std::string& peer, const BulkTag& tag,
+                                           uint64_t bytes) {
+  const auto refuse = [&](const char* what) {
+    return Error{ErrorCode::kInvalidArgument, what, "node " + peer, ""};
+  };
+  const uint64_t shard = (tag.kind >> 32) - 1;
+  if (tag.kind >> 32 == 0 || shard >= room_->ranges.size() ||
+      !room_->owns(static_cast<uint32_t>(shard)))
+    return refuse("sent a gradient for a shard that is not here");
+  const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
+  if (!StepLayout(static_cast<uint32_t>(room_->plan.microbatches)).is_node(subtree))
+    return refuse("sent a gradient that is no part of the step");
+  const bool framed = static_cast<BulkKind>(tag.kind & 0xffffffff) == BulkKind::kGradientFrame;
+  const GradientCodec& codec = room_->gradient_codecs[shard];
+  FS_ASSIGN(GradientHandle buffer, (framed ? room_->frames : room_->slices)[shard]->take());
+  const bool fits = framed ? bytes == codec.encoded_bytes() || bytes == codec.exact_bytes()
+                           : bytes == buffer->elements() * sizeof(float);
+  if (!fits) return refuse("sent a gradient of the wrong size");
+  return place_in(PartRoom::frame_in(buffer, bytes), buffer);
+}
+
+Result<BulkPlace> PartSink::place_weights(const std::string& peer, const BulkTag& tag,
+                                          uint64_t bytes) {
+  const auto refuse = [&](const char* what) {
+    return Error{ErrorCode::kInvalidArgument, what, "node " + peer, ""};
+  };
+  if (static_cast<BulkKind>(tag.kind) == BulkKind::kWeights) {
+    FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 1));
+    if (peer != kCoordinatorPeer) return refuse("sent weights that are not its own");
+    FS_ASSIGN(GradientHandle slice, room_->slices[shard]->take());
+    return place_in(PartRoom::frame_in(slice, bytes), slice);
+  }
+  if (tag.key >= room_->ranges.size() || room_->order.owners[tag.key] != peer)
+    return refuse("sent weights that are not its own");
+  const WeightCodec& codec = room_->weight_codecs[tag.key];
+  if (bytes != codec.encoded_bytes() && bytes != codec.whole_bytes())
+    return refuse("sent weights of the wrong size");
+  FS_ASSIGN(GradientHandle frame, room_->frames[tag.key]->take());
+  return place_in(PartRoom::frame_in(frame, bytes), frame);
+}
+
 Result<BulkPlace> PartSink::place(const std::string& peer, const BulkTag& tag, uint64_t bytes) {
   const bool from_coordinator = peer == kCoordinatorPeer;
   const auto refuse = [&](const char* what) {
     return Error{ErrorCode::kInvalidArgument, what, "node " + peer, ""};
   };
   switch (static_cast<BulkKind>(tag.kind & 0xffffffff)) {
-    case BulkKind::kGradient: {
-      const uint64_t shard = (tag.kind >> 32) - 1;
-      if (tag.kind >> 32 == 0 || shard >= room_->ranges.size() ||
-          !room_->owns(static_cast<uint32_t>(shard)))
-        return refuse("sent a gradient for a shard that is not here");
-      const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
-      if (!StepLayout(static_cast<uint32_t>(room_->plan.microbatches)).is_node(subtree))
-        return refuse("sent a gradient that is no part of the step");
-      FS_ASSIGN(GradientHandle slice, room_->slices[shard]->take());
-      if (slice->elements() * sizeof(float) != bytes)
-        return refuse("sent a gradient of the wrong size");
-      return place_in(std::as_writable_bytes(std::span(slice->data(), slice->elements())), slice);
-    }
-    case BulkKind::kWeights: {
-      FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 1));
-      if (!from_coordinator && room_->order.owners[shard] != peer)
-        return refuse("sent weights that are not its own");
-      FS_ASSIGN(GradientHandle slice, room_->slices[shard]->take());
-      return place_in(std::as_writable_bytes(std::span(slice->data(), slice->elements())), slice);
-    }
+    case BulkKind::kGradient:
+    case BulkKind::kGradientFrame:
+      return place_gradient(peer, tag, bytes);
+    case BulkKind::kWeights:
+    case BulkKind::kWeightFrame:
+      return place_weights(peer, tag, bytes);
     case BulkKind::kMoments: {
       FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 2));
       if (!from_coordinator || !room_->owns(shard)) return refuse("sent moments");
@@ -218,31 +281,41 @@ Result<BulkPlace> PartSink::place(const std::string& peer, const BulkTag& tag, u
 }
 
 void PartSink::arrived(const std::string& peer, const BulkTag& tag, BulkPlace place) {
-  const BulkKind tensor = static_cast<BulkKind>(tag.kind & 0xffffffff);
-  if (tensor == BulkKind::kGradient) {
-    const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
-    ParameterServerActor shard;
-    {
+  const auto kind = static_cast<BulkKind>(tag.kind & 0xffffffff);
+  const auto buffer = [&] { return std::static_pointer_cast<GradientBuffer>(place.owner); };
+  const size_t bytes = place.parts.front().size();
+  const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
+  const auto shard = static_cast<uint32_t>(tag.key);
+  switch (kind) {
+    case BulkKind::kGradient: {
       std::lock_guard lock(mutex_);
-      if (!shards_.empty()) shard = shards_[(tag.kind >> 32) - 1];
+      if (!shards_.empty())
+        caf::anon_send(shards_[(tag.kind >> 32) - 1],
+                       PushGradient{{tag.step}, subtree, subtree, buffer(), peer});
+      return;
     }
-    if (shard)
-      caf::anon_send(shard, PushGradient{{tag.step},
-                                         subtree,
-                                         subtree,
-                                         std::static_pointer_cast<GradientBuffer>(place.owner),
-                                         peer});
-  } else if (tensor == BulkKind::kWeights) {
-    caf::anon_send(deputy_, WeightsHere{static_cast<uint32_t>(tag.key),
-                                        {tag.step},
-                                        std::static_pointer_cast<GradientBuffer>(place.owner)});
-  } else if (tensor == BulkKind::kMoments) {
-    caf::anon_send(deputy_, MomentsHere{static_cast<uint32_t>(tag.key),
-                                        std::static_pointer_cast<std::vector<float>>(place.owner)});
-  } else {
-    caf::anon_send(deputy_,
-                   DataHere{tensor == BulkKind::kValidationData,
-                            std::static_pointer_cast<std::vector<std::byte>>(place.owner)});
+    case BulkKind::kGradientFrame:
+      caf::anon_send(deputy_, GradientHere{static_cast<uint32_t>((tag.kind >> 32) - 1),
+                                           {tag.step},
+                                           subtree,
+                                           buffer(),
+                                           bytes,
+                                           peer});
+      return;
+    case BulkKind::kWeights:
+    case BulkKind::kWeightFrame:
+      caf::anon_send(
+          deputy_,
+          WeightsHere{shard, {tag.step}, buffer(), kind == BulkKind::kWeightFrame ? bytes : 0});
+      return;
+    case BulkKind::kMoments:
+      caf::anon_send(deputy_,
+                     MomentsHere{shard, std::static_pointer_cast<std::vector<float>>(place.owner)});
+      return;
+    default:
+      caf::anon_send(deputy_,
+                     DataHere{kind == BulkKind::kValidationData,
+                              std::static_pointer_cast<std::vector<std::byte>>(place.owner)});
   }
 }
 

@@ -8,8 +8,10 @@
 
 #include "actors/node_part.h"
 #include "train/device_backend.h"
+#include "train/gradient_codec.h"
 #include "train/gradient_worker.h"
 #include "train/node_work.h"
+#include "train/weight_codec.h"
 #include "train/weight_replica.h"
 
 namespace fastserve {
@@ -40,6 +42,12 @@ struct PartRoom {
   Status build();
 
   bool owns(uint32_t shard) const { return order.owners[shard] == node->name; }
+  /// What the nodes hold when the job begins. Requires the weights in place.
+  void make_shadows();
+  /// A frame's bytes in a buffer of `frames`.
+  static std::span<std::byte> frame_in(const GradientHandle& buffer, size_t bytes) {
+    return {reinterpret_cast<std::byte*>(buffer->data()), bytes};
+  }
   /// Sends a shard's weights to the peers, or to one of them.
   void publish(uint32_t shard_index, StepId at, const ParameterShard& shard,
                const std::string* only);
@@ -50,6 +58,10 @@ struct PartRoom {
   TrainPlan plan;
   std::vector<ParameterShard::Range> ranges;
   std::vector<std::unique_ptr<GradientPool>> slices;  ///< of each shard: gradients and weights
+  std::vector<GradientCodec> gradient_codecs;         ///< of each shard, like what follows
+  std::vector<WeightCodec> weight_codecs;
+  std::vector<WeightShadow> shadows;                  ///< used by the owning shard's actor
+  std::vector<std::unique_ptr<GradientPool>> frames;  ///< large enough for any frame
   PeerList peers;
   Dataset dataset;
   std::unique_ptr<Sampler> sampler;
@@ -64,6 +76,7 @@ struct PartRoom {
 
  private:
   Path data_file(bool validation) const;
+  void make_codecs(const std::vector<ParameterTile>& tiles, const ParameterLayout& layout);
 };
 
 /// Takes in what peers send for the part. Threads: the lanes'.
@@ -80,6 +93,8 @@ class PartSink final : public BulkSink {
 
  private:
   Result<uint32_t> shard_of(const BulkTag& tag, uint64_t bytes, uint64_t copies) const;
+  Result<BulkPlace> place_gradient(const std::string& peer, const BulkTag& tag, uint64_t bytes);
+  Result<BulkPlace> place_weights(const std::string& peer, const BulkTag& tag, uint64_t bytes);
 
   std::shared_ptr<PartRoom> room_;
   DeputyActor deputy_;

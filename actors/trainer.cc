@@ -23,9 +23,12 @@ TrainerActor::behavior_type trainer(TrainerActor::pointer self, TrainerId id,
         }
         if (done->gradient != nullptr)
           for (const ParameterServerActor& shard : shards)
-            self->send(shard,
-                       PushGradient{
-                           work.item.step, work.item.subtree, work.item.whole, done->gradient, {}});
+            self->send(shard, PushGradient{work.item.step,
+                                           work.item.subtree,
+                                           work.item.whole,
+                                           done->gradient,
+                                           {},
+                                           work.item.scale});
         self->send(coordinator,
                    WorkDone{id, work.item.round, work.item.unit, std::move(done->losses)});
       },

@@ -48,6 +48,7 @@ struct TrainRequest {
   std::optional<Precision> precision;
   std::optional<uint64_t> seed;
   std::optional<bool> publish_best;  ///< false: the last step's weights, not the best evaluation's
+  std::optional<std::string> gradients, weights_back;  ///< forms for other nodes; see TrainSpec
   TrainPlacement placement;
 };
 

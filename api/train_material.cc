@@ -32,6 +32,17 @@ void apply_course(TrainSpec& spec, const TrainRequest& r) {
   if (r.learning_rate && !r.min_learning_rate) spec.min_learning_rate = *r.learning_rate / 10;
 }
 
+/// In which form tensors travel: also when a job goes on.
+Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
+  if (r.gradients) {
+    FS_ASSIGN(spec.gradients, GradientFormat::parse(*r.gradients));
+  }
+  if (r.weights_back) {
+    FS_ASSIGN(spec.weights_back, WeightsBack::parse(*r.weights_back));
+  }
+  return {};
+}
+
 void apply_overrides(TrainSpec& spec, const TrainRequest& r) {
   override_with(spec.batch, r.batch);
   override_with(spec.block, r.block);
@@ -125,6 +136,7 @@ Status start_from_parent(TrainMaterial& m, const TrainRequest& request, const St
   m.spec.learning_rate = 2e-5;
   m.spec.min_learning_rate = 2e-6;
   apply_overrides(m.spec, request);
+  FS_TRY(apply_forms(m.spec, request));
   if (m.spec.block > m.spec.model.max_positions)
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("a block of {} is longer than the model's context of {}", m.spec.block,
@@ -140,6 +152,7 @@ Status start_fresh(TrainMaterial& m, const TrainRequest& request, const Corpus& 
   FS_ASSIGN(Preset preset, find_preset(request.preset));
   m.spec = preset.spec;
   apply_overrides(m.spec, request);
+  FS_TRY(apply_forms(m.spec, request));
   fit_positions(m.spec);
   // Before minutes of work: with the smallest vocabulary there is.
   TrainSpec least = m.spec;
@@ -194,6 +207,7 @@ Result<TrainMaterial> prepare_resumption(const TrainRequest& request, const Trai
   TrainMaterial m;
   m.spec = spec;
   apply_course(m.spec, request);
+  FS_TRY(apply_forms(m.spec, request));
   FS_TRY(m.spec.validate());
   m.tokenizer_json = tokenizer_json;
   FS_ASSIGN(m.tokenizer, Tokenizer::from_json(tokenizer_json, "tokenizer.json"));

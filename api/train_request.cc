@@ -40,6 +40,8 @@ void visit_settings(Request& r, const Visit& visit) {
   visit("precision", r.precision);
   visit("seed", r.seed);
   visit("publish_best", r.publish_best);
+  visit("gradients", r.gradients);
+  visit("weights_back", r.weights_back);
   visit("trainers", r.placement.trainers);
   visit("lanes", r.placement.lanes);
   visit("shards", r.placement.shards);

@@ -93,6 +93,12 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("--publish", *publish,
                 "best: the weights of the best evaluation (default); last: of the last step")
       ->check(CLI::IsMember({"best", "last"}));
+  c->add_option("--gradients", r.gradients,
+                "Form of gradients between nodes: fp32 (exact, default), bf16, fp16, int8, "
+                "topk:FRACTION, sign, lowrank:RANK");
+  c->add_option("--weights-back", r.weights_back,
+                "Form of weights back to nodes: exact (default), bf16, int8-delta, sign-delta, "
+                "topk-delta:FRACTION");
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
   c->add_option("--validation", r.validation_fraction, "Share of the text held out");
   c->add_option("--trainers", r.placement.trainers,

@@ -94,6 +94,8 @@ Json TrainSpec::to_json() const {
   Json json = Json::object({{"model", model.to_json()}, {"precision", precision_name(precision)}});
   each_number(*this, [&](const char* name, const auto& field) { json.set(name, Json(field)); });
   json.set("publish_best", publish_best);
+  json.set("gradients", gradients.text());
+  json.set("weights_back", weights_back.text());
   json.set("seed", Json(fmt::format("{}", seed)));  // all 64 bits, which a JSON number may lose
   return json;
 }
@@ -125,6 +127,10 @@ Result<TrainSpec> TrainSpec::from_json(const Json& json, const std::string& wher
   FS_ASSIGN(spec.precision, parse_precision(precision));
   if (const Json* best = json.find_set("publish_best"); best != nullptr && best->is_bool())
     spec.publish_best = best->as_bool();
+  FS_ASSIGN(const std::string gradients, json.string_or("gradients", "fp32"));
+  FS_ASSIGN(spec.gradients, GradientFormat::parse(gradients));
+  FS_ASSIGN(const std::string back, json.string_or("weights_back", "exact"));
+  FS_ASSIGN(spec.weights_back, WeightsBack::parse(back));
   FS_ASSIGN(const std::string seed, json.string_or("seed", "1337"));
   char* end = nullptr;
   spec.seed = std::strtoull(seed.c_str(), &end, 10);

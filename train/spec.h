@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "model/config.h"
 #include "model/train_ops.h"
+#include "train/gradient_format.h"
 
 namespace fastserve {
 
@@ -36,6 +37,10 @@ struct TrainSpec {
   /// What is published: the weights of the best evaluation, or those of the last step.
   bool publish_best = true;
   int64_t checkpoint_every = 250;  ///< steps; 0: only on interruption and at the end
+  /// In which form gradients go to other nodes, and weights come back; in one process nothing
+  /// travels. The defaults cost no bit.
+  GradientFormat gradients;
+  WeightsBack weights_back;
 
   /// kInvalidArgument naming the field.
   Status validate() const;

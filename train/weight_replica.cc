@@ -8,21 +8,44 @@ namespace fastserve {
 
 WeightReplica::WeightReplica(TrainBackend& backend, WeightsGate& gate,
                              std::vector<ParameterShard::Range> ranges)
-    : backend_(backend), gate_(gate), ranges_(std::move(ranges)), steps_(ranges_.size()) {}
+    : backend_(backend),
+      gate_(gate),
+      ranges_(std::move(ranges)),
+      steps_(ranges_.size()),
+      versions_(ranges_.size()) {}
+
+bool WeightReplica::behind(size_t r, StepId step) const {
+  std::lock_guard lock(mutex_);
+  return !steps_[r] || *steps_[r] < step;
+}
+
+void WeightReplica::refresh(size_t r) {
+  const ParameterShard::Range& range = ranges_[r];
+  for (size_t i = range.first_tile; i < range.first_tile + range.tiles; i++)
+    backend_.refresh(backend_.tiles()[i]);
+}
 
 void WeightReplica::take(size_t r, StepId step, std::span<const float> weights) {
   const ParameterShard::Range& range = ranges_[r];
   FS_CHECK(weights.size() == range.end - range.begin);
-  {
-    std::lock_guard lock(mutex_);
-    if (steps_[r] && *steps_[r] >= step) return;
-  }
+  if (!behind(r, step)) return;
   gate_.enter_write(step);
   std::copy(weights.begin(), weights.end(), backend_.masters().data() + range.begin);
-  for (size_t i = range.first_tile; i < range.first_tile + range.tiles; i++)
-    backend_.refresh(backend_.tiles()[i]);
+  refresh(r);
   gate_.leave_write();
   applied(r, step);
+}
+
+Status WeightReplica::take_frame(size_t r, StepId step, std::span<const std::byte> frame,
+                                 const WeightCodec& codec) {
+  if (!behind(r, step)) return {};
+  gate_.enter_write(step);
+  const Status status = codec.decode(
+      frame, backend_.masters().subspan(codec.begin(), codec.elements()), versions_[r]);
+  if (status.ok()) refresh(r);
+  gate_.leave_write();
+  if (status.ok()) applied(r, step);
+  return status;
 }
 
 void WeightReplica::applied(size_t r, StepId step) {

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "train/parameter_shard.h"
+#include "train/weight_codec.h"
 #include "train/weights_gate.h"
 
 namespace fastserve {
@@ -26,17 +27,25 @@ class WeightReplica {
 
   /// Takes in the range's weights after `step` steps, and packs them. Older ones change nothing.
   void take(size_t r, StepId step, std::span<const float> weights);
+  /// The same from a frame; `codec` is the range's. kUnavailable for one that does not follow on
+  /// the last.
+  Status take_frame(size_t r, StepId step, std::span<const std::byte> frame,
+                    const WeightCodec& codec);
   /// A shard of this node has brought its own range to `step`.
   void applied(size_t r, StepId step);
   /// The step that all ranges are at, when they are at the same.
   std::optional<StepId> whole() const;
 
  private:
+  bool behind(size_t r, StepId step) const;
+  void refresh(size_t r);
+
   TrainBackend& backend_;
   WeightsGate& gate_;
   std::vector<ParameterShard::Range> ranges_;
   mutable std::mutex mutex_;
   std::vector<std::optional<StepId>> steps_;
+  std::vector<uint64_t> versions_;  // of frames; each is touched by one thread at a time
 };
 
 }  // namespace fastserve

@@ -225,3 +225,31 @@ TEST_CASE("a drained node is done without, and a job on no node at all can be ca
   idle.cancel.raise();
   CHECK(idle.end().error().code == ErrorCode::kCancelled);
 }
+
+TEST_CASE(
+    "gradients and weights in fewer bytes: the job learns nearly as well, and a node may join") {
+  Folder exact_folder;
+  const TrainOutcome exact = run(long_job_in(exact_folder));
+  for (const auto& [gradients, back] : {std::pair{"bf16", "bf16"},
+                                        {"int8", "int8-delta"},
+                                        {"topk:0.3", "exact"},
+                                        {"lowrank:4", "bf16"}}) {
+    CAPTURE(gradients);
+    InProcessCluster cluster(log_of_test());
+    cluster.add("one");
+    cluster.add("two");
+    cluster.wait_for_nodes(2);
+    Folder folder;
+    TrainingSystem::Config config = long_job_in(folder);
+    config.spec.gradients = GradientFormat::parse(gradients).value();
+    config.spec.weights_back = WeightsBack::parse(back).value();
+    BackgroundJob job(cluster, std::move(config));
+    REQUIRE(job.wait_for_step(5));
+    cluster.add("late", 1, {"trainer"});
+    const auto outcome = job.end();
+    REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+    CHECK(job.run().incarnation == 1);
+    CHECK(hash_of(outcome->weights) != hash_of(exact.weights));
+    CHECK(*outcome->validation_loss == doctest::Approx(*exact.validation_loss).epsilon(0.05));
+  }
+}
