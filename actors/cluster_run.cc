@@ -33,7 +33,12 @@ TrainingRun::TrainingRun(Around around, TrainingSystem::Config config, std::stri
       changed_(std::move(changed)) {}
 
 TrainingRun::~TrainingRun() {
-  if (writer_) caf::anon_send_exit(writer_, caf::exit_reason::kill);
+  if (!writer_) return;
+  // It holds the job's folder: whoever goes on with the job finds it free.
+  caf::scoped_actor self(*around_.actors);
+  self->send_exit(writer_, caf::exit_reason::kill);
+  self->wait_for(writer_);
+  caf::logger::set_current_actor_system(nullptr);  // see TrainingSystem
 }
 
 bool TrainingRun::cancelled() const {
@@ -51,6 +56,9 @@ Status TrainingRun::open() {
   FS_CHECK(config_.dataset != nullptr && config_.checkpoint_directory);
   const Dataset& data = *config_.dataset;
   FS_ASSIGN(checkpoints_, CheckpointDirectory::open(*config_.checkpoint_directory));
+  if (config_.ledger) {
+    FS_ASSIGN(ledger_, LedgerFile::open(*config_.ledger));
+  }
   FS_TRY(load_newest());
   plan_ = plan_training(spec, {1, 1, 1}, 1);
   spec.microbatches = plan_.microbatches;
@@ -146,6 +154,7 @@ std::shared_ptr<ConductorParts> TrainingRun::conductor_parts(std::vector<JobNode
   parts->clock = around_.clock;
   parts->cancel = config_.cancel;
   parts->writer = writer_;
+  parts->ledger = ledger_;
   parts->progress = [this](const TrainProgress& progress) {
     reached_ = std::max<int64_t>(reached_, progress.step);
     if (config_.progress) config_.progress(progress);
@@ -208,7 +217,7 @@ Result<TrainOutcome> TrainingRun::run_to_the_end() {
         around_.nodes->find(nodes.front().name).value_or(wire_messages::NodeHello{}).numerics;
     if (!writer_) {
       caf::scoped_actor self(*around_.actors);
-      writer_ = self->spawn<caf::detached>(checkpoint_writer, checkpoints_, header_);
+      writer_ = self->spawn<caf::detached>(checkpoint_writer, checkpoints_, header_, ledger_);
     }
     const int64_t before = reached_;
     auto outcome = incarnation(std::move(nodes));

@@ -52,6 +52,7 @@ class TrainingRun {
   uint32_t evaluation_chunks_ = 0;
   int64_t evaluation_counted_ = 0;
   std::shared_ptr<CheckpointDirectory> checkpoints_;
+  std::shared_ptr<LedgerFile> ledger_;
   CheckpointHeader header_;
   CheckpointWriterActor writer_;
   std::shared_ptr<const std::string> train_file_, validation_file_;

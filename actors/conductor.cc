@@ -257,6 +257,12 @@ class Conductor {
       parts->members->measure(*job);
       if (parts->progress) parts->progress(progress);
     };
+    if (parts_->ledger != nullptr) {
+      LedgerBegin begin = beginning(parts_->spec, parts_->plan, parts_->windows, parts_->state);
+      begin.incarnation = parts_->job;
+      const auto name = [members = parts_->members](TrainerId id) { return members->name_of(id); };
+      driven->committed = keep_in(parts_->ledger, begin, name, parts_->log);
+    }
     driven->log = parts_->log;
     driven->completion = parts_->completion;
     auto& system = self_->system();
@@ -301,6 +307,13 @@ class Conductor {
 void MemberTable::set(const std::string& node, Member member) {
   std::lock_guard lock(mutex_);
   members_[node] = member;
+  if (member.trainer) names_[*member.trainer] = node;
+}
+
+std::string MemberTable::name_of(TrainerId trainer) const {
+  std::lock_guard lock(mutex_);
+  const auto it = names_.find(trainer);
+  return it == names_.end() ? "" : it->second;
 }
 
 void MemberTable::measure(const TrainingJob& job) {

@@ -55,10 +55,13 @@ class MemberTable {
   /// Takes the trainers' shares and rates over from the job.
   void measure(const TrainingJob& job);
   std::map<std::string, Member> all() const;
+  /// Of a trainer that is there, or was.
+  std::string name_of(TrainerId trainer) const;
 
  private:
   mutable std::mutex mutex_;
   std::map<std::string, Member> members_;
+  std::map<TrainerId, std::string> names_;
 };
 
 struct ConductorParts {
@@ -81,6 +84,7 @@ struct ConductorParts {
   const Clock* clock = nullptr;
   const CancelFlag* cancel = nullptr;
   CheckpointWriterActor writer;
+  std::shared_ptr<LedgerFile> ledger;  ///< may be null
   CoordinatorActor coordinator;  ///< set by the conductor; to be waited for once that has ended
   std::function<void(const TrainProgress&)> progress;
   std::shared_ptr<MemberTable> members;

@@ -83,6 +83,9 @@ class Shell {
   void carry_out(GiveWork& order) {
     self_->send(parts_->trainers[order.trainer.value], Work{std::move(order.item)});
   }
+  void carry_out(const Commit& commit) {
+    if (parts_->committed) parts_->committed(commit);
+  }
   void carry_out(const ApplyStep& order) {
     for (const auto& shard : parts_->shards) self_->send(shard, Apply{order.order});
   }
@@ -193,12 +196,14 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
 
 CheckpointWriterActor::behavior_type checkpoint_writer(
     CheckpointWriterActor::pointer self, std::shared_ptr<CheckpointDirectory> directory,
-    CheckpointHeader header) {
+    CheckpointHeader header, std::shared_ptr<LedgerFile> ledger) {
   return {
       [=](const WriteCheckpoint& order) mutable {
         header.state = order.state;
-        auto status =
-            std::make_shared<const Status>(directory->write(header, order.parts, order.best.get()));
+        // What the disk refuses here it will refuse of the checkpoint, whose failure is heard of.
+        const Status synced = ledger != nullptr ? ledger->sync() : Status();
+        auto written = directory->write(header, order.parts, order.best.get());
+        auto status = std::make_shared<const Status>(std::move(written));
         self->send(caf::actor_cast<CoordinatorActor>(self->current_sender()),
                    CheckpointWritten{std::move(status)});
       },

@@ -10,6 +10,7 @@
 
 #include "actors/messages.h"
 #include "base/log.h"
+#include "train/ledger_file.h"
 
 namespace fastserve {
 
@@ -40,6 +41,7 @@ struct CoordinatorParts {
   CheckpointWriterActor writer;  ///< may be empty when the job writes no checkpoints
   std::shared_ptr<const std::vector<float>> best;  ///< weights of the best evaluation so far
   std::function<void(const TrainProgress&)> progress;
+  std::function<void(const Commit&)> committed;         ///< before the shards hear of it
   std::function<void()> look_at_memory;                 ///< called where a job holds most
   std::function<void(TrainOutcome&)> complete_outcome;  ///< adds what the job cannot know
   Log log;
@@ -50,9 +52,10 @@ struct CoordinatorParts {
 CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
                                             std::shared_ptr<CoordinatorParts> parts);
 
-/// Writes checkpoints, detached.
+/// Writes checkpoints, detached. What a checkpoint counts on is on disk in the `ledger` before it;
+/// that may be null.
 CheckpointWriterActor::behavior_type checkpoint_writer(
     CheckpointWriterActor::pointer self, std::shared_ptr<CheckpointDirectory> directory,
-    CheckpointHeader header);
+    CheckpointHeader header, std::shared_ptr<LedgerFile> ledger);
 
 }  // namespace fastserve

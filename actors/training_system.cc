@@ -45,6 +45,7 @@ struct TrainingSystem::State {
   std::unique_ptr<GradientPool> pool;
   WeightsGate gate;
   std::shared_ptr<CheckpointDirectory> checkpoints;
+  std::shared_ptr<LedgerFile> ledger;
   std::optional<Checkpoint> resumed;
   std::shared_ptr<Completion> completion = std::make_shared<Completion>();
   uint64_t planned_memory = 0, peak_memory = 0;
@@ -88,6 +89,9 @@ Status TrainingSystem::State::open() {
   if (config.checkpoint_directory) {
     FS_ASSIGN(checkpoints, CheckpointDirectory::open(*config.checkpoint_directory));
     FS_TRY(resume());
+  }
+  if (config.ledger) {
+    FS_ASSIGN(ledger, LedgerFile::open(*config.ledger));
   }
   plan = plan_training(spec, config.placement, usable_cores());
   spec.microbatches = plan.microbatches;
@@ -198,6 +202,12 @@ std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const
   if (resumed && !resumed->best.empty())
     driven->best = std::make_shared<const std::vector<float>>(std::move(resumed->best));
   driven->progress = config.progress;
+  if (ledger != nullptr) {
+    LedgerBegin begin = beginning(config.spec, plan, sampler->windows(), state);
+    begin.incarnation = ledger->last_incarnation() + 1;
+    const auto name = [](TrainerId trainer) { return fmt::format("trainer-{}", trainer.value); };
+    driven->committed = keep_in(ledger, begin, name, config.log);
+  }
   driven->look_at_memory = [this] { peak_memory = std::max(peak_memory, process_memory()); };
   driven->complete_outcome = [this](TrainOutcome& outcome) {
     outcome.peak_memory_bytes = peak_memory;
@@ -245,7 +255,8 @@ Status TrainingSystem::State::start_actors() {
       trainers.push_back(actors->spawn<caf::detached>(trainer, TrainerId{i}, workers[i],
                                                       coordinator_handle, shards));
     if (checkpoints != nullptr)
-      writer = actors->spawn<caf::detached>(checkpoint_writer, checkpoints, std::move(header));
+      writer =
+          actors->spawn<caf::detached>(checkpoint_writer, checkpoints, std::move(header), ledger);
   } catch (const std::exception& error) {
     return Error{ErrorCode::kResourceExhausted,
                  std::string("the actors cannot be started: ") + error.what(), "",

@@ -37,6 +37,7 @@ class TrainingSystem {
     std::shared_ptr<const Dataset> dataset;
     std::string tokenizer_json;                ///< kept in checkpoints
     std::optional<Path> checkpoint_directory;  ///< absent: nothing is written
+    std::optional<Path> ledger;  ///< file that says whose work counted in each step; absent: none
     Resume resume = Resume::kIfThere;
     std::vector<float> initial_weights;     ///< flat; empty: fresh ones from the seed
     std::optional<Isa> isa;                 ///< absent: choose_isa()

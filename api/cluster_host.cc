@@ -130,9 +130,7 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
     return jobs_->log(id, from, most);
   }
-  Result<Json> audit(const std::string&) override {
-    return Error{ErrorCode::kUnsupported, "is not kept yet", "the ledger of a cluster's jobs", ""};
-  }
+  Result<Json> audit(const std::string& id) override { return audit_job(options_.root, id); }
   Result<std::string> make_access_token(AccessRole role, const std::string& label,
                                         int64_t lifetime_seconds) override {
     return members_->make_access_token(role, lifetime_seconds, label);

@@ -6,6 +6,8 @@
 #include <algorithm>
 
 #include "base/rng.h"
+#include "train/checkpoint.h"
+#include "train/ledger_audit.h"
 
 namespace fastserve {
 namespace {
@@ -130,6 +132,26 @@ Result<std::vector<JobInfo>> list_jobs(const Path& root) {
     return std::pair(a.created_unix, a.id) < std::pair(b.created_unix, b.id);
   });
   return jobs;
+}
+
+Result<Json> audit_job(const Path& root, const std::string& id) {
+  const Path folder = folder_of(root, id);
+  if (!is_id(id) || !std::filesystem::exists(folder)) return no_such_job(root, id);
+  FS_ASSIGN(const JobInfo info, read_record(folder));
+  const Json* settings = info.details.find_set("spec");
+  const Path file = folder / "ledger";
+  if (settings == nullptr || !std::filesystem::exists(file))
+    return Error{ErrorCode::kNotFound, "keeps no ledger", "job " + id,
+                 info.kind == "train" ? "it is older than ledgers are" : "training jobs keep one"};
+  FS_ASSIGN(const TrainSpec spec, TrainSpec::from_json(*settings, "job " + id));
+  int64_t steps = info.step;
+  if (info.state != "finished")
+    steps =
+        CheckpointDirectory::newest_state(folder / "checkpoints").value_or(JobState()).steps_done;
+  FS_ASSIGN(const std::string bytes, read_file(file, uint64_t{4} << 30));
+  FS_ASSIGN(const LedgerAudit found,
+            audit(std::as_bytes(std::span(bytes)), spec, steps, 0, file.string()));
+  return found.to_json();
 }
 
 Status remove_job_folder(const Path& root, const std::string& id) {

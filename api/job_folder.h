@@ -28,6 +28,7 @@ class JobFolder {
   const JobInfo& info() const { return info_; }
   Path path() const { return path_; }
   Path checkpoints() const { return path_ / "checkpoints"; }
+  Path ledger() const { return path_ / "ledger"; }
   /// Replaces the record atomically.
   Status save(const JobInfo& info);
 
@@ -42,6 +43,10 @@ class JobFolder {
 /// Every job below `root`, oldest first. A record that cannot be read is listed as failed with the
 /// reason.
 Result<std::vector<JobInfo>> list_jobs(const Path& root);
+/// Proves from a training job's ledger that each sample counted once an epoch, up to its last
+/// checkpoint or its end: figures (see LedgerAudit). kCorrupt names the first step that does not
+/// hold; kNotFound, too, when there is no ledger. The job may be running.
+Result<Json> audit_job(const Path& root, const std::string& id);
 /// kNotFound, or kUnavailable while it runs.
 Status remove_job_folder(const Path& root, const std::string& id);
 

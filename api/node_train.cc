@@ -219,6 +219,7 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   config.dataset = std::make_shared<const Dataset>(std::move(material.dataset));
   config.tokenizer_json = material.tokenizer_json;
   config.checkpoint_directory = job.checkpoints();
+  config.ledger = job.ledger();
   config.initial_weights = std::move(material.weights);
   config.isa = isa_;
   config.clock = &clock_;

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "api/job_folder.h"
 #include "cli/cluster_client.h"
 #include "cli/command.h"
 
@@ -64,6 +65,16 @@ int only_in_cluster(const CommandLine& line, const char* what, const char* hint)
                      what, hint});
 }
 
+int audit_local_job(const CommandLine& line, const std::string& id) {
+  auto node = line.node();
+  if (!node.ok()) return fail(line, node.error());
+  const auto report = audit_job((*node)->options().root, id);
+  if (!report.ok()) return fail(line, report.error());
+  return finish(line, *report, [&] {
+    fmt::print("job {}: each sample counted once an epoch\n{}\n", id, report->dump(2));
+  });
+}
+
 int remove_job(const CommandLine& line, const std::string& id) {
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
@@ -95,9 +106,6 @@ void add_cluster_only(CLI::App& jobs, CommandLine& line, Body& run,
       [&line](const std::string& job) { return change_cluster_job(line, "pause", job); });
   add("cancel", "End a cluster's job for good", kRunsInFsctl,
       [&line](const std::string& job) { return change_cluster_job(line, "cancel", job); });
-  add("audit", "Prove from a cluster's job's ledger that each sample counted once an epoch",
-      "a job in one process keeps no ledger",
-      [&line](const std::string& job) { return audit_cluster_job(line, job); });
 }
 
 }  // namespace
@@ -153,6 +161,14 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
     };
   });
   add_cluster_only(*jobs, line, run, id);
+  auto* proof = jobs->add_subcommand(
+      "audit", "Prove from a job's ledger that each sample counted once an epoch");
+  proof->add_option("job", *id)->required();
+  proof->callback([&line, &run, id] {
+    run = [&line, id] {
+      return line.cluster.empty() ? audit_local_job(line, *id) : audit_cluster_job(line, *id);
+    };
+  });
   auto* rm = jobs->add_subcommand("rm", "Forget a job and delete its checkpoints");
   rm->add_option("job", *id)->required();
   rm->callback([&line, &run, id] { run = [&line, id] { return remove_job(line, *id); }; });
@@ -165,7 +181,7 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
       "  fsctl jobs follow 7f3a91c2 --cluster 10.0.0.1:7070\n"
       "  fsctl jobs pause 7f3a91c2 --cluster 10.0.0.1:7070\n"
       "  fsctl jobs cancel 7f3a91c2 --cluster 10.0.0.1:7070\n"
-      "  fsctl jobs audit 7f3a91c2 --cluster 10.0.0.1:7070\n"
+      "  fsctl jobs audit 7f3a91c2\n"
       "  fsctl jobs rm 7f3a91c2");
 }
 

@@ -186,6 +186,16 @@ std::vector<Path> CheckpointDirectory::list(const Path& directory) {
   return found;
 }
 
+std::optional<JobState> CheckpointDirectory::newest_state(const Path& directory) {
+  for (const Path& path : list(directory)) {
+    const auto json = read_header(path / kHeader);
+    const Json* described = json.ok() ? json->find("state") : nullptr;
+    if (described == nullptr) continue;
+    if (auto state = JobState::from_json(*described, path.string()); state.ok()) return *state;
+  }
+  return std::nullopt;
+}
+
 Result<Checkpoint> CheckpointDirectory::load(const Path& path) {
   FS_ASSIGN(const Json json, read_header(path / kHeader));
   const std::string where = (path / kHeader).string();

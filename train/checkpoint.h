@@ -53,6 +53,9 @@ class CheckpointDirectory {
   /// Whether there is any checkpoint in `directory`, whole or damaged.
   static bool holds_any(const Path& directory);
 
+  /// Where the newest one stands whose header holds; its floats are not looked at.
+  static std::optional<JobState> newest_state(const Path& directory);
+
   /// kCorrupt names the file that is damaged.
   static Result<Checkpoint> load(const Path& checkpoint);
 

@@ -212,6 +212,7 @@ void TrainingJob::close_step(double squares, Actions& out) {
   if (!std::isfinite(loss_) || !std::isfinite(grad_norm_)) {
     if (half && state_.scaler.overflow()) {
       skipped_++;
+      out.push_back(commit(false));
       out.push_back(SkipStep{step});
       return;
     }
@@ -225,7 +226,18 @@ void TrainingJob::close_step(double squares, Actions& out) {
   const double clip = setup_.spec.clip_norm;
   order.grad_scale = (clip > 0 ? std::min(1.0, clip / (grad_norm_ + 1e-6)) : 1.0) / loss_scale;
   order.update = ++state_.updates;
+  out.push_back(commit(true));
   out.push_back(ApplyStep{order});
+}
+
+Commit TrainingJob::commit(bool applied) const {
+  Commit commit;
+  commit.step = {static_cast<uint64_t>(state_.steps_done)};
+  commit.applied = applied;
+  commit.repeated = static_cast<uint64_t>(ledger_.repeated());
+  for (uint32_t i = 0; i < units_.size(); i++)
+    commit.units.emplace_back(units_[i], ledger_.done_by(i));
+  return commit;
 }
 
 Actions TrainingJob::shard_ready(ShardId shard, StepId step) {

@@ -47,6 +47,14 @@ struct WorkItem {
   Claim claim;
 };
 
+/// What becomes of a step, and whose work each of its units was.
+struct Commit {
+  StepId step;
+  bool applied = true;    ///< false: it is skipped, and its gradient dropped
+  uint64_t repeated = 0;  ///< answers that came second, and were dropped
+  std::vector<std::pair<Subtree, TrainerId>> units;  ///< in the order of their microbatches
+};
+
 // What the job asks for.
 struct GiveWork {
   TrainerId trainer;
@@ -72,8 +80,8 @@ struct Warn {
 struct Finish {
   Result<TrainEnd> end;
 };
-using Action =
-    std::variant<GiveWork, ApplyStep, SkipStep, KeepBest, TakeSnapshot, Report, Warn, Finish>;
+using Action = std::variant<GiveWork, Commit, ApplyStep, SkipStep, KeepBest, TakeSnapshot, Report,
+                            Warn, Finish>;
 using Actions = std::vector<Action>;
 
 /// Drives steps, evaluations and checkpoints.
@@ -137,6 +145,7 @@ class TrainingJob {
   void hand_out(Actions& out);
   void close_step_if_whole(Actions& out);
   void close_step(double squares, Actions& out);
+  Commit commit(bool applied) const;
   void close_evaluation(Actions& out);
   Error not_finite(const char* what) const;
   void finish(Result<TrainEnd> end, Actions& out);

@@ -17,6 +17,12 @@ void append_window(const TokenArray& tokens, uint64_t from, uint64_t length, Mic
   batch.starts.push_back(static_cast<int32_t>(batch.tokens.size()));
 }
 
+uint64_t windows_of(const TokenArray& tokens, const Sampler::Shape& shape) {
+  const auto block = static_cast<uint64_t>(shape.block);
+  FS_CHECK(shape.block >= 1 && tokens.size() > block);
+  return std::max<uint64_t>(1, (tokens.size() - block) / block);
+}
+
 }  // namespace
 
 Permutation::Permutation(uint64_t n, uint64_t key)
@@ -39,29 +45,41 @@ uint64_t Permutation::operator()(uint64_t i) const {
   return i;
 }
 
+WindowOrder::WindowOrder(uint64_t windows, uint64_t seed) : windows_(windows), seed_(mix64(seed)) {
+  FS_CHECK(windows >= 1);
+}
+
+uint64_t WindowOrder::epoch_key(uint64_t epoch) const { return mix64(seed_ ^ mix64(epoch)); }
+
+uint64_t WindowOrder::window(uint64_t sequence) const {
+  return Permutation(windows_, epoch_key(epoch(sequence)))(sequence % windows_);
+}
+
 Sampler::Sampler(const TokenArray& tokens, Shape shape, uint64_t seed)
-    : tokens_(tokens), shape_(shape), seed_(mix64(seed)) {
-  const auto block = static_cast<uint64_t>(shape.block);
-  FS_CHECK(shape.block >= 1 && tokens.size() > block);
+    : tokens_(tokens), shape_(shape), order_(windows_of(tokens, shape), seed) {
   FS_CHECK(shape.microbatches >= 1 && shape.microbatches <= shape.sequences);
-  windows_ = std::max<uint64_t>(1, (tokens.size() - block) / block);
-  offsets_ = std::min(block, tokens.size() - windows_ * block);
+  const auto block = static_cast<uint64_t>(shape.block);
+  offsets_ = std::min(block, tokens.size() - windows() * block);
 }
 
 uint64_t Sampler::window_start(uint64_t index) const {
-  const uint64_t epoch = index / windows_, key = mix64(seed_ ^ mix64(epoch));
-  const uint64_t offset = mix64(key ^ 1) % offsets_;
-  return offset +
-         Permutation(windows_, key)(index % windows_) * static_cast<uint64_t>(shape_.block);
+  const uint64_t offset = mix64(order_.epoch_key(order_.epoch(index)) ^ 1) % offsets_;
+  return offset + order_.window(index) * static_cast<uint64_t>(shape_.block);
+}
+
+std::pair<uint64_t, uint64_t> Sampler::sequences_of(const Shape& shape, int g) {
+  const auto sequences = static_cast<uint64_t>(shape.sequences);
+  const auto parts = static_cast<uint64_t>(shape.microbatches), part = static_cast<uint64_t>(g);
+  return {sequences * part / parts, sequences * (part + 1) / parts};
 }
 
 Microbatch Sampler::microbatch(int64_t step, int g) const {
   FS_CHECK(step >= 0 && g >= 0 && g < shape_.microbatches);
   const auto sequences = static_cast<uint64_t>(shape_.sequences);
-  const auto parts = static_cast<uint64_t>(shape_.microbatches), part = static_cast<uint64_t>(g);
+  const auto [first, end] = sequences_of(shape_, g);
   Microbatch batch;
   batch.starts.push_back(0);
-  for (uint64_t i = sequences * part / parts; i < sequences * (part + 1) / parts; i++)
+  for (uint64_t i = first; i < end; i++)
     append_window(tokens_, window_start(static_cast<uint64_t>(step) * sequences + i),
                   static_cast<uint64_t>(shape_.block), batch);
   return batch;

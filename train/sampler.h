@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "model/trainable.h"
 #include "train/dataset.h"
@@ -21,6 +22,21 @@ class Permutation {
   int half_bits_;
 };
 
+/// Which window each sequence of a job is, counted from 0 over all epochs: every window once an
+/// epoch, in an order that (seed, epoch) alone decide.
+class WindowOrder {
+ public:
+  /// Requires windows >= 1.
+  WindowOrder(uint64_t windows, uint64_t seed);
+  uint64_t windows() const { return windows_; }  ///< of an epoch
+  uint64_t epoch(uint64_t sequence) const { return sequence / windows_; }
+  uint64_t window(uint64_t sequence) const;
+  uint64_t epoch_key(uint64_t epoch) const;  ///< decides the epoch's order, and its offset
+
+ private:
+  uint64_t windows_, seed_;
+};
+
 /// Cuts the training tokens into windows and deals them out.
 ///
 /// An epoch is a set of non-overlapping windows of `block` tokens (each with the token after it as
@@ -37,9 +53,11 @@ class Sampler {
   /// `tokens` must outlive this and hold more than `block`.
   Sampler(const TokenArray& tokens, Shape shape, uint64_t seed);
 
-  uint64_t windows() const { return windows_; }  ///< sequences of an epoch
+  uint64_t windows() const { return order_.windows(); }  ///< sequences of an epoch
   /// First token of the window that is sequence `index` of the job, counted from 0 over all epochs.
   uint64_t window_start(uint64_t index) const;
+  /// Which of a step's sequences microbatch g has: [first, end).
+  static std::pair<uint64_t, uint64_t> sequences_of(const Shape& shape, int g);
   /// Microbatch g of a step. The step's sequences are shared out as evenly as they go.
   Microbatch microbatch(int64_t step, int g) const;
   /// Rows of the largest microbatch.
@@ -49,7 +67,8 @@ class Sampler {
  private:
   const TokenArray& tokens_;
   Shape shape_;
-  uint64_t seed_, windows_, offsets_;
+  WindowOrder order_;
+  uint64_t offsets_;
 };
 
 /// Cuts the validation tokens into windows in the order of the text, and those into chunks.

@@ -46,6 +46,8 @@ class StepLedger {
   /// True when this is the unit's first result.
   bool complete(TrainerId trainer, uint32_t unit);
   bool done() const { return left_ == 0; }
+  /// Whose result counted. Requires a unit that is done.
+  TrainerId done_by(uint32_t unit) const { return units_[unit].by; }
 
   /// All that can be given out now.
   std::vector<Handout> hand_out(Nanoseconds now);

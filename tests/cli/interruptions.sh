@@ -42,6 +42,8 @@ for signal in INT KILL; do
     must_fail 11 "cannot change" "$fsctl" -q train --resume "$id" --batch-size 3
     "$fsctl" -q jobs resume "$id" --json >"$scratch/resumed.json" || problem "resume after $signal"
     same_bits "$scratch/resumed.json" "after $signal and resume"
+    "$fsctl" -q jobs audit "$id" --json >"$scratch/audit.json" || problem "the audit after $signal"
+    [ "$(json "$scratch/audit.json" incarnations)" = 2 ] || problem "the audit does not know of the resumption"
   fi
   "$fsctl" -q jobs rm "$id" >/dev/null || problem "jobs rm"
 done
@@ -62,6 +64,7 @@ done
 wait $job || "$fsctl" -q jobs show "$id" | grep -q finished || problem "the job that was killed often does not end"
 "$fsctl" -q jobs show "$id" --json >"$scratch/often.json"
 grep -q "\"weights_hash\": \"$want\"" "$scratch/often.json" || problem "killed often, the bits are others"
+"$fsctl" -q jobs audit "$id" | grep -q "each sample counted once" || problem "the audit of a job that was killed often"
 "$fsctl" -q jobs rm "$id" >/dev/null
 
 # Killed around publishing: resumed, the model is there once, and whole.

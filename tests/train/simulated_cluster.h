@@ -136,6 +136,7 @@ struct SimulatedCluster {
       carry_out(job->shard_gathered({s}, item.step, squares));
     });
   }
+  void carry_out(const Commit& commit) { commits.push_back(commit); }
   void carry_out(const ApplyStep& order) {
     for (uint32_t s = 0; s < shards.size(); s++)
       post([this, s, apply = order.order] {
@@ -183,6 +184,7 @@ struct SimulatedCluster {
   std::optional<Saved> last_saved;
   TrainProgress last_report;
   std::vector<double> validation;
+  std::vector<Commit> commits;
   int kept_best = 0, warnings = 0;
 };
 
