@@ -105,7 +105,10 @@ std::optional<std::string> NodeTable::down(const caf::actor_addr& actor) {
 void NodeTable::set_draining(const std::string& node, bool draining) {
   std::lock_guard lock(mutex_);
   const auto it = entries_.find(node);
-  if (it != entries_.end()) it->second.draining = draining;
+  if (it != entries_.end())
+    it->second.draining = draining;
+  else if (draining)
+    entries_[node].draining = true;  // for when it connects
 }
 
 bool NodeTable::draining(const std::string& node) const {
@@ -138,6 +141,7 @@ std::vector<NodeStatus> NodeTable::all() const {
   std::lock_guard lock(mutex_);
   std::vector<NodeStatus> nodes;
   for (const auto& [name, entry] : entries_) {
+    if (entry.status.name.empty()) continue;  // it has not connected yet
     NodeStatus status = entry.status;
     using State = NodeStatus::State;
     status.state = !entry.actor                              ? State::kGone
