@@ -167,7 +167,15 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
     const auto join = [this](TlsConnection connection) {
       const Status served = serve_join(
           std::move(connection),
-          [this](const JoinAsk& ask) { return members_->join(ask, FASTSERVE_VERSION); }, kJoining);
+          [this](const JoinAsk& ask) {
+            // A name that is in use is no newcomer's, however long ago its node came.
+            for (const NodeStatus& node : coordinator_->nodes())
+              if (node.state == NodeStatus::State::kReady ||
+                  node.state == NodeStatus::State::kDraining)
+                members_->heard(node.name);
+            return members_->join(ask, FASTSERVE_VERSION);
+          },
+          kJoining);
       if (!served.ok()) options_.log.warning("a node did not join: " + served.error().message());
     };
     return {{kJoinProtocol, true, join},
