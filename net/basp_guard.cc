@@ -8,9 +8,11 @@
 namespace fastserve {
 namespace {
 
-constexpr uint8_t kSelectThisConnection = 2;  // flag of a caller's second handshake
-constexpr size_t kNodeBytes = 32;             // an atom that says which kind of id, and the id
-constexpr size_t kMostTypeNames = 512;        // bytes of all names of one message's types
+constexpr uint8_t kSelectThisConnection = 2;       // flag of a caller's second handshake
+constexpr uint64_t kResponse = uint64_t{1} << 63;  // in a message's number
+constexpr uint64_t kStream = uint64_t{1} << 61;    // in the number of a part of CAF's streams
+constexpr size_t kNodeBytes = 32;                  // an atom that says which kind of id, and the id
+constexpr size_t kMostTypeNames = 512;             // bytes of all names of one message's types
 
 Error refuse(std::string what) {
   return {ErrorCode::kCorrupt, std::move(what), "",
@@ -181,7 +183,9 @@ Status BaspGuard::check_actors() const {
            (destination == (destination_ != 0));
   };
   bool sound = false;
-  if (operation_ == Operation::kDirect) sound = uses(true, true, true, true);
+  // CAF takes what is numbered as a part of a stream for one, whatever it holds, and crashes.
+  if (operation_ == Operation::kDirect)
+    sound = uses(true, true, true, true) && (data_ & kStream) == 0;
   if (operation_ == Operation::kMonitor)
     sound = uses(true, false, false, true) && length_ == 2 * kNodeBytes;
   if (operation_ == Operation::kDown)
@@ -239,6 +243,8 @@ Result<bool> BaspGuard::check_message() const {
   const auto names = reader.text(*size);
   if (!names) return need_more();
   if (*names == "@<>+@error") {
+    // CAF ends an actor that is sent one without having asked.
+    if ((data_ & kResponse) == 0) return refuse("sends an error that answers no request");
     if (!whole) return need_more();
     if (!is_plain_error(reader)) return refuse("sends an error that may not be read");
     return true;

@@ -34,8 +34,8 @@ class BaspGuard final : public TunnelFilter {
     uint32_t max_handshake = 4 << 10;  ///< also of an error that a message carries
     uint32_t max_payload = 8 << 20;
     /// Names of the types that messages may be made of, beside integers, bool, "@atom", "@str",
-    /// "@unit" and a single "@error". None may hold a vector of bytes, which CAF allocates before
-    /// it looks whether the bytes are there: use strings.
+    /// "@unit" and, in answers, a single "@error". None may hold a vector of bytes, which CAF
+    /// allocates before it looks whether the bytes are there: use strings.
     std::set<std::string> message_types;
     NodeId self{};  ///< our own id
     /// The peer has introduced itself; nothing of that has gone on yet. May be empty.

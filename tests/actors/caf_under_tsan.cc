@@ -19,6 +19,8 @@ extern "C" const char* __tsan_default_suppressions() {
          "race:caf::scheduled_actor::~scheduled_actor\n"
          "race:caf::monitorable_actor::cleanup\n"
          "race:caf::actor_registry::erase\n"
+         "race:caf::actor_proxy::~actor_proxy\n"
+         "race:caf::intrusive_ptr_add_ref\n"
          "race:caf::message::~message\n"
          "race:caf::detail::tuple_vals<caf::down_msg>::~tuple_vals\n"
          "race:std::_Hashtable<caf::group\n";

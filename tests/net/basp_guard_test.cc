@@ -132,6 +132,7 @@ TEST_CASE("headers that contradict themselves are refused") {
   for (const Bytes& bytes :
        {header(6, 0, 1, 0, 0, 0), header(6, 0, 0, 1, 0, 0), header(6, 0, 0, 0, 1, 0),
         header(6, 0, 0, 0, 0, 1), header(2, 0, 0, 1, 5, 6), header(2, 0, 10, 1, 5, 0),
+        header(2, 0, 10, 1ULL << 61, 5, 6), header(2, 0, 10, 3ULL << 60 | 1, 5, 6),
         header(4, 0, 63, 0, 0, 6), header(4, 0, 64, 1, 0, 6), header(4, 0, 64, 0, 1, 6),
         header(5, 0, 64, 0, 5, 0), header(5, 0, 90, 0, 0, 0), header(5, 0, 90, 0, 5, 6),
         header(5, 0, 5000, 0, 5, 0)})
@@ -182,6 +183,10 @@ TEST_CASE("an error that holds more than plain values is refused") {
         plain_error("@<>+@strvec", bytes_of({0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 1, 'a'}))})
     CHECK(contains(verdict(bytes), "may not be read"));
   CHECK(contains(verdict(plain_error("@<>+@str", Bytes(5000))), "more to check"));
+}
+
+TEST_CASE("an error that answers no request is refused: the actor that it is sent to would end") {
+  CHECK(contains(verdict(plain_error("@<>", {}, 1)), "answers no request"));
 }
 
 TEST_CASE("a peer that speaks for another node is refused") {

@@ -69,8 +69,8 @@ inline Bytes answer(uint64_t version = BaspGuard::kVersion) {
   const Bytes body = node(kPeer) + bytes_of({0}) + number(9, 8) + bytes_of({0});
   return header(0, 0, static_cast<uint32_t>(body.size()), version, 0, 0) + body;
 }
-inline Bytes raw_message(const Bytes& body) {
-  return header(2, 0, static_cast<uint32_t>(body.size()), 1, 5, 6) + body;
+inline Bytes raw_message(const Bytes& body, uint64_t number = 1) {
+  return header(2, 0, static_cast<uint32_t>(body.size()), number, 5, 6) + body;
 }
 inline Bytes message(std::string_view types, const Bytes& values = {}) {
   return raw_message(bytes_of({0, 0, 0}) + text(types) + values);
@@ -79,8 +79,10 @@ inline Bytes message(std::string_view types, const Bytes& values = {}) {
 inline Bytes error(std::string_view types, const Bytes& values) {
   return bytes_of({3}) + number(4, 8) + bytes_of({0, 0}) + text(types) + values;
 }
-inline Bytes plain_error(std::string_view types = "@<>", const Bytes& values = {}) {
-  return message("@<>+@error", error(types, values));
+/// An answer's number has the highest bit set.
+inline Bytes plain_error(std::string_view types = "@<>", const Bytes& values = {},
+                         uint64_t number = uint64_t{1} << 63 | 1) {
+  return raw_message(bytes_of({0, 0, 0}) + text("@<>+@error") + error(types, values), number);
 }
 inline Bytes monitor(const BaspGuard::NodeId& from = kPeer, const BaspGuard::NodeId& of = kSelf) {
   return header(4, 0, 64, 0, 0, 6) + node(from) + node(of);
