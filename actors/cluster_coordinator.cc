@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
 #include <thread>
 
 #include "actors/cluster_run.h"
@@ -16,6 +19,8 @@ namespace fastserve {
 using namespace wire_messages;
 
 namespace {
+
+constexpr auto kLastWord = std::chrono::milliseconds(300);
 
 /// Answers nodes that come, and hears of those that go.
 RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_ptr<NodeTable> table,
@@ -58,11 +63,26 @@ struct ClusterCoordinator::State {
     actors.reset();
   }
 
+  /// By which a node can be cut off.
+  uint64_t keep_connection(const std::string& node, const Stream& stream) {
+    std::lock_guard lock(mutex);
+    connections[node] = {++connections_made, StreamCut(stream)};
+    return connections_made;
+  }
+  void drop_connection(const std::string& node, uint64_t number) {
+    std::lock_guard lock(mutex);
+    const auto it = connections.find(node);
+    if (it != connections.end() && it->second.first == number) connections.erase(it);
+  }
+
   Config config;
   CancelFlag closing;
   std::mutex mutex;
   std::condition_variable idle;
   int running = 0;  // jobs
+  uint64_t connections_made = 0;
+  std::map<std::string, std::pair<uint64_t, StreamCut>>
+      connections;  // for control: the newest of each
   std::atomic<uint32_t> incarnations{0};
   std::shared_ptr<NodeTable> nodes;
   std::unique_ptr<LaneHub> hub;
@@ -102,9 +122,11 @@ void ClusterCoordinator::control_connected(TlsConnection connection) {
   const Log& log = state_->config.log;
   const Status sent = send_ticket(*connection.stream, state_->nodes->issue_ticket(node));
   if (!sent.ok()) return log.warning(fmt::format("node {}: {}", node, sent.error().message()));
-  const Status adopted =
-      state_->remoting->adopt(std::move(connection.stream), [log, node](const Error& why) {
-        log.debug(fmt::format("node {}: {}", node, why.message()));
+  const auto number = state_->keep_connection(node, *connection.stream);
+  const Status adopted = state_->remoting->adopt(
+      std::move(connection.stream), [state = state_.get(), node, number](const Error& why) {
+        state->drop_connection(node, number);
+        state->config.log.debug(fmt::format("node {}: {}", node, why.message()));
       });
   if (!adopted.ok()) log.warning(fmt::format("node {}: {}", node, adopted.error().message()));
 }
@@ -123,8 +145,21 @@ void ClusterCoordinator::set_draining(const std::string& node, bool draining) {
 }
 
 void ClusterCoordinator::forget(const std::string& node) {
-  if (const NodeActor actor = state_->nodes->forget(node))
-    caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
+  const NodeActor actor = state_->nodes->forget(node);
+  StreamCut connection;
+  {
+    std::lock_guard lock(state_->mutex);
+    const auto it = state_->connections.find(node);
+    if (it != state_->connections.end()) connection = std::move(it->second.second);
+    state_->connections.erase(node);
+  }
+  if (!actor) return;
+  caf::anon_send(
+      actor, Dismissed{to_fault({ErrorCode::kInvalidArgument, "has been removed from the cluster",
+                                 "node " + node, "join again with a new token to come back"})});
+  std::this_thread::sleep_for(kLastWord);  // it is to hear that, and then nothing more
+  connection.cut();
+  state_->hub->drop(node);
 }
 
 Result<TrainOutcome> ClusterCoordinator::train(TrainingSystem::Config config, const std::string& id,

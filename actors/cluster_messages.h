@@ -135,6 +135,9 @@ struct DropPeer {
   std::string node;
 };
 struct EndPart {};
+struct Dismissed {  ///< the node is no longer one of the cluster
+  Fault fault;
+};
 
 template <class I>
 typename I::result_type inspect(I& f, Fault& x) {
@@ -221,6 +224,11 @@ typename I::result_type inspect(I& f, EndPart&) {
   return f(caf::meta::type_name("fs_end_part"));
 }
 
+template <class I>
+typename I::result_type inspect(I& f, Dismissed& x) {
+  return f(caf::meta::type_name("fs_dismissed"), x.fault);
+}
+
 /// Lets an actor system read and write all of the above.
 void add_message_types(caf::actor_system_config& config);
 
@@ -266,7 +274,8 @@ using ConductorActor = caf::typed_actor<
     caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::ShardApplied>,
     caf::reacts_to<wire_messages::PeerLost>>;
 /// A node, as the coordinator sees it.
-using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>>;
+using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
+                                   caf::reacts_to<wire_messages::Dismissed>>;
 /// A coordinator, as its nodes see it.
 using RegistryActor = caf::typed_actor<
     caf::replies_to<wire_messages::NodeHello, NodeActor>::with<wire_messages::Welcome>,

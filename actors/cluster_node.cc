@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "actors/node_part.h"
@@ -22,14 +24,30 @@ constexpr auto kLook = std::chrono::milliseconds(50);
 constexpr auto kTick = std::chrono::seconds(1);
 constexpr auto kAnswer = std::chrono::seconds(5);
 
+/// The coordinator's last word to the node.
+struct Dismissal {
+  std::optional<Error> said() {
+    std::lock_guard lock(mutex);
+    return why;
+  }
+  std::mutex mutex;
+  std::optional<Error> why;
+};
+
 /// Takes orders from the coordinator; each part is an actor of its own.
-NodeActor::behavior_type node_actor(NodeActor::pointer self,
-                                    std::shared_ptr<const NodeParts> parts) {
-  return {[=](const PartOrder& order, const ConductorActor& conductor) {
-    const auto part = self->spawn<caf::detached>(deputy, parts, order, conductor);
-    caf::logger::set_current_actor_system(nullptr);
-    self->send(part, messages::Begin{});
-  }};
+NodeActor::behavior_type node_actor(NodeActor::pointer self, std::shared_ptr<const NodeParts> parts,
+                                    std::shared_ptr<Dismissal> dismissal) {
+  return {
+      [=](const PartOrder& order, const ConductorActor& conductor) {
+        const auto part = self->spawn<caf::detached>(deputy, parts, order, conductor);
+        caf::logger::set_current_actor_system(nullptr);
+        self->send(part, messages::Begin{});
+      },
+      [=](const Dismissed& dismissed) {
+        std::lock_guard lock(dismissal->mutex);
+        dismissal->why = to_error(dismissed.fault);
+      },
+  };
 }
 
 uint64_t random_word() {
@@ -65,6 +83,7 @@ struct ClusterNode::State {
   std::optional<caf::actor_system> actors;
   std::unique_ptr<Remoting> remoting;
   NodeActor node;
+  const std::shared_ptr<Dismissal> dismissal = std::make_shared<Dismissal>();
   std::string last_trouble;  // said once
 };
 
@@ -96,7 +115,7 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
     at->actor_config.set("scheduler.max-threads", size_t{1});
     at->actors.emplace(at->actor_config);
     at->remoting = std::make_unique<Remoting>(*at->actors);
-    at->node = at->actors->spawn<caf::detached>(node_actor, parts);
+    at->node = at->actors->spawn<caf::detached>(node_actor, parts, at->dismissal);
   } catch (const std::exception& error) {
     return Error{ErrorCode::kResourceExhausted,
                  std::string("the actors cannot be started: ") + error.what(), "", ""};
@@ -170,6 +189,7 @@ Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
   last_trouble.clear();
   Nanoseconds last{0};
   while (!closed->load() && !cancel.raised()) {
+    if (const auto said = dismissal->said()) return *said;
     keep_bulk_lane();
     const Nanoseconds now = config.clock->now();
     if (now - last >= kTick) {
@@ -191,7 +211,9 @@ Status ClusterNode::run(const CancelFlag& cancel) {
     caf::logger::set_current_actor_system(nullptr);
     if (status.ok()) continue;
     const ErrorCode code = status.error().code;
-    if (code == ErrorCode::kUnsupported || code == ErrorCode::kInvalidArgument) return status;
+    if (state_->dismissal->said() || code == ErrorCode::kUnsupported ||
+        code == ErrorCode::kInvalidArgument)
+      return status;
     if (state_->last_trouble != status.error().message()) {
       state_->last_trouble = status.error().message();
       state_->config.log.warning(state_->last_trouble + "; trying again");

@@ -251,6 +251,11 @@ class Deputy {
     const DeputyActor me(self_);
     const CoordinatorActor superior(me);
     auto& system = self_->system();
+    // A killed actor may be at work for a while yet: what it works on lives as long.
+    const auto with_room = [&](const auto& part) {
+      return std::shared_ptr<typename std::decay_t<decltype(part)>::element_type>(room_,
+                                                                                  part.get());
+    };
     const auto keep = [&](const auto& actor) {
       own_.push_back(caf::actor_cast<caf::strong_actor_ptr>(actor));
       return actor;
@@ -260,7 +265,7 @@ class Deputy {
         shards_.push_back(keep(system.spawn<caf::detached>(slice_sender, room_, i)));
         continue;
       }
-      ParameterServerParts parts{room_->shards[i], &room_->gate, {}, node_->log};
+      ParameterServerParts parts{with_room(room_->shards[i]), &room_->gate, {}, node_->log};
       parts.publish = [room = room_, i](StepId at, const ParameterShard& shard,
                                         const std::string* only) {
         room->publish(i, at, shard, only);
@@ -270,8 +275,8 @@ class Deputy {
       moments_missing_ += order_.step > 0;
     }
     for (uint32_t i = 0; i < room_->workers.size(); i++)
-      trainers_.push_back(keep(system.spawn<caf::detached>(trainer, TrainerId{i}, room_->workers[i],
-                                                           superior, shards_)));
+      trainers_.push_back(keep(system.spawn<caf::detached>(
+          trainer, TrainerId{i}, with_room(room_->workers[i]), superior, shards_)));
     for (int i = 0; i < node_->lanes; i++)
       takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, shards_, me)));
     caf::logger::set_current_actor_system(nullptr);

@@ -122,6 +122,18 @@ Status LaneHub::adopt(const std::string& name, std::unique_ptr<Stream> stream) {
   return {};
 }
 
+void LaneHub::drop(const std::string& name) {
+  std::shared_ptr<Peer> peer;
+  {
+    std::lock_guard lock(mutex_);
+    const auto it = peers_.find(name);
+    if (it == peers_.end()) return;
+    peer = it->second;
+  }
+  lost(peer.get(), {ErrorCode::kUnavailable, "was cut off", name, ""});
+  reap();
+}
+
 bool LaneHub::connected(const std::string& peer) const {
   std::lock_guard lock(mutex_);
   return peers_.contains(peer);

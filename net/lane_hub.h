@@ -39,6 +39,8 @@ class LaneHub {
   /// Takes a connection over. One that is there already is replaced: its peer has begun anew.
   Status adopt(const std::string& peer, std::unique_ptr<Stream> stream);
   bool connected(const std::string& peer) const;
+  /// Cuts the lane to a peer; sinks are told.
+  void drop(const std::string& peer);
   /// Waits until all `peers` are connected; kUnavailable names one that is not.
   Status wait_for(const std::vector<std::string>& peers, Nanoseconds timeout);
 

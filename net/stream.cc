@@ -1,5 +1,6 @@
 #include "net/stream.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -56,6 +57,12 @@ class PlainStream final : public Stream {
 
 std::unique_ptr<Stream> plain_stream(Socket socket, std::string peer) {
   return std::make_unique<PlainStream>(std::move(socket), std::move(peer));
+}
+
+StreamCut::StreamCut(const Stream& stream) : fd_(::fcntl(stream.fd(), F_DUPFD_CLOEXEC, 0)) {}
+
+void StreamCut::cut() const {
+  if (fd_.get() >= 0) ::shutdown(fd_.get(), SHUT_RDWR);
 }
 
 }  // namespace fastserve

@@ -37,6 +37,20 @@ class Stream {
   virtual const std::string& peer() const = 0;
 };
 
+/// Ends a stream that another thread has, as a broken network would.
+///
+/// Owns:    a descriptor beside the stream's own: the connection is not closed before this is gone.
+/// Threads: any.
+class StreamCut {
+ public:
+  StreamCut() = default;
+  explicit StreamCut(const Stream& stream);
+  void cut() const;
+
+ private:
+  Fd fd_;
+};
+
 /// Nobody has proven who they are: for trusted networks, by the user's explicit choice, and tests.
 std::unique_ptr<Stream> plain_stream(Socket socket, std::string peer);
 

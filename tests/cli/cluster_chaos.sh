@@ -60,13 +60,18 @@ for _ in {1..100}; do
 done
 [[ $job ]] || fail "the job does not start"
 
-state() { ask jobs show "$job" --json 2>/dev/null | grep -o '"state": *"[a-z]*"' | head -1 | grep -o '[a-z]*"$' | tr -d '"'; }
+state() {
+  ask jobs show "$job" --json 2>/dev/null | grep -o '"state": *"[a-z]*"' | head -1 | grep -o '[a-z]*"$' | tr -d '"'
+}
 names=(coordinator server-1 server-2 worker-1)
 done_events=0
 for ((i = 0; i < events; i++)); do
   sleep "$((RANDOM % 2)).$((RANDOM % 10))"
   [[ $(state) == finished ]] && break
   victim=${names[RANDOM % ${#names[@]}]}
+  for name in "${names[@]}"; do
+    kill -0 "${pids[$name]}" 2>/dev/null || fail "$name has ended by itself"
+  done
   if ((RANDOM % 3)); then
     say "kill -9 $victim"
     kill -9 "${pids[$victim]}" && wait "${pids[$victim]}" 2>/dev/null
