@@ -24,7 +24,9 @@ constexpr auto kLastWord = std::chrono::milliseconds(300);
 
 /// Answers nodes that come, and hears of those that go.
 RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_ptr<NodeTable> table,
-                                      uint64_t epoch, Log log) {
+                                      const ClusterCoordinator::Config& config) {
+  const uint64_t epoch = config.epoch;
+  const Log log = config.log;
   self->set_down_handler([=](const caf::down_msg& message) {
     if (const auto name = table->down(message.source))
       log.warning(fmt::format("node {} is gone", *name));
@@ -40,6 +42,16 @@ RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_p
         log.info(fmt::format("node {} has come: {} lanes, {}", hello.place.node, hello.lanes,
                              hello.device));
         return Welcome{{}, epoch};
+      },
+      [=, renew = config.renew](const Renew& ask) {
+        const auto claim = table->claim_of(ask);
+        if (!claim.ok()) return Renewed{to_fault(claim.error()), ""};
+        const Error cannot{ErrorCode::kUnsupported, "does not renew certificates",
+                           "this coordinator", ""};
+        const auto next = renew ? renew(*claim, ask.request) : Result<std::string>(cannot);
+        if (!next.ok()) return Renewed{to_fault(next.error()), ""};
+        log.info(fmt::format("node {} has its next certificate", ask.node));
+        return Renewed{{}, *next};
       },
       [=](const NodeTick& tick) { table->tick(tick); },
   };
@@ -104,8 +116,7 @@ Result<std::unique_ptr<ClusterCoordinator>> ClusterCoordinator::start(Config con
     state->actor_config.set("scheduler.max-threads", size_t{2});
     state->actors.emplace(state->actor_config);
     state->remoting = std::make_unique<Remoting>(*state->actors);
-    state->front =
-        state->actors->spawn(registry, state->nodes, state->config.epoch, state->config.log);
+    state->front = state->actors->spawn(registry, state->nodes, state->config);
   } catch (const std::exception& error) {
     return Error{ErrorCode::kResourceExhausted,
                  std::string("the actors cannot be started: ") + error.what(), "", ""};
@@ -120,7 +131,8 @@ void ClusterCoordinator::stop() { state_->closing.raise(); }
 void ClusterCoordinator::control_connected(TlsConnection connection) {
   const std::string node = connection.claim->node;
   const Log& log = state_->config.log;
-  const Status sent = send_ticket(*connection.stream, state_->nodes->issue_ticket(node));
+  const Status sent =
+      send_ticket(*connection.stream, state_->nodes->issue_ticket(*connection.claim));
   if (!sent.ok()) return log.warning(fmt::format("node {}: {}", node, sent.error().message()));
   const auto number = state_->keep_connection(node, *connection.stream);
   const Status adopted = state_->remoting->adopt(

@@ -33,6 +33,8 @@ class ClusterCoordinator {
     uint64_t epoch = 1;  ///< higher than any coordinator's before
     const Clock* clock = nullptr;
     Log log;
+    /// A node's next certificate for the key of its request. Empty: nodes cannot renew.
+    std::function<Result<std::string>(const NodeClaim& claim, const std::string& request)> renew;
   };
   static Result<std::unique_ptr<ClusterCoordinator>> start(Config config);
   /// Jobs end at once, without a checkpoint; train() returns, and no job begins any more.

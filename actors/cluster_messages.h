@@ -48,6 +48,11 @@ struct NodeHello {
   std::string ticket;    ///< what the coordinator wrote on the connection before CAF spoke
   int64_t unix_seconds = 0;
 };
+struct Renew {  ///< asks for the node's next certificate
+  std::string node;
+  uint64_t process = 0;  ///< as in its hello
+  std::string request;   ///< PEM
+};
 struct NodeTick {
   std::string node;
   int64_t unix_seconds = 0;
@@ -89,6 +94,10 @@ struct PeerLost {
 };
 
 // Coordinator to node.
+struct Renewed {  ///< the answer to Renew
+  Fault fault;
+  std::string certificate;  ///< PEM
+};
 struct Welcome {  ///< the answer to NodeHello
   Fault fault;    ///< set: the node is refused
   uint64_t epoch = 0;
@@ -225,6 +234,14 @@ typename I::result_type inspect(I& f, EndPart&) {
 }
 
 template <class I>
+typename I::result_type inspect(I& f, Renew& x) {
+  return f(caf::meta::type_name("fs_renew"), x.node, x.process, x.request);
+}
+template <class I>
+typename I::result_type inspect(I& f, Renewed& x) {
+  return f(caf::meta::type_name("fs_renewed"), x.fault, x.certificate);
+}
+template <class I>
 typename I::result_type inspect(I& f, Dismissed& x) {
   return f(caf::meta::type_name("fs_dismissed"), x.fault);
 }
@@ -279,6 +296,7 @@ using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, Cond
 /// A coordinator, as its nodes see it.
 using RegistryActor = caf::typed_actor<
     caf::replies_to<wire_messages::NodeHello, NodeActor>::with<wire_messages::Welcome>,
+    caf::replies_to<wire_messages::Renew>::with<wire_messages::Renewed>,
     caf::reacts_to<wire_messages::NodeTick>>;
 
 }  // namespace fastserve

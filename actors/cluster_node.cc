@@ -22,6 +22,7 @@ namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);
 constexpr auto kTick = std::chrono::seconds(1);
+constexpr auto kRenewals = std::chrono::hours(1);  // between looks whether one is due
 constexpr auto kAnswer = std::chrono::seconds(5);
 
 /// The coordinator's last word to the node.
@@ -74,6 +75,7 @@ struct ClusterNode::State {
   NodeHello hello(const std::string& ticket) const;
   void tick(const RegistryActor& registry);
   void keep_bulk_lane();
+  void renew(const RegistryActor& registry);
 
   Config config;
   const uint64_t process = random_word();
@@ -174,6 +176,27 @@ void ClusterNode::State::keep_bulk_lane() {
       hub->adopt(kCoordinatorPeer, std::move(connection->stream));
 }
 
+void ClusterNode::State::renew(const RegistryActor& registry) {
+  const auto request = config.renewal ? config.renewal() : std::nullopt;
+  if (!request) return;
+  Status status;
+  caf::scoped_actor self(*actors);
+  self->request(registry, kAnswer, Renew{config.name, process, *request})
+      .receive(
+          [&](const Renewed& answer) {
+            status = answer.fault.ok() ? config.renewed(answer.certificate)
+                                       : Status(to_error(answer.fault));
+          },
+          [&](const caf::error& error) {
+            status = Error{ErrorCode::kUnavailable, "does not answer: " + actors->render(error),
+                           "the coordinator", ""};
+          });
+  if (status.ok())
+    config.log.info(fmt::format("node {} has its next certificate", config.name));
+  else
+    config.log.warning("the certificate was not renewed: " + status.error().message());
+}
+
 Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
   FS_ASSIGN(TlsConnection connection, config.dial_control());
   FS_ASSIGN(const std::string ticket, receive_ticket(*connection.stream, kAnswer));
@@ -187,7 +210,7 @@ Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
   FS_TRY(say_hello(registry, ticket));
   config.log.info(fmt::format("node {} is with its coordinator: {}", config.name, device));
   last_trouble.clear();
-  Nanoseconds last{0};
+  Nanoseconds last{0}, renewed_at = config.clock->now() - kRenewals;
   while (!closed->load() && !cancel.raised()) {
     if (const auto said = dismissal->said()) return *said;
     keep_bulk_lane();
@@ -195,6 +218,10 @@ Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
     if (now - last >= kTick) {
       tick(registry);
       last = now;
+    }
+    if (now - renewed_at >= kRenewals) {
+      renew(registry);
+      renewed_at = now;
     }
     std::this_thread::sleep_for(kLook);
   }

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,9 @@ class ClusterNode {
     /// A connection for tensors to a peer.
     std::function<Result<TlsConnection>(const std::string& node, const std::string& host, int port)>
         dial_peer;
+    /// The request for the next certificate when that is due; asked for now and then.
+    std::function<std::optional<std::string>()> renewal;
+    std::function<Status(const std::string& certificate)> renewed;
   };
   static Result<std::unique_ptr<ClusterNode>> start(Config config);
   ~ClusterNode();

@@ -25,12 +25,12 @@ bool has_role(const NodeHello& hello, const char* role) {
 
 }  // namespace
 
-std::string NodeTable::issue_ticket(const std::string& node) {
+std::string NodeTable::issue_ticket(const NodeClaim& claim) {
   constexpr size_t kMostTickets = 4096;  // of connections that said no hello yet
   std::lock_guard lock(mutex_);
   if (tickets_.size() >= kMostTickets) tickets_.clear();
   std::string ticket = random_text();
-  tickets_[ticket] = node;
+  tickets_[ticket] = claim;
   return ticket;
 }
 
@@ -43,9 +43,10 @@ Status NodeTable::hello(const NodeHello& hello, const NodeActor& actor) {
                              hello.protocol, hello.version, kProtocol),
                  "node " + name, "run the same release on the coordinator and its nodes"};
   const auto ticket = tickets_.find(hello.ticket);
-  if (ticket == tickets_.end() || ticket->second != name)
+  if (ticket == tickets_.end() || ticket->second.node != name)
     return Error{ErrorCode::kInvalidArgument, "is not the name in the node's certificate", name,
                  ""};
+  NodeClaim claim = std::move(ticket->second);
   tickets_.erase(ticket);
   constexpr uint32_t kMostLanes = 4096;
   if (hello.lanes == 0 || hello.lanes > kMostLanes)
@@ -57,6 +58,7 @@ Status NodeTable::hello(const NodeHello& hello, const NodeActor& actor) {
                  "node " + name, "stop the other one, or join under another name"};
   entry.hello = hello;
   entry.actor = actor;
+  entry.claim = std::move(claim);
   NodeStatus& status = entry.status;
   status.name = name;
   status.address = fmt::format("{}:{}", hello.place.host, hello.place.port);
@@ -71,6 +73,14 @@ Status NodeTable::hello(const NodeHello& hello, const NodeActor& actor) {
   entry.last_at = clock_.now();
   entry.last = {};
   return {};
+}
+
+Result<NodeClaim> NodeTable::claim_of(const Renew& renew) const {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(renew.node);
+  if (it != entries_.end() && it->second.actor && it->second.hello.process == renew.process)
+    return it->second.claim;
+  return Error{ErrorCode::kInvalidArgument, "is not connected", "node " + renew.node, ""};
 }
 
 void NodeTable::tick(const NodeTick& tick) {

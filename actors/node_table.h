@@ -9,6 +9,7 @@
 
 #include "actors/conductor.h"
 #include "cluster/control.h"
+#include "net/identity.h"
 
 namespace fastserve {
 
@@ -18,7 +19,9 @@ class NodeTable {
   explicit NodeTable(const Clock& clock) : clock_(clock) {}
 
   /// For a connection whose certificate says `node`: what the node must show in its hello.
-  std::string issue_ticket(const std::string& node);
+  std::string issue_ticket(const NodeClaim& claim);
+  /// What the node's connection has proven, for a message that says it is from there.
+  Result<NodeClaim> claim_of(const wire_messages::Renew& renew) const;
   /// kInvalidArgument or kAlreadyExists refuses the node.
   Status hello(const wire_messages::NodeHello& hello, const NodeActor& actor);
   void tick(const wire_messages::NodeTick& tick);
@@ -43,6 +46,7 @@ class NodeTable {
   struct Entry {
     wire_messages::NodeHello hello;
     NodeActor actor;  // null: not connected
+    NodeClaim claim;
     NodeStatus status;
     wire_messages::NodeTick last;
     Nanoseconds last_at{0};
@@ -57,7 +61,7 @@ class NodeTable {
   const Clock& clock_;
   mutable std::mutex mutex_;
   std::map<std::string, Entry> entries_;
-  std::map<std::string, std::string> tickets_;  // ticket to node
+  std::map<std::string, NodeClaim> tickets_;  // by ticket
   std::map<std::string, Watched> jobs_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "actors/cluster_coordinator.h"
@@ -151,7 +152,29 @@ class Host final : public NodeHost {
   Result<TlsConnection> dial(const std::string& host, int port, const std::string& node,
                              const char* protocol) const {
     FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
-    return party_->connect(std::move(socket), endpoint_text(host, port), node, protocol, kDialling);
+    std::shared_ptr<const TlsParty> party;
+    {
+      std::lock_guard lock(mutex_);
+      party = party_;
+    }
+    return party->connect(std::move(socket), endpoint_text(host, port), node, protocol, kDialling);
+  }
+
+  /// From the next connection on, the node shows its new certificate.
+  Status renew(const std::string& certificate) {
+    FS_ASSIGN(const KeyAndRequest key, folder_->join_key());
+    NodeMembership next = membership_;
+    next.identity.certificate = certificate;
+    FS_ASSIGN(TlsParty party, TlsParty::create(next.identity));
+    FS_ASSIGN(TlsParty serving, TlsParty::create(next.identity));
+    FS_TRY(folder_->keep(next, key.request));
+    membership_ = std::move(next);
+    {
+      std::lock_guard lock(mutex_);
+      party_ = std::make_shared<const TlsParty>(std::move(party));
+    }
+    gate_->renew(std::move(serving));
+    return {};
   }
 
   Status start_node(int port) {
@@ -172,6 +195,13 @@ class Host final : public NodeHost {
     config.dial_bulk = [this, place = place] {
       return dial(place.first, place.second, kCoordinatorName, kBulkProtocol);
     };
+    config.renewal = [this]() -> std::optional<std::string> {
+      const auto claim = read_claim(membership_.identity.certificate);
+      if (!claim.ok() || !renewal_due(*claim, clock_.unix_seconds())) return std::nullopt;
+      const auto key = folder_->join_key();
+      return key.ok() ? std::optional(key->request) : std::nullopt;
+    };
+    config.renewed = [this](const std::string& certificate) { return renew(certificate); };
     config.dial_peer = [this](const std::string& node, const std::string& host, int at) {
       return dial(host, at, node, kBulkProtocol);
     };
@@ -183,7 +213,8 @@ class Host final : public NodeHost {
   SystemClock clock_;
   std::unique_ptr<NodeFolder> folder_;
   NodeMembership membership_;
-  std::shared_ptr<const TlsParty> party_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const TlsParty> party_;  // guarded by mutex_
   std::unique_ptr<ClusterNode> node_;
   std::unique_ptr<Gate> gate_;
 };

@@ -226,6 +226,27 @@ TEST_CASE("a drained node is done without, and a job on no node at all can be ca
   CHECK(idle.end().error().code == ErrorCode::kCancelled);
 }
 
+TEST_CASE("a node whose certificate is due gets its next one from the coordinator") {
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.wait_for_nodes(1);
+  for (int i = 0; i < 500 && cluster.renewed("one").empty(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(cluster.renewed("one") == "one: certified request of one");
+}
+
+TEST_CASE("a removed node is told so, and ends") {
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.add("two");
+  cluster.wait_for_nodes(2);
+  cluster.coordinator().forget("two");
+  const Status end = cluster.end_of("two");
+  REQUIRE_FALSE(end.ok());
+  CHECK(end.error().what == "has been removed from the cluster");
+  CHECK(cluster.coordinator().nodes().size() == 1);
+}
+
 TEST_CASE(
     "gradients and weights in fewer bytes: the job learns nearly as well, and a node may join") {
   Folder exact_folder;

@@ -34,7 +34,10 @@ class InProcessCluster {
 
   void start_coordinator() {
     std::lock_guard lock(mutex_);
-    coordinator_ = ClusterCoordinator::start({++epoch_, &clock_, log_}).value();
+    const auto renew = [](const NodeClaim& claim, const std::string& request) {
+      return Result<std::string>(claim.node + ": certified " + request);
+    };
+    coordinator_ = ClusterCoordinator::start({++epoch_, &clock_, log_, renew}).value();
   }
   /// As a crash would: whoever is connected sees the connection end.
   void kill_coordinator() {
@@ -85,6 +88,12 @@ class InProcessCluster {
       it->second->node->bulk_connected({std::move(there), NodeClaim{"c", name, {}, 0}, ""});
       return TlsConnection{std::move(here), NodeClaim{"c", peer, {}, 0}, ""};
     };
+    config.renewal = [name] { return std::optional("request of " + name); };
+    config.renewed = [this, name](const std::string& certificate) {
+      std::lock_guard lock(nodes_mutex_);
+      renewed_[name] = certificate;
+      return Status();
+    };
     auto running = std::make_shared<Running>();
     running->node = ClusterNode::start(std::move(config)).value();
     {
@@ -108,6 +117,23 @@ class InProcessCluster {
     running->cancel.raise();
     running->thread.join();
     running->node = nullptr;
+  }
+
+  std::string renewed(const std::string& node) {
+    std::lock_guard lock(nodes_mutex_);
+    return renewed_[node];
+  }
+  /// How the node's run() came back; it must do so by itself.
+  Status end_of(const std::string& name) {
+    std::shared_ptr<Running> running;
+    {
+      std::lock_guard lock(nodes_mutex_);
+      running = std::move(nodes_.at(name));
+      nodes_.erase(name);
+    }
+    running->thread.join();
+    running->node = nullptr;
+    return running->end;
   }
 
   void wait_for_nodes(size_t wanted) {
@@ -136,6 +162,7 @@ class InProcessCluster {
   std::mutex mutex_;  // guards coordinator_ while nodes dial
   std::unique_ptr<ClusterCoordinator> coordinator_;
   std::mutex nodes_mutex_;
+  std::map<std::string, std::string> renewed_;
   std::map<std::string, std::shared_ptr<Running>> nodes_;
 };
 
