@@ -13,3 +13,9 @@ add_test(NAME cli_cluster_client
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_client.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}
           $<TARGET_FILE:cluster_standin>)
 set_tests_properties(cli_cluster_client PROPERTIES TIMEOUT 300)
+
+# Real processes of a cluster, killed and stopped while a job runs. The long version: see the script.
+add_test(NAME cli_cluster_chaos
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_chaos.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare
+          6 3 700)
+set_tests_properties(cli_cluster_chaos PROPERTIES TIMEOUT 600)
