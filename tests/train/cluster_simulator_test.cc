@@ -1,0 +1,138 @@
+// A job over a cluster in which everything goes wrong ends in the bits of one process, and with a
+// clean audit. FASTSERVE_SIMULATE=SEED runs one seed alone and says what happens;
+// FASTSERVE_SIMULATE=FIRST-END runs those seeds.
+#include "cluster_simulator.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "simulated_cluster.h"
+
+using namespace fastserve;
+using namespace fastserve::simulated;
+
+namespace {
+
+TrainSpec simulated_spec() {
+  TrainSpec spec = made_up_spec();
+  spec.steps = 10;
+  spec.evaluate_every = 4;
+  spec.checkpoint_every = 3;
+  return spec;
+}
+
+Common made_common(Broken broken = {}) {
+  Common common;
+  common.spec = simulated_spec();
+  common.plan = plan_training(common.spec, {1, 1, 1}, 2);
+  common.data = made_up_dataset(5000, 60);
+  common.sampler.emplace(
+      common.data->train,
+      Sampler::Shape{common.spec.block, common.plan.sequences, common.plan.microbatches},
+      common.spec.seed);
+  common.evaluation.emplace(common.data->validation, common.spec.block, 0, common.plan.max_rows);
+  common.broken = broken;
+  return common;
+}
+
+uint64_t hash_of(const std::vector<float>& weights) {
+  return hash64(std::as_bytes(std::span(weights)));
+}
+
+uint64_t undisturbed() {
+  SimulatedCluster cluster({.spec = simulated_spec()});
+  CHECK(cluster.run().ok());
+  return cluster.backend.weights_hash();
+}
+
+/// Empty when all is well.
+std::string trouble_of(uint64_t seed, const Common& common, uint64_t expected, Covered& covered,
+                       bool told = false) {
+  static const Path folder = std::filesystem::exists("/dev/shm")  // it is synced often
+                                 ? Path("/dev/shm")
+                                 : std::filesystem::temp_directory_path();
+  const Path ledger =
+      folder / ("fastserve-ledger-" + std::to_string(::getpid()) + "-" + std::to_string(seed));
+  Cluster cluster(seed, common, ledger, told);
+  std::string trouble = cluster.run();
+  if (trouble.empty() && hash_of(cluster.result().weights) != expected)
+    trouble = "the weights are other bits";
+  if (trouble.empty() && cluster.result().state.updates != common.spec.steps)
+    trouble = "some steps were not applied";
+  if (trouble.empty()) {
+    const auto audited = cluster.audited();
+    if (!audited.ok())
+      trouble = audited.error().message();
+    else
+      cluster.covered.replayed = audited->replayed_steps,
+      cluster.covered.repeated = audited->repeated_units;
+  }
+  const Covered& here = cluster.covered;
+  covered.crashes += here.crashes;
+  covered.stops += here.stops;
+  covered.breaks += here.breaks;
+  covered.coordinators += here.coordinators;
+  covered.joins += here.joins;
+  covered.jumps += here.jumps;
+  covered.stragglers += here.stragglers;
+  covered.incarnations += here.incarnations;
+  covered.replayed += here.replayed;
+  covered.repeated += here.repeated;
+  covered.finished += here.finished;
+  covered.events += here.events;
+  return trouble;
+}
+
+/// The first of the seeds that ends badly, and how.
+std::optional<std::string> first_trouble(Broken broken, uint64_t seeds) {
+  const Common common = made_common(broken);
+  const uint64_t expected = undisturbed();
+  Covered covered;
+  for (uint64_t seed = 0; seed < seeds; seed++)
+    if (const std::string trouble = trouble_of(seed, common, expected, covered); !trouble.empty())
+      return "seed " + std::to_string(seed) + ": " + trouble;
+  return std::nullopt;
+}
+
+}  // namespace
+
+TEST_CASE("whatever crashes, stops, breaks or is late, a job ends in the same bits and adds up") {
+  const Common common = made_common();
+  const uint64_t expected = undisturbed();
+  uint64_t first = 0, end = 4000;
+  if (const char* wanted = std::getenv("FASTSERVE_SIMULATE")) {
+    char* rest = nullptr;
+    first = std::strtoull(wanted, &rest, 10);
+    end = *rest == '-' ? std::strtoull(rest + 1, nullptr, 10) : first + 1;
+  }
+  Covered covered;
+  for (uint64_t seed = first; seed < end; seed++) {
+    const std::string trouble = trouble_of(seed, common, expected, covered, end == first + 1);
+    CHECK_MESSAGE(trouble.empty(), "seed ", seed, ": ", trouble, "; FASTSERVE_SIMULATE=", seed,
+                  " runs it alone");
+  }
+  MESSAGE(covered.events, " events; ", covered.incarnations, " incarnations, ", covered.replayed,
+          " steps replayed, ", covered.repeated, " units repeated; ", covered.crashes,
+          " crashes of nodes, ", covered.coordinators, " of coordinators, ", covered.stops,
+          " stops, ", covered.breaks, " broken connections, ", covered.joins, " joins, ",
+          covered.stragglers, " changes of pace, ", covered.jumps, " jumps of clocks");
+  if (end - first < 1000) return;
+  CHECK(covered.incarnations > 2 * static_cast<int64_t>(end - first));
+  CHECK(covered.replayed > 0);
+  CHECK(covered.repeated > 0);
+  for (const int count : {covered.crashes, covered.coordinators, covered.stops, covered.breaks,
+                          covered.joins, covered.stragglers, covered.jumps})
+    CHECK(count > 500);
+}
+
+TEST_CASE("the simulator notices when a rule of the protocol is broken") {
+  for (const Broken broken : {Broken{.losses_unheard = true}, Broken{.moments_forgotten = true},
+                              Broken{.ledger_unsynced = true}, Broken{.weights_in_any_order = true},
+                              Broken{.units_before_weights = true}}) {
+    const auto trouble = first_trouble(broken, 1000);
+    CHECK(trouble);
+    if (trouble) MESSAGE(*trouble);
+  }
+}

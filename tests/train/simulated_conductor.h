@@ -1,0 +1,388 @@
+// The coordinator's side of one incarnation in a simulated cluster: follows actors/conductor.cc and
+// the shell in coordinator.cc around a TrainingJob.
+#pragma once
+
+#include "simulated_node.h"
+#include "train/ledger_file.h"
+
+namespace fastserve::simulated {
+
+struct Saved {  // a checkpoint
+  JobState state;
+  std::vector<float> weights, m, v;
+};
+
+/// A node as the coordinator's table has it.
+struct Known {
+  std::weak_ptr<Node> node;
+  std::string name;
+  int lanes = 1;
+  bool trains = true, serves = true;
+  LinkEnd control;
+};
+
+class Conductor : public std::enable_shared_from_this<Conductor> {
+ public:
+  struct Around {
+    World* world;
+    const Common* common;
+    ProcessHandle process;
+    uint64_t job;
+    Saved from;
+    std::vector<Known> nodes;
+    std::shared_ptr<LedgerFile> ledger;
+    std::function<void(Saved)> write;  ///< answered with written()
+    std::function<LinkEnd(const std::string& node)> lane;
+  };
+  explicit Conductor(Around around) : around_(std::move(around)) {}
+
+  void begin() {
+    began_ = clock().now();
+    for (const Known& node : around_.nodes)
+      if (node.serves) owners_.insert(owners_.end(), static_cast<size_t>(node.lanes), node.name);
+    const FakeBackend model;
+    ranges_ =
+        ParameterShard::ranges(const_cast<FakeBackend&>(model), static_cast<int>(owners_.size()));
+    owners_.resize(ranges_.size());
+    proxies_.resize(ranges_.size());
+    for (const Known& node : around_.nodes) order(node, false);
+    tick();
+  }
+  void close() {
+    closed_ = true;
+    for (auto& [name, member] : members_) member.part.tell([](Part& part) { part.close(); });
+  }
+  /// With its process.
+  void abandon() { closed_ = true; }
+  bool closed() const { return closed_; }
+  const std::optional<Result<TrainEnd>>& end() const { return end_; }
+  const std::optional<Saved>& last() const { return last_; }
+  const JobState& state() const { return job_ ? job_->state() : around_.from.state; }
+  bool has(const std::string& node) const { return members_.contains(node); }
+  /// For a failure's message.
+  std::string described() const {
+    std::string text = job_ ? "at step " + std::to_string(state().steps_done) : "opening";
+    text += ", copies of " + std::to_string(copies_.size()) + " shards of " +
+            std::to_string(ranges_.size());
+    for (const auto& [name, member] : members_)
+      text += ", " + name + (owns_any(name) ? " serves" : "") +
+              (member.trainer       ? " trains"
+               : member.node.trains ? " will train"
+                                    : "") +
+              (member.ready ? "" : " not ready");
+    return text;
+  }
+
+  // What parts say.
+  void opened(const std::string& node, const PartRef& part);
+  void ready(const std::string& node);
+  void unit_done(const std::string& node, uint64_t round, uint32_t unit,
+                 std::vector<double> losses);
+  void gathered(uint32_t shard, StepId step, std::vector<double> squares) {
+    if (job_)
+      tell(job_channel_, [=, this] { carry_out(job_->shard_gathered({shard}, step, squares)); });
+  }
+  void applied(uint32_t shard, StepId step) {
+    if (job_) tell(job_channel_, [=, this] { carry_out(job_->shard_ready({shard}, step)); });
+  }
+  void state_here(std::shared_ptr<const ShardState> part, bool best) {
+    if (job_ && !best) tell(job_channel_, [=, this] { copied(part); });
+  }
+  void joins(const Known& node);
+  void peer_lost(const std::string& node, const std::string& peer);
+  /// A node without parameters is done without; the loss of another ends the incarnation.
+  void lose(const std::string& node);
+  void control_lost(const LinkEnd& control) {
+    for (const auto& [name, member] : members_)
+      if (member.node.control == control) return lose(std::string(name));
+  }
+  void written(Status status) {
+    tell(writer_channel_, [=, this] { carry_out(job_->checkpoint_written(status)); });
+  }
+
+ private:
+  struct Member {
+    Known node;
+    PartRef part;
+    bool joining = false, ready = false;
+    std::optional<TrainerId> trainer;
+  };
+  struct Trainer {  // remote_trainer
+    Trainer(PartRef at, std::string name) : part(std::move(at)), node(std::move(name)) {}
+    PartRef part;
+    std::string node;
+    bool monitored = false, dead = false;  // of a dead one the job hears once it knows it
+    Channel out, down;
+  };
+
+  World& world() { return *around_.world; }
+  const Clock& clock() const { return around_.process->clock; }
+  bool owns_any(const std::string& node) const {
+    return std::find(owners_.begin(), owners_.end(), node) != owners_.end();
+  }
+  void fail() {
+    if (!end_) end_ = Error{ErrorCode::kUnavailable, "a node is lost", "", ""};
+  }
+  /// To another actor of this process, unless the incarnation is over by then.
+  void tell(Channel& channel, Call call) {
+    world().tell(channel, around_.process, [self = shared_from_this(), call] {
+      if (!self->closed_) call();
+    });
+  }
+  void tick();
+  void job_tick();
+  void order(const Known& node, bool joining);
+  void send_weights(const Member& member);
+  void start();
+  TrainerId add_trainer(Member& member);
+  void trainers_joined(const std::vector<TrainerId>& trainers);
+  void trainer_down(TrainerId trainer);
+  void copied(std::shared_ptr<const ShardState> part);
+
+  void carry_out(Actions actions) {
+    for (Action& action : actions) std::visit([&](auto& order) { carry_out(order); }, action);
+  }
+  void carry_out(GiveWork& order) {
+    Trainer& to = trainers_[order.trainer.value];
+    if (to.dead) return;
+    order.item.claim = nullptr;
+    tell(to.out, [&to, item = order.item] {
+      if (!to.dead) to.part.tell([item](Part& part) { part.give(item); }, true);
+    });
+  }
+  void carry_out(const Commit& commit) { committed_(commit); }
+  void carry_out(const ApplyStep& step) {
+    each_shard([order = step.order](Part& part, uint32_t shard) { part.apply(shard, order); });
+  }
+  void carry_out(const SkipStep& order) {
+    each_shard([step = order.step](Part& part, uint32_t shard) { part.skip(shard, step); });
+  }
+  void carry_out(const KeepBest&) {
+    each_shard([](Part& part, uint32_t shard) { part.copy(shard, true); });
+  }
+  void carry_out(const TakeSnapshot& order) {
+    copied_state_ = order.state;
+    copies_.clear();
+    each_shard([](Part& part, uint32_t shard) { part.copy(shard, false); });
+  }
+  void carry_out(const Report&) {}
+  void carry_out(const Warn&) {}
+  void carry_out(const Finish& order) {
+    if (!end_) end_ = order.end;
+  }
+  template <class Say>
+  void each_shard(Say say) {
+    for (uint32_t i = 0; i < ranges_.size(); i++)
+      tell(proxies_[i], [=, this] {
+        const auto it = members_.find(owners_[i]);
+        if (it != members_.end()) it->second.part.tell([=](Part& part) { say(part, i); });
+      });
+  }
+
+  const Around around_;
+  Nanoseconds began_{0};
+  std::vector<std::string> owners_;
+  std::vector<ParameterShard::Range> ranges_;
+  std::map<std::string, Member> members_;
+  std::map<std::string, Nanoseconds> left_;
+  std::deque<Trainer> trainers_;
+  std::deque<Channel> proxies_;  // of shards
+  Channel job_channel_, writer_channel_;
+  std::optional<TrainingJob> job_;
+  std::function<void(const Commit&)> committed_;
+  JobState copied_state_;
+  std::vector<std::shared_ptr<const ShardState>> copies_;
+  std::optional<Saved> last_;
+  std::optional<Result<TrainEnd>> end_;
+  bool closed_ = false;
+};
+
+inline void Conductor::opened(const std::string& node, const PartRef& part) {
+  const auto it = members_.find(node);
+  if (it == members_.end()) return;
+  it->second.part = part;
+  if (!it->second.joining) return send_weights(it->second);
+  for (auto& [name, other] : members_)
+    if (name != node) other.part.tell([node](Part& there) { there.add_peer(node); });
+}
+
+inline void Conductor::ready(const std::string& node) {
+  const auto it = members_.find(node);
+  if (it == members_.end() || it->second.ready) return;
+  it->second.ready = true;
+  if (job_) {
+    const TrainerId trainer = add_trainer(it->second);
+    tell(job_channel_, [=, this] { trainers_joined({trainer}); });
+  } else if (std::all_of(members_.begin(), members_.end(),
+                         [](const auto& member) { return member.second.ready; })) {
+    start();
+  }
+}
+
+inline void Conductor::unit_done(const std::string& node, uint64_t round, uint32_t unit,
+                                 std::vector<double> losses) {
+  const auto it = members_.find(node);
+  if (it == members_.end() || !job_ || !it->second.trainer) return;
+  tell(job_channel_, [=, this, trainer = *it->second.trainer] {
+    carry_out(job_->work_done(trainer, round, unit, losses));
+  });
+}
+
+inline void Conductor::joins(const Known& node) {
+  const auto since = left_.find(node.name);
+  const bool too_soon = since != left_.end() && clock().now() - since->second < 2s;
+  if (!job_ || members_.contains(node.name) || too_soon || !node.trains) return;
+  order(node, true);
+}
+
+inline void Conductor::peer_lost(const std::string& node, const std::string& peer) {
+  if (!members_.contains(node) || !members_.contains(peer)) return;
+  lose(owns_any(peer) && !owns_any(node) ? node : peer);
+}
+
+inline void Conductor::lose(const std::string& node) {
+  const auto it = members_.find(node);
+  if (it == members_.end()) return;
+  const Member member = std::move(it->second);
+  members_.erase(it);
+  left_[node] = clock().now();
+  member.part.tell([](Part& part) { part.close(); });
+  if (owns_any(node) || (!job_ && !member.joining)) return fail();
+  for (auto& [name, other] : members_)
+    other.part.tell([node](Part& there) { there.drop_peer(node); });
+  if (!member.trainer) return;
+  trainers_[member.trainer->value].dead = true;
+  trainer_down(*member.trainer);
+}
+
+inline void Conductor::trainer_down(TrainerId trainer) {
+  Trainer& proxy = trainers_[trainer.value];
+  if (!proxy.dead || !proxy.monitored || around_.common->broken.losses_unheard) return;
+  tell(proxy.down, [=, this] {
+    carry_out(job_->trainer_lost(trainer, {ErrorCode::kUnavailable, "has stopped", "", ""}));
+  });
+}
+
+inline void Conductor::trainers_joined(const std::vector<TrainerId>& trainers) {
+  for (const TrainerId trainer : trainers) trainers_[trainer.value].monitored = true;
+  carry_out(job_->trainers_joined(trainers));
+  for (const TrainerId trainer : trainers) trainer_down(trainer);
+}
+
+inline void Conductor::tick() {
+  if (closed_) return;
+  if (!job_ && clock().now() - began_ > 2min)
+    for (const auto& [name, member] : members_)
+      if (!member.ready) {
+        lose(std::string(name));
+        break;
+      }
+  world().post(around_.process, 200ms, [self = shared_from_this()] { self->tick(); });
+}
+
+inline void Conductor::job_tick() {
+  if (closed_) return;
+  carry_out(job_->tick());
+  world().post(around_.process, 500ms, [self = shared_from_this()] { self->job_tick(); });
+}
+
+inline void Conductor::order(const Known& known, bool joining) {
+  Member& member = members_[known.name];
+  member.node = known;
+  member.joining = joining;
+  Order order;
+  order.job = around_.job;
+  order.step = {static_cast<uint64_t>(around_.from.state.steps_done)};
+  order.owners = owners_;
+  if (joining)
+    for (const auto& [name, other] : members_) order.peers.push_back(name);
+  else
+    for (const Known& other : around_.nodes) order.peers.push_back(other.name);
+  order.trains = known.trains;
+  order.joining = joining;
+  order.conductor = weak_from_this();
+  known.control.send([known, order] {
+    const auto node = known.node.lock();
+    const LinkEnd back{known.control.link, 1 - known.control.end};
+    const auto part = std::make_shared<Part>(*node, order, back);
+    node->parts.push_back(part);
+    part->tell([part] { part->begin(); });
+  });
+}
+
+inline void Conductor::send_weights(const Member& member) {
+  const auto node = member.node.node;
+  for (uint32_t shard = 0; shard < ranges_.size(); shard++) {
+    const auto& range = ranges_[shard];
+    const auto run = [&](const std::vector<float>& all) {
+      return std::span(all).subspan(range.begin, range.end - range.begin);
+    };
+    const auto send = [&](Tensor tensor, std::span<const float> floats,
+                          std::span<const float> more) {
+      around_.lane(member.node.name)
+          .send(
+              [node, parcel = Parcel{tensor,
+                                     around_.job,
+                                     {uint64_t(around_.from.state.steps_done)},
+                                     shard,
+                                     {},
+                                     floats,
+                                     more,
+                                     shared_from_this()}] {
+                if (const auto there = node.lock()) there->arrived(kCoordinator, parcel);
+              },
+              false, 1 + shard);
+    };
+    send(Tensor::kWeights, run(around_.from.weights), {});
+    if (owners_[shard] == member.node.name && around_.from.state.steps_done > 0)
+      send(Tensor::kMoments, run(around_.from.m), run(around_.from.v));
+  }
+}
+
+inline void Conductor::start() {
+  TrainingJob::Setup setup;
+  setup.spec = around_.common->spec;
+  setup.plan = around_.common->plan;
+  setup.shards = static_cast<int>(ranges_.size());
+  setup.windows = around_.common->sampler->windows();
+  setup.evaluation_chunks = around_.common->evaluation->chunks();
+  setup.evaluation_counted = around_.common->evaluation->counted();
+  setup.checkpoints = setup.ranges = true;
+  setup.clock = &clock();
+  LedgerBegin begin = beginning(setup.spec, setup.plan, setup.windows, around_.from.state);
+  begin.incarnation = around_.job;
+  job_.emplace(std::move(setup), around_.from.state);
+  last_ = around_.from;
+  committed_ = keep_in(
+      around_.ledger, begin, [this](TrainerId id) { return trainers_[id.value].node; }, Log());
+  std::vector<TrainerId> all;
+  for (auto& [name, member] : members_)
+    if (member.node.trains) all.push_back(add_trainer(member));
+  tell(job_channel_, [=, this] { trainers_joined(all); });
+  job_tick();
+}
+
+inline TrainerId Conductor::add_trainer(Member& member) {
+  member.trainer = TrainerId{static_cast<uint32_t>(trainers_.size())};
+  trainers_.emplace_back(member.part, member.node.name);
+  return *member.trainer;
+}
+
+inline void Conductor::copied(std::shared_ptr<const ShardState> part) {
+  copies_.push_back(std::move(part));
+  if (copies_.size() < ranges_.size()) return;
+  Saved saved{copied_state_, {}, {}, {}};
+  for (auto* all : {&saved.weights, &saved.m, &saved.v}) all->resize(FakeBackend::kElements);
+  for (const auto& copy : copies_) {
+    const auto at = static_cast<ptrdiff_t>(copy->offset);
+    std::copy(copy->weights.begin(), copy->weights.end(), saved.weights.begin() + at);
+    std::copy(copy->m.begin(), copy->m.end(), saved.m.begin() + at);
+    std::copy(copy->v.begin(), copy->v.end(), saved.v.begin() + at);
+  }
+  copies_.clear();
+  last_ = saved;
+  around_.write(std::move(saved));
+  carry_out(job_->snapshot_taken());
+}
+
+}  // namespace fastserve::simulated

@@ -1,0 +1,254 @@
+// A node of a simulated cluster. Its part in a job follows actors/deputy.cc, part_room.cc,
+// parameter_server.cc, slice_sender.cc and trainer.cc, with their classes of train/.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+#include "fake_backend.h"
+#include "simulated_world.h"
+#include "train/gradient_worker.h"
+#include "train/node_work.h"
+#include "train/unit_sum.h"
+#include "train/weight_replica.h"
+
+namespace fastserve::simulated {
+
+class Conductor;
+class Node;
+class Part;
+
+/// Rules of the protocol, to be broken one at a time: a simulator that cannot fail proves nothing.
+struct Broken {
+  bool losses_unheard = false;        ///< nobody tells the job of a lost trainer
+  bool moments_forgotten = false;     ///< a shard goes on without them
+  bool ledger_unsynced = false;       ///< a checkpoint does not wait for the ledger
+  bool weights_in_any_order = false;  ///< a range may go back to an earlier step
+  bool units_before_weights = false;  ///< a unit does not wait for its step's weights
+};
+
+/// What all simulated processes know.
+struct Common {
+  TrainSpec spec;
+  TrainPlan plan;
+  std::shared_ptr<Dataset> data;
+  std::optional<Sampler> sampler;
+  std::optional<EvaluationPlan> evaluation;
+  Broken broken;
+};
+
+/// FakeSource, which remembers what it computed for the same weights and tokens: a thousand jobs of
+/// the same bits cost one.
+class RememberingSource final : public GradientSource {
+ public:
+  explicit RememberingSource(FakeBackend& backend) : backend_(backend), source_(backend) {}
+  Result<double> run(const Microbatch& batch, float scale, float* grad) override {
+    static std::unordered_map<uint64_t, std::pair<double, std::vector<float>>> known;
+    const uint64_t key = hash64(
+        std::as_bytes(std::span(backend_.packed())),
+        hash64(std::as_bytes(std::span(batch.tokens)),
+               hash64(std::as_bytes(std::span(batch.targets)), std::bit_cast<uint32_t>(scale))));
+    auto [at, fresh] = known.try_emplace(key);
+    auto& [loss, gradient] = at->second;
+    if (fresh) {
+      gradient.resize(FakeBackend::kElements);
+      loss = source_.run(batch, scale, gradient.data()).value();
+    }
+    if (grad != nullptr) std::copy(gradient.begin(), gradient.end(), grad);
+    return loss;
+  }
+  void add(float* into, const float* other) override { source_.add(into, other); }
+  size_t bytes() const override { return 0; }
+
+ private:
+  FakeBackend& backend_;
+  FakeSource source_;
+};
+
+struct Order {  // wire_messages::PartOrder
+  uint64_t job = 0;
+  StepId step;
+  std::vector<std::string> owners, peers;
+  bool trains = true, joining = false;
+  std::weak_ptr<Conductor> conductor;
+};
+
+/// What a conductor knows a part by.
+struct PartRef {
+  LinkEnd control;  // the conductor's
+  std::weak_ptr<Part> part;
+  void tell(std::function<void(Part&)> what, bool repeatable = false) const;
+};
+
+enum class Tensor { kGradient, kWeights, kMoments };
+
+/// A tensor under way: `floats` stay the sender's until they arrive.
+struct Parcel {
+  Tensor tensor;
+  uint64_t job;
+  StepId step;
+  uint32_t shard;
+  Subtree subtree;
+  std::span<const float> floats, more;
+  std::shared_ptr<const void> owner;
+};
+
+class Part : public std::enable_shared_from_this<Part> {
+ public:
+  Part(Node& node, Order order, LinkEnd control);
+
+  void begin();
+  void close();
+  bool ended() const { return ended_; }
+  /// Into the deputy's mailbox.
+  void tell(Call call);
+
+  // What the deputy is told.
+  void give(const WorkItem& item);
+  void apply(uint32_t shard, const ApplyOrder& order);
+  void skip(uint32_t shard, StepId step);
+  void copy(uint32_t shard, bool weights_only);
+  void add_peer(const std::string& peer);
+  void drop_peer(const std::string& peer) { std::erase(peers_, peer); }
+  void peer_gone(const std::string& peer);
+
+  /// A tensor from `peer`: refused, or for one of the part's actors.
+  void arrived(const std::string& peer, const Parcel& parcel);
+
+  const Order order_;
+  const LinkEnd control_;
+
+ private:
+  struct Trainer {
+    std::unique_ptr<GradientWorker> worker;
+    std::deque<WorkItem> mailbox;
+    bool busy = false;
+    Channel to_deputy;
+    std::vector<Channel> to_shards;
+  };
+  struct Shard {
+    std::unique_ptr<ParameterShard> owned;  // or
+    std::unique_ptr<UnitSum> elsewhere;
+    std::unique_ptr<GradientPool> slices;
+    Channel from_deputy, from_lanes, to_deputy, to_taker, from_taker;
+  };
+
+  void to_conductor(std::function<void(Conductor&)> say, bool repeatable = false);
+  void wait_until(std::function<bool()> met, std::function<void(bool)> then);
+  bool dial(const std::string& peer);
+  void build();
+  void opened();
+  void refuse();
+  void fail();
+  void look();
+  void pump();
+  void work_done(uint32_t trainer, uint64_t round, uint32_t unit,
+                 const std::vector<double>& losses);
+  void run_next(uint32_t trainer);
+  void finish(uint32_t trainer, const WorkItem& item, Result<GradientWorker::Done> done);
+  void push(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
+  void publish(uint32_t shard, const std::string* only);
+  void ready(uint32_t shard, StepId step);
+  void take_weights(const Parcel& parcel);
+  bool owns(uint32_t shard) const;
+  /// In the process's time, through a channel, unless the part has ended by then.
+  void later(Channel& channel, Call call);
+
+  Node& node_;
+  std::vector<ParameterShard::Range> ranges_;
+  FakeBackend backend_;
+  WeightsGate gate_;
+  std::unique_ptr<WeightReplica> replica_;
+  std::unique_ptr<NodeWork> work_;
+  GradientPool pool_{[this] { return backend_.allocate(FakeBackend::kElements * 4); }};
+  std::vector<Shard> shards_;
+  std::vector<Trainer> trainers_;
+  std::vector<std::string> peers_;
+  std::deque<Call> mailbox_;
+  bool blocked_ = false, draining_ = false, built_ = false, ready_ = false, ended_ = false;
+  uint32_t moments_missing_ = 0;
+};
+
+/// One life of a node's process.
+class Node {
+ public:
+  Node(World& world, const Common& common, std::string name, int lanes, bool trains, bool serves)
+      : world(world),
+        common(common),
+        name(std::move(name)),
+        lanes(lanes),
+        trains(trains),
+        serves(serves),
+        process(std::make_shared<Process>(world)) {}
+
+  // LaneHub
+  void adopt(const std::string& peer, const LinkEnd& lane, std::weak_ptr<Node> other) {
+    const auto it = bulk.find(peer);
+    const bool replaced = it != bulk.end();
+    if (replaced) it->second.lane.link->forget(it->second.lane.end);
+    bulk[peer] = {lane, std::move(other)};
+    if (replaced) lost(peer);
+    lane.link->on_lost(lane.end, [this, peer, lane] {
+      const auto at = bulk.find(peer);
+      if (at == bulk.end() || !(at->second.lane == lane)) return;
+      bulk.erase(at);
+      lost(peer);
+    });
+  }
+  void lost(const std::string& peer) {
+    for (const auto& [job, part] : std::map(sinks))
+      part->tell([part, peer] { part->peer_gone(peer); });
+  }
+  bool connected(const std::string& peer) const { return bulk.contains(peer); }
+  void send(const std::string& peer, Parcel parcel, uint32_t urgency) {
+    const auto it = bulk.find(peer);
+    if (it == bulk.end()) return;
+    it->second.lane.send(
+        [other = it->second.other, me = name, parcel = std::move(parcel)] {
+          if (const auto there = other.lock()) there->arrived(me, parcel);
+        },
+        true, urgency);
+  }
+  void arrived(const std::string& peer, const Parcel& parcel) {
+    const auto it = sinks.find(parcel.job);
+    if (it != sinks.end()) it->second->arrived(peer, parcel);
+  }
+
+  /// The control connection has ended: so do its parts, once their deputies hear of it.
+  void control_lost(const LinkEnd& link) {
+    for (const auto& part : std::vector(parts))
+      if (part->control_ == link) part->tell([part] { part->close(); });
+  }
+
+  World& world;
+  const Common& common;
+  const std::string name;
+  const int lanes;
+  const bool trains, serves;
+  const ProcessHandle process;
+  double pace = 1;  ///< of its trainers: larger is slower
+  struct Bulk {
+    LinkEnd lane;
+    std::weak_ptr<Node> other;  // nobody: the coordinator
+  };
+  std::map<std::string, Bulk> bulk;
+  std::map<uint64_t, std::shared_ptr<Part>> sinks;
+  std::vector<std::shared_ptr<Part>> parts;
+  std::optional<LinkEnd> control;
+  std::function<bool(Node&, const std::string& peer)> dial;  ///< connects a lane to another node
+};
+
+inline void PartRef::tell(std::function<void(Part&)> what, bool repeatable) const {
+  control.send(
+      [part = part, what = std::move(what)] {
+        const auto there = part.lock();
+        if (there && !there->ended()) there->tell([there, what] { what(*there); });
+      },
+      repeatable);
+}
+
+inline const std::string kCoordinator;  // the name under which its lane is known
+
+}  // namespace fastserve::simulated

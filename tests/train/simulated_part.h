@@ -1,0 +1,349 @@
+// What a simulated node's part does: see simulated_node.h.
+#pragma once
+
+#include "simulated_conductor.h"
+
+namespace fastserve::simulated {
+
+inline Part::Part(Node& node, Order order, LinkEnd control)
+    : order_(std::move(order)), control_(std::move(control)), node_(node) {
+  ranges_ = ParameterShard::ranges(backend_, static_cast<int>(order_.owners.size()));
+}
+
+inline bool Part::owns(uint32_t shard) const { return order_.owners[shard] == node_.name; }
+
+inline void Part::tell(Call call) {
+  mailbox_.push_back(std::move(call));
+  if (draining_) return;
+  draining_ = true;
+  while (!mailbox_.empty() && !blocked_ && !ended_) {
+    const Call next = std::move(mailbox_.front());
+    mailbox_.pop_front();
+    next();
+  }
+  draining_ = false;
+}
+
+inline void Part::later(Channel& channel, Call call) {
+  node_.world.tell(channel, node_.process, [self = shared_from_this(), call = std::move(call)] {
+    if (!self->ended_) call();
+  });
+}
+
+inline void Part::to_conductor(std::function<void(Conductor&)> say, bool repeatable) {
+  control_.send(
+      [conductor = order_.conductor, say = std::move(say)] {
+        const auto there = conductor.lock();
+        if (there && !there->closed()) say(*there);
+      },
+      repeatable);
+}
+
+/// The deputy does nothing else meanwhile.
+inline void Part::wait_until(std::function<bool()> met, std::function<void(bool)> then) {
+  const Nanoseconds until = node_.process->clock.now() + 10s;
+  const auto look = std::make_shared<std::function<void()>>();
+  blocked_ = true;
+  *look = [this, self = shared_from_this(), met, then, until, weak = std::weak_ptr(look)] {
+    if (ended_) return;
+    const bool done = met();
+    if (!done && node_.process->clock.now() < until) {
+      node_.world.post(node_.process, 20ms, [again = weak.lock()] { (*again)(); });
+      return;
+    }
+    blocked_ = false;
+    then(done);
+    tell([] {});
+  };
+  (*look)();
+}
+
+inline bool Part::dial(const std::string& peer) { return node_.dial(node_, peer); }
+
+inline void Part::begin() {
+  node_.sinks[order_.job] = shared_from_this();
+  std::vector<std::string> names{kCoordinator};
+  for (const std::string& peer : order_.peers) {
+    if (peer == node_.name) continue;
+    if (node_.name < peer && !node_.connected(peer) && !dial(peer)) return refuse();
+    peers_.push_back(peer);
+    if (!order_.joining) names.push_back(peer);
+  }
+  const auto all = [this, names] {
+    return std::all_of(names.begin(), names.end(),
+                       [&](const std::string& name) { return node_.connected(name); });
+  };
+  wait_until(all, [this](bool connected) {
+    if (!connected) return refuse();
+    build();
+    opened();
+  });
+}
+
+inline void Part::build() {
+  const StepLayout layout(static_cast<uint32_t>(node_.common.plan.microbatches));
+  replica_ = std::make_unique<WeightReplica>(backend_, gate_, ranges_);
+  for (uint32_t i = 0; i < ranges_.size(); i++) {
+    Shard& shard = shards_.emplace_back();
+    const size_t bytes = (ranges_[i].end - ranges_[i].begin) * sizeof(float);
+    shard.slices = std::make_unique<GradientPool>(
+        [this, bytes] { return backend_.allocate(bytes); }, ranges_[i].begin);
+    if (owns(i)) {
+      shard.owned = std::make_unique<ParameterShard>(backend_, ranges_[i], node_.common.spec,
+                                                     layout, order_.step);
+      moments_missing_ += order_.step.value > 0;
+    } else {
+      shard.elsewhere = std::make_unique<UnitSum>(ranges_[i].begin, ranges_[i].end, backend_.ops());
+    }
+  }
+  for (int i = 0; order_.trains && i < node_.lanes; i++) {
+    Trainer& trainer = trainers_.emplace_back();
+    trainer.to_shards.resize(ranges_.size());
+    trainer.worker = std::make_unique<GradientWorker>(
+        std::make_unique<RememberingSource>(backend_), *node_.common.sampler,
+        &*node_.common.evaluation, pool_, [this] { return ended_; }, &gate_);
+  }
+  work_ = std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
+  built_ = true;
+}
+
+inline void Part::opened() {
+  const PartRef me{{control_.link, 1 - control_.end}, weak_from_this()};
+  to_conductor([name = node_.name, me](Conductor& conductor) { conductor.opened(name, me); });
+}
+
+inline void Part::refuse() { fail(); }
+
+inline void Part::fail() {
+  to_conductor([name = node_.name](Conductor& conductor) { conductor.lose(name); });
+  close();
+}
+
+inline void Part::close() {
+  if (ended_) return;
+  ended_ = true;
+  node_.sinks.erase(order_.job);
+  std::erase_if(node_.parts, [this](const auto& part) { return part.get() == this; });
+}
+
+inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
+  const bool ours = parcel.shard < ranges_.size() && owns(parcel.shard);
+  const auto copied = [&] {
+    auto slice = shards_[parcel.shard].slices->take().value();
+    std::copy(parcel.floats.begin(), parcel.floats.end(), slice->data());
+    return slice;
+  };
+  if (parcel.shard >= ranges_.size() || !built_) return;
+  const auto& range = ranges_[parcel.shard];
+  if (parcel.floats.size() != range.end - range.begin) return;
+  if (parcel.tensor == Tensor::kGradient) {
+    if (!ours) return;
+    later(shards_[parcel.shard].from_lanes, [this, parcel, slice = copied()] {
+      push(parcel.shard, parcel.step, parcel.subtree, parcel.subtree, slice);
+    });
+  } else if (parcel.tensor == Tensor::kWeights) {
+    if (peer != kCoordinator && order_.owners[parcel.shard] != peer) return;
+    tell([this, parcel, slice = copied()] {
+      Shard& shard = shards_[parcel.shard];
+      later(shard.to_taker, [this, parcel, slice, &shard] {
+        Parcel here = parcel;
+        here.floats = {slice->data(), slice->elements()};
+        take_weights(here);
+        later(shard.from_taker, [this] { tell([this] { look(); }); });
+      });
+    });
+  } else if (peer == kCoordinator && ours) {
+    const std::vector<float> m(parcel.floats.begin(), parcel.floats.end());
+    const std::vector<float> v(parcel.more.begin(), parcel.more.end());
+    tell([=, this] {
+      if (!node_.common.broken.moments_forgotten) shards_[parcel.shard].owned->restore_range(m, v);
+      moments_missing_ -= moments_missing_ > 0;
+      look();
+    });
+  }
+}
+
+inline void Part::take_weights(const Parcel& parcel) {
+  if (!node_.common.broken.weights_in_any_order)
+    return replica_->take(parcel.shard, parcel.step, parcel.floats);
+  const auto& range = ranges_[parcel.shard];
+  std::copy(parcel.floats.begin(), parcel.floats.end(), backend_.masters().data() + range.begin);
+  for (size_t i = range.first_tile; i < range.first_tile + range.tiles; i++)
+    backend_.refresh(backend_.tiles()[i]);
+  replica_->applied(parcel.shard, parcel.step);
+}
+
+inline void Part::look() {
+  if (!built_) return;
+  const auto whole = replica_->whole();
+  if (!whole || moments_missing_ > 0) return;
+  work_->weights_ready(*whole);
+  if (!ready_) {
+    ready_ = true;
+    to_conductor([name = node_.name](Conductor& conductor) { conductor.ready(name); }, true);
+  }
+  pump();
+}
+
+inline void Part::give(const WorkItem& item) {
+  if (!built_) return;
+  if (trainers_.empty()) return fail();
+  work_->give(item);
+  if (node_.common.broken.units_before_weights) work_->weights_ready(item.step);
+  pump();
+}
+
+inline void Part::pump() {
+  for (NodeWork::Piece& piece : work_->hand_out(node_.process->clock.now())) {
+    trainers_[piece.trainer].mailbox.push_back(std::move(piece.item));
+    run_next(piece.trainer);
+  }
+}
+
+inline void Part::run_next(uint32_t index) {
+  Trainer& trainer = trainers_[index];
+  if (trainer.busy || trainer.mailbox.empty()) return;
+  trainer.busy = true;
+  const WorkItem item = std::move(trainer.mailbox.front());
+  trainer.mailbox.pop_front();
+  const double count = item.kind == WorkItem::Kind::kGradient ? item.subtree.count : 1;
+  const auto takes = Nanoseconds(static_cast<int64_t>(
+      count * node_.pace * static_cast<double>(node_.world.delay(500us, 4ms).count())));
+  // What it reads of the weights it may read at the beginning or at the end of that time.
+  const bool early = node_.world.chance(0.5);
+  std::shared_ptr<Result<GradientWorker::Done>> done;
+  if (early) done = std::make_shared<Result<GradientWorker::Done>>(trainer.worker->compute(item));
+  node_.world.post(node_.process, takes, [this, self = shared_from_this(), index, item, done] {
+    if (ended_) return;
+    finish(index, item, done ? *done : trainers_[index].worker->compute(item));
+    trainers_[index].busy = false;
+    run_next(index);
+  });
+}
+
+inline void Part::finish(uint32_t index, const WorkItem& item,
+                         Result<GradientWorker::Done> result) {
+  Trainer& trainer = trainers_[index];
+  GradientWorker::Done& done = result.value();
+  if (done.passed_by) return;
+  if (done.dropped) return later(trainer.to_deputy, [this] { tell([this] { pump(); }); });
+  if (done.gradient != nullptr)
+    for (uint32_t shard = 0; shard < shards_.size(); shard++)
+      later(trainer.to_shards[shard], [this, shard, item, gradient = done.gradient] {
+        push(shard, item.step, item.subtree, item.whole, gradient);
+      });
+  later(trainer.to_deputy, [this, index, item, losses = done.losses] {
+    tell([=, this] { work_done(index, item.round, item.unit, losses); });
+  });
+}
+
+inline void Part::work_done(uint32_t trainer, uint64_t round, uint32_t piece,
+                            const std::vector<double>& losses) {
+  if (const auto unit = work_->done(trainer, round, piece, losses))
+    to_conductor(
+        [name = node_.name, unit = *unit](Conductor& conductor) {
+          conductor.unit_done(name, unit.round, unit.unit, unit.losses);
+        },
+        true);
+  pump();
+}
+
+/// What a shard does, or a slice sender in its place.
+inline void Part::push(uint32_t index, StepId step, Subtree subtree, Subtree whole,
+                       GradientHandle sum) {
+  Shard& shard = shards_[index];
+  if (shard.elsewhere) {
+    const auto unit = shard.elsewhere->add(step, whole, subtree, std::move(sum));
+    if (!unit) return;
+    const size_t n = ranges_[index].end - ranges_[index].begin;
+    return node_.send(
+        order_.owners[index],
+        {Tensor::kGradient, order_.job, step, index, unit->unit, {unit->data, n}, {}, unit->owner},
+        index);
+  }
+  const auto added = shard.owned->add(step, subtree, std::move(sum));
+  if (!added.ok() || *added != ParameterShard::Added::kComplete) return;
+  later(shard.to_deputy, [=, this, squares = shard.owned->squares()] {
+    tell([=, this] {
+      to_conductor([=](Conductor& conductor) { conductor.gathered(index, step, squares); }, true);
+    });
+  });
+}
+
+inline void Part::apply(uint32_t index, const ApplyOrder& order) {
+  if (!built_ || !owns(index)) return;
+  later(shards_[index].from_deputy, [=, this] {
+    gate_.enter_write({order.step.value + 1});
+    shards_[index].owned->apply(order);
+    gate_.leave_write();
+    ready(index, order.step);
+  });
+}
+
+inline void Part::skip(uint32_t index, StepId step) {
+  if (!built_ || !owns(index)) return;
+  later(shards_[index].from_deputy, [=, this] {
+    shards_[index].owned->skip(step);
+    ready(index, step);
+  });
+}
+
+inline void Part::ready(uint32_t index, StepId step) {
+  publish(index, nullptr);
+  later(shards_[index].to_deputy, [=, this] {
+    tell([=, this] {
+      replica_->applied(index, {step.value + 1});
+      to_conductor([=](Conductor& conductor) { conductor.applied(index, step); }, true);
+      look();
+    });
+  });
+}
+
+inline void Part::publish(uint32_t index, const std::string* only) {
+  const std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers_;
+  const ParameterShard& shard = *shards_[index].owned;
+  const auto copy =
+      std::make_shared<const std::vector<float>>(shard.weights().begin(), shard.weights().end());
+  for (const std::string& peer : to)
+    node_.send(peer, {Tensor::kWeights, order_.job, shard.step(), index, {}, *copy, {}, copy},
+               index);
+}
+
+inline void Part::copy(uint32_t index, bool weights_only) {
+  if (!built_ || !owns(index)) return;
+  later(shards_[index].from_deputy, [=, this] {
+    later(shards_[index].to_deputy, [=, this, state = shards_[index].owned->snapshot()] {
+      tell([=, this] {
+        const auto at = node_.bulk.find(kCoordinator);
+        if (at == node_.bulk.end()) return;
+        at->second.lane.send(
+            [conductor = order_.conductor, state, weights_only] {
+              const auto there = conductor.lock();
+              if (there && !there->closed()) there->state_here(state, weights_only);
+            },
+            false, 1 << 20);
+      });
+    });
+  });
+}
+
+inline void Part::add_peer(const std::string& peer) {
+  if (!node_.connected(peer) && node_.name < peer && !dial(peer)) return peer_gone(peer);
+  wait_until([this, peer] { return node_.connected(peer); },
+             [this, peer](bool connected) {
+               if (!connected) return peer_gone(peer);
+               if (std::find(peers_.begin(), peers_.end(), peer) == peers_.end())
+                 peers_.push_back(peer);
+               for (uint32_t i = 0; i < shards_.size(); i++)
+                 if (owns(i)) later(shards_[i].from_deputy, [=, this] { publish(i, &peer); });
+             });
+}
+
+inline void Part::peer_gone(const std::string& peer) {
+  if (peer == kCoordinator) return;  // the conductor's end says so, too
+  drop_peer(peer);
+  to_conductor(
+      [name = node_.name, peer](Conductor& conductor) { conductor.peer_lost(name, peer); });
+}
+
+}  // namespace fastserve::simulated
