@@ -105,6 +105,8 @@ void LaneHub::reap() {
 }
 
 Status LaneHub::adopt(const std::string& name, std::unique_ptr<Stream> stream) {
+  // What was under way in a lane before it is lost, and this end may be the only one to know.
+  close_lane(name, {ErrorCode::kUnavailable, "has connected anew", name, ""});
   auto peer = std::make_shared<Peer>(*this, name);
   std::vector<std::unique_ptr<Stream>> streams;
   streams.push_back(std::move(stream));
@@ -123,6 +125,11 @@ Status LaneHub::adopt(const std::string& name, std::unique_ptr<Stream> stream) {
 }
 
 void LaneHub::drop(const std::string& name) {
+  close_lane(name, {ErrorCode::kUnavailable, "was cut off", name, ""});
+  reap();
+}
+
+void LaneHub::close_lane(const std::string& name, const Error& why) {
   std::shared_ptr<Peer> peer;
   {
     std::lock_guard lock(mutex_);
@@ -130,8 +137,7 @@ void LaneHub::drop(const std::string& name) {
     if (it == peers_.end()) return;
     peer = it->second;
   }
-  lost(peer.get(), {ErrorCode::kUnavailable, "was cut off", name, ""});
-  reap();
+  lost(peer.get(), why);
 }
 
 bool LaneHub::connected(const std::string& peer) const {

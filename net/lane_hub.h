@@ -36,7 +36,8 @@ class LaneHub {
   /// Cuts all lanes.
   ~LaneHub();
 
-  /// Takes a connection over. One that is there already is replaced: its peer has begun anew.
+  /// Takes a connection over. One that is there already is lost, and told of as lost: its
+  /// peer has begun anew.
   Status adopt(const std::string& peer, std::unique_ptr<Stream> stream);
   bool connected(const std::string& peer) const;
   /// Cuts the lane to a peer; sinks are told.
@@ -57,6 +58,7 @@ class LaneHub {
  private:
   class Peer;
   void lost(Peer* peer, const Error& why);
+  void close_lane(const std::string& name, const Error& why);
   void reap();
 
   const BulkLane::Options options_;

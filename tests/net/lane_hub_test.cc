@@ -1,0 +1,44 @@
+// Whom a hub tells what of its lanes.
+#include "net/lane_hub.h"
+
+#include <doctest/doctest.h>
+
+#include "lane_fixture.h"
+
+using namespace fastserve;
+
+namespace {
+
+std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>> stream_pair() {
+  SocketPair pair;
+  return {plain_stream(std::move(pair.a), "one"), plain_stream(std::move(pair.b), "other")};
+}
+
+struct LossKeeper final : BulkSink {
+  Result<BulkPlace> place(const std::string&, const BulkTag&, uint64_t) override {
+    return Error{ErrorCode::kInvalidArgument, "nobody asked for it", "", ""};
+  }
+  void arrived(const std::string&, const BulkTag&, BulkPlace) override {}
+  void lost(const std::string& peer, const Error& why) override {
+    std::lock_guard lock(mutex);
+    losses.push_back(peer + " " + why.what);
+  }
+  std::mutex mutex;
+  std::vector<std::string> losses;
+};
+
+}  // namespace
+
+TEST_CASE("a lane that a peer's new connection replaces is told of as lost, once") {
+  auto [here, there] = stream_pair();
+  auto [here_again, there_again] = stream_pair();
+  LaneHub hub;
+  const auto sink = std::make_shared<LossKeeper>();
+  hub.open(7, sink);
+  REQUIRE(hub.adopt("node", std::move(here)).ok());
+  CHECK(sink->losses.empty());
+  REQUIRE(hub.adopt("node", std::move(here_again)).ok());
+  CHECK(hub.connected("node"));
+  hub.close(7);  // after which no sink is called any more
+  CHECK(sink->losses == std::vector<std::string>{"node has connected anew"});
+}
