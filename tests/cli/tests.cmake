@@ -17,5 +17,5 @@ set_tests_properties(cli_cluster_client PROPERTIES TIMEOUT 300)
 # Real processes of a cluster, killed and stopped while a job runs. The long version: see the script.
 add_test(NAME cli_cluster_chaos
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_chaos.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare
-          6 3 700)
+          6 3 1500)
 set_tests_properties(cli_cluster_chaos PROPERTIES TIMEOUT 600)

@@ -88,7 +88,7 @@ offers() {  # offers "WANTED WORDS" TYPED...
   got="$(words_after "$@" | tr '\n' ' ')"
   [ "$got" = "$wanted" ] || problem "after \"$*\" come \"$got\", not \"$wanted\""
 }
-offers "chat completion compress " c
+offers "chat cluster completion compress " c
 offers "list " models li
 offers "fp32 " train --precision f32 --precision fp3
 offers "auto " --color au
