@@ -77,7 +77,9 @@ class TlsStream final : public Stream {
       ERR_clear_error();
       if (SSL_write_ex(ssl_.get(), part.data(), part.size(), &written) != 1) {
         if (moved.bytes > 0) return moved;
-        return after_failure();
+        FS_ASSIGN(const Moved stopped, after_failure());
+        if (!stopped.closed) return stopped;
+        return Error{ErrorCode::kUnavailable, "has closed the connection", peer_, ""};
       }
       moved.bytes += written;
       if (written < part.size()) break;

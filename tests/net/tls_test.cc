@@ -156,6 +156,23 @@ TEST_CASE("a peer that does not finish the handshake costs its time and no more"
             .code == ErrorCode::kUnavailable);
 }
 
+TEST_CASE("a write to a peer that has ended the stream in good order fails, and does not wait") {
+  const Cluster cluster;
+  Meeting met = meet(cluster.party("a"), cluster.party("b"));
+  met.client.value().stream->shut_down();
+  met.client.value().stream = nullptr;
+  Stream& stream = *met.server.value().stream;
+  std::byte byte{};
+  Result<Moved> moved = stream.read({&byte, 1});
+  for (int i = 0; i < 100 && moved.ok() && !moved->closed; i++) moved = stream.read({&byte, 1});
+  REQUIRE(moved.ok());
+  CHECK(moved->closed);
+  const std::span<const std::byte> word(&byte, 1);
+  Result<Moved> written = stream.write({&word, 1});
+  REQUIRE_FALSE(written.ok());
+  CHECK(written.error().code == ErrorCode::kUnavailable);
+}
+
 TEST_CASE("a lane under TLS carries what a plain one does") {
   const Cluster cluster;
   Meeting met = meet(cluster.party("a"), cluster.party("b"));
