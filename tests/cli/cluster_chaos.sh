@@ -94,6 +94,7 @@ for _ in {1..1200}; do
   sleep 0.5
 done
 [[ $(state) == finished ]] || fail "the job does not end"
+ask jobs audit "$job" >"$work/audit.log" 2>&1 || fail "the ledger is not clean: $(cat "$work/audit.log")"
 say "finished: $(ask jobs show "$job" --json | grep -o '"\(incarnation\|replayed_steps\)": *[0-9]*' | tr '\n' ' ')"
 
 hash() { FASTSERVE_HOME=$1 "$fsctl" models show chaos --json | grep -o '"weights_hash": *"[0-9a-f]*"' | head -1; }
