@@ -29,11 +29,11 @@ class Conductor {
 
   void begin() {
     began_ = parts_->clock->now();
-    owners_ = place_shards(parts_->nodes, most_shards());
-    ranges_ = ParameterShard::ranges(TrainWeights::tiles_of(parts_->spec.model, layout()),
-                                     layout().elements(), static_cast<int>(owners_.size()));
+    const ParameterLayout layout(parts_->spec.model);
+    const auto tiles = TrainWeights::tiles_of(parts_->spec.model, layout);
+    owners_ = place_shards(parts_->nodes, tiles.size());
+    ranges_ = ParameterShard::ranges(tiles, layout.elements(), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
-    shard_parts_.resize(ranges_.size());
     sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_);
     parts_->hub->open(parts_->job, sink_);
     for (const JobNode& node : parts_->nodes) order(node, false);
@@ -169,8 +169,6 @@ class Conductor {
     TrainerActor proxy;
   };
 
-  ParameterLayout layout() const { return ParameterLayout(parts_->spec.model); }
-  size_t most_shards() const { return TrainWeights::tiles_of(parts_->spec.model, layout()).size(); }
   bool owns_any(const std::string& node) const {
     return std::find(owners_.begin(), owners_.end(), node) != owners_.end();
   }
@@ -293,7 +291,6 @@ class Conductor {
   Nanoseconds began_{0};
   std::vector<std::string> owners_;
   std::vector<ParameterShard::Range> ranges_;
-  std::vector<PartActor> shard_parts_;
   std::map<std::string, MemberState> members_;
   std::map<std::string, Nanoseconds> left_;
   std::shared_ptr<ConductorSink> sink_;

@@ -310,7 +310,6 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
   self->set_down_handler([self](const caf::down_msg&) {
     self->quit(caf::exit_reason::user_shutdown);  // the conductor's
   });
-  const auto unasked = [](const auto&) {};
   return {
       [=](const GiveUnit& unit) { part->give(unit); },
       [=](const ApplyShard& order) {
@@ -343,8 +342,8 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       [=](const ShardFailed& failed) { part->fail(failed.error); },
       [=](const StateCopied& copied) { part->copied(copied.part); },
       [=](const WeightsCopied& copied) { part->copied(copied.part); },
-      [=](const TrainerJoined& joined) { unasked(joined); },
-      [=](const CheckpointWritten& written) { unasked(written); },
+      [](const TrainerJoined&) {},
+      [](const CheckpointWritten&) {},
       [=](const Tick&) { part->look(); },
       [=](const DataHere& data) { part->data_here(data); },
       [=](WeightsHere& here) { part->weights_here(here); },

@@ -4,14 +4,13 @@
 #include <fmt/format.h>
 #include <kj/async-io.h>
 
-#include <condition_variable>
 #include <future>
 #include <list>
-#include <mutex>
 #include <optional>
 #include <thread>
 
 #include "net/socket.h"
+#include "rpc/calling.h"
 #include "rpc/event_loop.h"
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
@@ -35,27 +34,6 @@ kj::Promise<Result<T>> refusal(const Status& status) {
   return Result<T>(status.error());
 }
 
-/// One answer on its way from the loop's thread to the caller's.
-template <class T>
-class Answer {
- public:
-  void set(Result<T> value) {
-    const std::lock_guard lock(mutex_);
-    if (!value_) value_.emplace(std::move(value));
-    ready_.notify_all();
-  }
-  std::optional<Result<T>> wait(Nanoseconds timeout) {
-    std::unique_lock lock(mutex_);
-    ready_.wait_for(lock, timeout, [&] { return value_.has_value(); });
-    return std::move(value_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::optional<Result<T>> value_;
-};
-
 /// What runs on the client's thread.
 struct ClientLoop final : kj::TaskSet::ErrorHandler {
   explicit ClientLoop(kj::Own<kj::AsyncIoStream> connected)
@@ -73,11 +51,6 @@ struct ClientLoop final : kj::TaskSet::ErrorHandler {
   wire::FastServe::Client service;
   std::list<std::shared_ptr<Receiving>> receiving;
   kj::TaskSet tasks;
-};
-
-class SilentLog final : public kj::ExceptionCallback {
- public:
-  void logMessage(kj::LogSeverity, const char*, int, int, kj::String&&) override {}
 };
 
 class ConnectedClient final : public RpcClient {

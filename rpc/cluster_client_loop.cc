@@ -1,15 +1,6 @@
 #include "rpc/cluster_client_loop.h"
 
 namespace fastserve {
-namespace {
-
-class SilentLog final : public kj::ExceptionCallback {
- public:
-  void logMessage(kj::LogSeverity, const char*, int, int, kj::String&&) override {}
-};
-
-}  // namespace
-
 ClusterClientLoop::ClusterClientLoop(std::unique_ptr<Stream> stream, ClusterClientOptions options)
     : endpoint_(stream->peer()), options_(options) {
   std::promise<void> started;

@@ -6,14 +6,13 @@
 #include <kj/async-io.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <future>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 
+#include "rpc/calling.h"
 #include "rpc/cluster_client.h"
 #include "rpc/cluster_stream.h"
 #include "rpc/cluster_watched.h"
@@ -21,27 +20,6 @@
 #include "rpc/mailbox.h"
 
 namespace fastserve {
-
-/// One answer on its way from the loop's thread to the caller's.
-template <class T>
-class ClusterAnswer {
- public:
-  void set(Result<T> value) {
-    const std::lock_guard lock(mutex_);
-    if (!value_) value_.emplace(std::move(value));
-    ready_.notify_all();
-  }
-  std::optional<Result<T>> wait(Nanoseconds timeout) {
-    std::unique_lock lock(mutex_);
-    ready_.wait_for(lock, timeout, [&] { return value_.has_value(); });
-    return std::move(value_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::optional<Result<T>> value_;
-};
 
 /// Owns:    the connection and the thread.
 /// Threads: any; what is passed to call() and post() runs on the loop's.
@@ -78,7 +56,7 @@ class ClusterClientLoop {
   /// `send` makes the call on the loop's thread and reads its answer: kj::Promise<Result<T>>.
   template <class T, class Send>
   Result<T> call(Patience patience, Send send) {
-    const auto answer = std::make_shared<ClusterAnswer<T>>();
+    const auto answer = std::make_shared<Answer<T>>();
     post([answer, send = std::move(send), endpoint = endpoint_](State& state) {
       state.tasks.add(kj::evalNow([&]() { return send(state); })
                           .then([answer](Result<T> value) { answer->set(std::move(value)); },
