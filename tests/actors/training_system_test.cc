@@ -220,24 +220,24 @@ TEST_CASE("the best weights survive a resumption") {
 }
 
 TEST_CASE("two jobs run side by side, and no thread is left of them") {
-  const size_t before = thread_count();
+  const auto before = thread_ids();
   {
     auto first = TrainingSystem::start(made_up_job(2, 2));
     auto second = TrainingSystem::start(made_up_job(3, 1));
     REQUIRE((first.ok() && second.ok()));
     CHECK(hash_of((*first)->wait()->weights) == hash_of((*second)->wait()->weights));
   }
-  CHECK(settled_thread_count(before) == before);
+  CHECK(threads_left_since(before) == 0);
 }
 
 TEST_CASE("a system can be destroyed in the middle of its job") {
-  const size_t before = thread_count();
+  const auto before = thread_ids();
   TrainingSystem::Config config = made_up_job(3, 2);
   config.spec.steps = 1'000'000;
   auto system = TrainingSystem::start(std::move(config));
   REQUIRE(system.ok());
   *system = nullptr;
-  CHECK(settled_thread_count(before) == before);
+  CHECK(threads_left_since(before) == 0);
 }
 
 TEST_CASE("a job that needs more memory than there is says how much") {

@@ -231,7 +231,7 @@ TEST_CASE("draining ends at its patience, and what is left can then be cancelled
 }
 
 TEST_CASE("destroying the system cancels what runs and leaves no thread") {
-  const size_t before = thread_count();
+  const auto before = thread_ids();
   std::vector<std::unique_ptr<Listener>> listeners;
   {
     const auto one = serve(), other = serve();
@@ -240,7 +240,7 @@ TEST_CASE("destroying the system cancels what runs and leaves no thread") {
       REQUIRE((i % 2 ? one : other)->submit(request("a", 60), listeners.back()->sink()).ok());
     }
   }
-  CHECK(settled_thread_count(before) == before);
+  CHECK(threads_left_since(before) == 0);
   for (const auto& listener : listeners) CHECK(listener->ends() == 1);
 }
 

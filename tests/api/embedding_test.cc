@@ -80,7 +80,8 @@ TEST_CASE("nothing of an object is left behind: no thread, no open file, no sign
   struct sigaction mine {};
   mine.sa_handler = [](int) {};
   for (const int signal : {SIGINT, SIGTERM, SIGPIPE, SIGUSR1}) sigaction(signal, &mine, nullptr);
-  const size_t threads = fastserve::thread_count(), files = open_files();
+  const auto threads = fastserve::thread_ids();
+  const size_t files = open_files();
   {
     FastServe first{"a", {.store_path = folder.store("a"), .lanes = 2}};
     FastServe second{"b", {.store_path = folder.store("b"), .lanes = 1}};
@@ -98,7 +99,7 @@ TEST_CASE("nothing of an object is left behind: no thread, no open file, no sign
       CHECK_MESSAGE(untouched, "signal " << signal);
     }
   }
-  CHECK(fastserve::settled_thread_count(threads) == threads);
+  CHECK(fastserve::threads_left_since(threads) == 0);
   CHECK(open_files() == files);
   for (const auto& entry : fs::recursive_directory_iterator(folder.store("a")))
     CHECK_MESSAGE(entry.path().extension() != ".tmp", entry.path().string());

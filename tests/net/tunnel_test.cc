@@ -164,7 +164,7 @@ TEST_CASE("a peer that says nothing is given up after the time that was set") {
 }
 
 TEST_CASE("a tunnel closes for the first reason that it is given, and says so once") {
-  const size_t before = thread_count();
+  const auto before = thread_ids();
   {
     Dug dug;
     dug.tunnel->close({ErrorCode::kInternal, "first", "", ""});
@@ -179,5 +179,5 @@ TEST_CASE("a tunnel closes for the first reason that it is given, and says so on
     dug.tunnel.reset();
     CHECK(dug.wait_for_end().code == ErrorCode::kCancelled);
   }
-  CHECK(settled_thread_count(before) == before);
+  CHECK(threads_left_since(before) == 0);
 }
