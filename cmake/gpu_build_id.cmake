@@ -1,0 +1,17 @@
+# cmake -DHEADERS="a;b" -DCOMPILER=... -DOUTPUT=... -P gpu_build_id.cmake: a header that names what both
+# sides of the GPU plugin's border must share. Written only when it changes.
+set(sum "${COMPILER}")
+list(SORT HEADERS)
+foreach(header ${HEADERS})
+  file(SHA256 ${header} hash)
+  string(SHA256 sum "${sum}${hash}")
+endforeach()
+string(SUBSTRING "${sum}" 0 16 sum)
+set(text "#pragma once\n#define FASTSERVE_GPU_BUILD_ID \"${sum}\"\n")
+set(before "")
+if(EXISTS ${OUTPUT})
+  file(READ ${OUTPUT} before)
+endif()
+if(NOT before STREQUAL text)
+  file(WRITE ${OUTPUT} "${text}")
+endif()

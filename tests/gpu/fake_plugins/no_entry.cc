@@ -1,0 +1,2 @@
+// Some shared library.
+extern "C" int unrelated() { return 0; }
