@@ -15,7 +15,7 @@
 namespace fastserve {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kHugePage = size_t{2} << 20, kPage = 4096;
 constexpr size_t kAlwaysTried = size_t{64} << 20;  // below this the kernel may answer for itself
 
 uint64_t meminfo_available() {
@@ -73,7 +73,9 @@ Result<HostMemory> HostMemory::allocate(size_t bytes, const char* what) {
     std::memset(memory.data_, 0, rounded);
     return memory;
   }
-  const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  // From a border of huge pages on, but not up to one: what is past the last whole one is taken in
+  // small pages, or a buffer of 5 MB would cost 6.
+  const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
   void* map = mmap(nullptr, rounded + kHugePage, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) return refused(available_memory());
@@ -84,7 +86,8 @@ Result<HostMemory> HostMemory::allocate(size_t bytes, const char* what) {
   if (tail != 0) munmap(reinterpret_cast<void*>(aligned + rounded), tail);
   memory.data_ = reinterpret_cast<std::byte*>(aligned);
   memory.mapped_ = rounded;
-  madvise(memory.data_, rounded, MADV_HUGEPAGE);  // advice: without it things are only slower
+  // Advice: without it things are only slower.
+  madvise(memory.data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
   return memory;
 }
 
