@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace fastserve {
 namespace {
@@ -15,11 +16,12 @@ constexpr int64_t kMaxVocab = 1 << 24, kMaxWidth = 1 << 20, kMaxLayers = 4096, k
 struct ArchitectureEntry {
   Architecture architecture;
   const char* model_type;
+  const char* family;  ///< how transformers begins the names of its classes
 };
 constexpr ArchitectureEntry kArchitectures[] = {
-    {Architecture::kGpt2, "gpt2"},       {Architecture::kLlama, "llama"},
-    {Architecture::kMistral, "mistral"}, {Architecture::kQwen2, "qwen2"},
-    {Architecture::kQwen3, "qwen3"},
+    {Architecture::kGpt2, "gpt2", "GPT2"},          {Architecture::kLlama, "llama", "Llama"},
+    {Architecture::kMistral, "mistral", "Mistral"}, {Architecture::kQwen2, "qwen2", "Qwen2"},
+    {Architecture::kQwen3, "qwen3", "Qwen3"},
 };
 
 /// Reads members of one JSON object; the first error sticks and every later read is a no-op.
@@ -236,6 +238,27 @@ void read_llama_family(Reader& in, ModelConfig& config) {
   read_window(in, config);
 }
 
+/// "architectures" names the class that wrote the weights: one of another family, or one that is
+/// not a language model, would be read as what it is not.
+void check_class(Reader& in, const ArchitectureEntry& entry) {
+  const Json* classes = in.json().find_set("architectures");
+  if (classes == nullptr || !classes->is_array()) return;
+  for (const Json& one : classes->as_array()) {
+    const std::string name = one.is_string() ? one.as_string() : "";
+    const bool family = name.starts_with(entry.family);
+    const std::string kind = family ? name.substr(std::strlen(entry.family)) : "";
+    if (kind == "ForCausalLM" || kind == "LMHeadModel" || kind == "Model") continue;
+    in.fail(
+        ErrorCode::kUnsupported,
+        fmt::format("the model_type \"{}\" and the class \"{}\" in \"architectures\" do not agree",
+                    entry.model_type, name),
+        fmt::format("a language model of this type is a {}{}; correct whichever is wrong",
+                    entry.family,
+                    entry.architecture == Architecture::kGpt2 ? "LMHeadModel" : "ForCausalLM"));
+    return;
+  }
+}
+
 }  // namespace
 
 const char* architecture_name(Architecture architecture) {
@@ -258,6 +281,7 @@ Result<ModelConfig> ModelConfig::from_json(const Json& json, const std::string& 
   if (in.has("quantization_config"))
     in.unsupported("has a \"quantization_config\": weights quantised by another tool are not read");
   if (in.failed()) return in.take_error();
+  check_class(in, *entry);
   config.architecture = entry->architecture;
   config.vocab_size = in.size("vocab_size", kMaxVocab);
   if (config.architecture == Architecture::kGpt2)

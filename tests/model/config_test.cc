@@ -136,6 +136,9 @@ TEST_CASE("an option that would change the numbers is refused by name") {
   CHECK(says(refusal(llama, "partial_rotary_factor", 0.5), "part of each head"));
   CHECK(says(refusal(llama, "quantization_config", Json::object({})), "quantization_config"));
   CHECK(says(refusal(llama, "model_type", "mamba"), "supported are gpt2"));
+  for (const char* other :
+       {"MistralForCausalLM", "LlamaForSequenceClassification", "LlamaMoeForCausalLM", ""})
+    CHECK(says(refusal(llama, "architectures", Json(Json::Array{other})), "do not agree"));
   CHECK(says(refusal(gpt2, "activation_function", "gelu"), "tanh"));
   CHECK(says(refusal(gpt2, "scale_attn_by_inverse_layer_idx", true),
              "scale_attn_by_inverse_layer_idx"));
