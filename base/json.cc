@@ -142,6 +142,8 @@ Json::Json(uint64_t value) {
   else value_ = static_cast<double>(value);
 }
 
+bool Json::operator==(const Json& other) const = default;
+
 Json Json::object(std::initializer_list<std::pair<const char*, Json>> members) {
   Object out;
   for (const auto& [key, value] : members) out.emplace_back(key, value);

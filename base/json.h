@@ -83,7 +83,7 @@ class Json {
   Result<bool> bool_or(std::string_view key, bool fallback) const;
   Result<std::string> string_or(std::string_view key, std::string_view fallback) const;
 
-  bool operator==(const Json&) const = default;
+  bool operator==(const Json& other) const;  // defaulted in json.cc: nvcc wants Json complete for it
 
  private:
   std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object> value_;

@@ -1,0 +1,17 @@
+// A GPU as a Device, over whichever runtime drives it.
+#pragma once
+
+#include <memory>
+
+#include "gpu/matmul_engine.h"
+#include "gpu/runtime.h"
+#include "model/device.h"
+
+namespace fastserve::gpu {
+
+/// `fast` is asked first for each product and may be null; the mma.sync engine takes the rest.
+/// Memory handed out by the device must be gone before the device is.
+std::unique_ptr<Device> make_gpu_device(std::unique_ptr<Runtime> runtime,
+                                        std::unique_ptr<MatmulEngine> fast = nullptr);
+
+}  // namespace fastserve::gpu

@@ -1,0 +1,53 @@
+// Starting a kernel, with nvcc or over the emulator.
+#pragma once
+
+#include <type_traits>
+
+#include "gpu/runtime.h"
+#include "gpu/simt/simt.h"
+
+#if !defined(__CUDACC__)
+#include "gpu/simt/emulated_runtime.h"
+#endif
+
+namespace fastserve::gpu {
+
+struct Launch {
+  const char* kernel;  ///< for errors
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+};
+
+/// Starts `kernel` on the runtime's stream; a failure is kept for Runtime::sync(). An empty grid
+/// starts nothing.
+template <class... Parameters, class... Arguments>
+void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
+            Arguments... arguments) {
+  if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
+  const auto failed = [&](const std::string& what) {
+    runtime.report({ErrorCode::kInternal,
+                    "the kernel " + std::string(how.kernel) + " failed: " + what,
+                    runtime.properties().name, ""});
+  };
+  if (how.shared_bytes > runtime.properties().shared_memory)
+    return failed("it needs " + std::to_string(how.shared_bytes) + " bytes of shared memory");
+#if defined(__CUDACC__)
+  if (how.shared_bytes > 48 << 10) {
+    const cudaError_t set =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes));
+    if (set != cudaSuccess) return failed(cudaGetErrorString(set));
+  }
+  kernel<<<how.grid, how.block, how.shared_bytes, static_cast<cudaStream_t>(runtime.stream())>>>(
+      arguments...);
+  const cudaError_t started = cudaGetLastError();
+  if (started != cudaSuccess) failed(cudaGetErrorString(started));
+#else
+  auto& stream = *static_cast<simt::EmulatedStream*>(runtime.stream());
+  const std::string wrong =
+      stream.run(how.grid, how.block, how.shared_bytes, [&] { kernel(arguments...); });
+  if (!wrong.empty()) failed(wrong);
+#endif
+}
+
+}  // namespace fastserve::gpu

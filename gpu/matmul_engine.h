@@ -1,0 +1,66 @@
+// Matrix products with the epilogues that a training step asks for, whoever computes them.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "gpu/runtime.h"
+#include "model/train_ops.h"
+
+namespace fastserve::gpu {
+
+/// Which operand lies how; everything is row-major.
+enum class ProductKind : uint8_t {
+  kForward,     ///< out [m, n] = a [m, k] b^T, b [n, k]: x W^T
+  kInputGrad,   ///< out [m, n] = a [m, k] b,   b [k, n]: dy W
+  kWeightGrad,  ///< out [m, n] = a^T b, a [k, m], b [k, n]: dy^T x
+};
+
+enum class ProductEpilogue : uint8_t {
+  kStore,        ///< out: compute = p
+  kStoreFloat,   ///< out: float = p
+  kAddResidual,  ///< out: float = residual + p; residual may be out
+  kGelu,         ///< out: compute = gelu(p), slope: compute [m, n] = gelu'(p) when not null
+  /// b holds n/2 gates over n/2 ups: out: compute [m, n/2] = silu(g) u; slope: compute [m, n] =
+  /// (u silu'(g), silu(g)) when not null.
+  kSwiGlu,
+  /// out: compute = slope * p; with two parts out and slope are [m, 2n] and p meets both halves.
+  kTimesSlope,
+};
+
+/// One product. `p` is the float sum over k, plus bias where given.
+struct Product {
+  ProductKind kind = ProductKind::kForward;
+  ProductEpilogue epilogue = ProductEpilogue::kStore;
+  Precision precision = Precision::kBFloat16;  ///< of a, b and what is "compute"
+  int m = 0, n = 0, k = 0;
+  const void *a = nullptr, *b = nullptr;
+  int lda = 0, ldb = 0;
+  const float* bias = nullptr;  ///< [n]
+  void* out = nullptr;
+  int out_ld = 0;
+  const float* residual = nullptr;  ///< leading dimension out_ld
+  void* slope = nullptr;            ///< read by kTimesSlope, written by the forward epilogues
+  int slope_ld = 0;
+  int slope_parts = 1;
+};
+
+/// Threads:  one caller at a time. Calls are ordered on the runtime's stream.
+/// Promises: an element's bits depend on its row of a, its column of b, its epilogue's operands and
+/// k
+///           alone; the sum over k is one chain in float.
+/// Errors:   through Runtime::report.
+class MatmulEngine {
+ public:
+  virtual ~MatmulEngine() = default;
+  /// Part of Device::numerics_id: two engines that may differ in a bit have different names.
+  virtual std::string name() const = 0;
+  /// False: the caller asks the next engine. The engine of gpu/kernels/gemm.cuh runs everything.
+  virtual bool supports(const Product& product) const = 0;
+  virtual void run(const Product& product) = 0;
+};
+
+/// mma.sync for bfloat16 and half, fused multiply-adds for float; any shape.
+std::unique_ptr<MatmulEngine> make_mma_engine(Runtime& runtime);
+
+}  // namespace fastserve::gpu

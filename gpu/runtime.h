@@ -1,0 +1,91 @@
+// What the operations need of a GPU: memory, one ordered stream, launches, and what the card is.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "base/result.h"
+
+namespace fastserve::gpu {
+
+/// What a card can do, as far as a launch depends on it.
+struct DeviceProperties {
+  std::string name;          ///< "NVIDIA H200", "emulated"
+  int major = 0, minor = 0;  ///< compute capability
+  int multiprocessors = 0;
+  size_t shared_memory = 48 << 10;  ///< most that one block may ask for, with the opt-in
+  size_t memory = 0;                ///< bytes on the card
+};
+
+/// A cudaStream_t under nvcc; the emulator's own state elsewhere. Only launches look inside.
+using StreamHandle = void*;
+
+/// One GPU and one stream on it. Everything is ordered on the stream; copies out and sync() wait.
+///
+/// Owns:     the stream. Memory belongs to who allocated it, and is freed before the runtime is.
+/// Threads:  calls may come from several threads, each ordered behind those that returned before.
+/// Errors:   a call that cannot report (a copy, a launch) keeps the first failure; sync() returns
+///           it, and goes on returning it when the card is lost.
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+  virtual const DeviceProperties& properties() const = 0;
+  virtual StreamHandle stream() const = 0;
+
+  /// Zeroed, 256-byte aligned; null for no bytes. kResourceExhausted with both sizes.
+  virtual Result<void*> allocate(size_t bytes) = 0;
+  /// Waits for work that may still use it.
+  virtual void free(void* device) = 0;
+
+  /// The host's bytes may change as soon as this returns.
+  virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
+  /// Returns when the bytes are there.
+  virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
+  virtual void fill_zero(void* device, size_t bytes) = 0;
+
+  /// Keeps a failure for sync(), unless an earlier one is kept already.
+  virtual void report(Error error) = 0;
+  virtual Status sync() = 0;
+};
+
+/// Device memory with one owner.
+class Memory {
+ public:
+  Memory() = default;
+  static Result<Memory> allocate(Runtime& runtime, size_t bytes) {
+    FS_ASSIGN(void* data, runtime.allocate(bytes));
+    Memory memory;
+    memory.runtime_ = &runtime;
+    memory.data_ = data;
+    memory.bytes_ = bytes;
+    return Result<Memory>(std::move(memory));
+  }
+  Memory(Memory&& other) noexcept { *this = std::move(other); }
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(runtime_, other.runtime_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Memory() {
+    if (data_) runtime_->free(data_);
+  }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Runtime* runtime_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+/// The emulator's runtime (gpu/simt/emulated_runtime.h makes it) and the CUDA one (gpu/cuda/) both
+/// go through gpu/launch.h to start a kernel:
+///
+///   launch(runtime, {"norm_forward", {rows}, {128}, shared_bytes}, norm_forward<BFloat16>,
+///   args...);
+
+}  // namespace fastserve::gpu

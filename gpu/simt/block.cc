@@ -1,0 +1,204 @@
+#include "gpu/simt/block.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+namespace fastserve::simt {
+namespace {
+
+constexpr size_t kGuard = 64;
+constexpr unsigned char kGuardByte = 0xa5, kPoison = 0xff;  // float NaN, int -1
+
+unsigned count(const dim3& d) { return d.x * d.y * d.z; }
+
+}  // namespace
+
+std::string where(const Fiber& fiber) {
+  const dim3& i = fiber.index;
+  return "thread (" + std::to_string(i.x) + "," + std::to_string(i.y) + "," + std::to_string(i.z) +
+         ") at " + fiber.at.file_name() + ":" + std::to_string(fiber.at.line());
+}
+
+void Block::fail(const std::string& what) {
+  {
+    Quiet quiet;
+    failure = what;
+  }
+  leave();
+}
+
+/// Runs the ready ones of fibers [low, high) once, in the chosen order. False when there was none.
+bool Block::pass(unsigned low, unsigned high, const Options& options, std::mt19937_64& random) {
+  for (unsigned i = low; i < high; ++i)
+    order_[i] = options.order == Order::kReverse ? high - 1 - (i - low) : i;
+  if (options.order == Order::kShuffled)
+    std::shuffle(order_.begin() + low, order_.begin() + high, random);
+  bool ran = false;
+  for (unsigned i = low; i < high && failure.empty(); ++i) {
+    Fiber& fiber = fibers[order_[i]];
+    if (fiber.state != FiberState::kReady) continue;
+    ran = true;
+    enter(fiber);
+  }
+  return ran;
+}
+
+/// Runs fibers until none is ready.
+void Block::advance(const Options& options, std::mt19937_64& random) {
+  const unsigned n = static_cast<unsigned>(fibers.size());
+  if (options.order == Order::kLockstep) {
+    while (failure.empty() && pass(0, n, options, random)) {
+    }
+    return;
+  }
+  std::vector<unsigned> order((n + 31) / 32);
+  for (unsigned w = 0; w < order.size(); ++w) order[w] = w;
+  if (options.order == Order::kReverse) std::reverse(order.begin(), order.end());
+  if (options.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
+  for (const unsigned w : order)
+    while (failure.empty() && pass(w * 32, std::min(n, w * 32 + 32), options, random)) {
+    }
+}
+
+/// Nobody is ready: all wait at one barrier, or the kernel is wrong.
+void Block::open_barrier() {
+  const Fiber* first = nullptr;
+  for (const Fiber& fiber : fibers) {
+    if (fiber.state == FiberState::kInWarp)
+      return void(failure = "a warp collective misses lanes of its mask: " + where(fiber));
+    if (fiber.state != FiberState::kAtBarrier) continue;
+    if (!first) first = &fiber;
+    if (fiber.at.line() != first->at.line())
+      return void(failure = "divergent __syncthreads: " + where(*first) + " and " + where(fiber));
+  }
+  for (Fiber& fiber : fibers) {
+    if (fiber.state == FiberState::kDone)
+      return void(failure = "__syncthreads after a thread has ended: " + where(*first));
+    fiber.state = FiberState::kReady;
+  }
+}
+
+void Block::check_shared(size_t bytes) {
+  const auto guard = shared.begin() + static_cast<ptrdiff_t>(bytes);
+  if (std::any_of(guard, shared.end(), [](unsigned char b) { return b != kGuardByte; }))
+    failure = "shared memory was written past its " + std::to_string(bytes) + " bytes";
+}
+
+std::string Block::run(dim3 grid_shape, dim3 block_shape, dim3 block_index, size_t shared_bytes,
+                       const Options& options, uint64_t seed, const std::function<void()>& body) {
+  Quiet quiet;
+  std::mt19937_64 random(seed);
+  grid = grid_shape;
+  shape = block_shape;
+  index = block_index;
+  body_ = &body;
+  early_copies = options.early_copies;
+  shared.assign(shared_bytes, kPoison);
+  shared.resize(shared_bytes + kGuard, kGuardByte);
+  fibers.assign(count(shape), {});
+  warps.assign((fibers.size() + 31) / 32, {});
+  prepare();
+  Block* const outer = running;
+  running = this;
+  release(&run_order_);
+  const auto done = [](const Fiber& f) { return f.state == FiberState::kDone; };
+  while (failure.empty()) {
+    advance(options, random);
+    if (!failure.empty() || std::all_of(fibers.begin(), fibers.end(), done)) break;
+    open_barrier();
+  }
+  acquire(&run_order_);
+  running = outer;
+  if (failure.empty()) check_shared(shared_bytes);
+  if (failure.empty()) return {};
+  return failure + " [block " + std::to_string(index.x) + "," + std::to_string(index.y) + "," +
+         std::to_string(index.z) + "]";
+}
+
+void collective(uint32_t mask, int operation, void* argument,
+                void (*act)(uint32_t mask, void** arguments), std::source_location at) {
+  Quiet quiet;
+  Block& block = *running;
+  Fiber& me = *block.current;
+  const unsigned lane = me.linear & 31, first = me.linear & ~31u;
+  const size_t lanes = std::min<size_t>(32, block.fibers.size() - first);
+  if (lanes < 32) mask &= (1u << lanes) - 1;
+  me.at = at;
+  if (!(mask >> lane & 1)) block.fail("a lane is not in the mask it calls with: " + where(me));
+  Gathering* group = nullptr;
+  for (Gathering& g : block.warps[me.linear / 32].gatherings)
+    if (g.arrived && g.mask == mask) group = &g;
+  if (!group)
+    for (Gathering& g : block.warps[me.linear / 32].gatherings)
+      if (!g.arrived) {
+        group = &g;
+        g.mask = mask;
+        g.operation = operation;
+        break;
+      }
+  if (!group || group->operation != operation)
+    block.fail("lanes of a warp meet in different collectives: " + where(me));
+  group->arguments[lane] = argument;
+  group->arrived |= 1u << lane;
+  char* const token = &group->order[group->generation & 1];
+  release(token);
+  if (group->arrived == mask) {
+    acquire(token);
+    act(mask, group->arguments);
+    for (unsigned l = 0; l < 32; ++l)
+      if ((mask >> l & 1) && l != lane) block.fibers[first + l].state = FiberState::kReady;
+    release(token);
+    group->arrived = 0;
+    ++group->generation;
+  } else {
+    me.state = FiberState::kInWarp;
+    block.leave();
+  }
+  acquire(token);
+}
+
+std::string Grid::run(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
+                      const std::function<void()>& body) {
+  const size_t blocks = count(grid);
+  std::atomic<size_t> next = 0;
+  std::atomic<bool> failed = false;
+  std::mutex mutex;
+  std::string failure;
+  const auto take = [&]() -> std::unique_ptr<Block> {
+    const std::lock_guard lock(mutex);
+    if (spare_.empty()) return std::make_unique<Block>();
+    auto one = std::move(spare_.back());
+    spare_.pop_back();
+    return one;
+  };
+  const auto work = [&] {
+    auto one = take();
+    for (size_t i; !failed && (i = next++) < blocks;) {
+      const size_t at = options.order == Order::kReverse ? blocks - 1 - i : i;
+      const dim3 index(static_cast<unsigned>(at % grid.x),
+                       static_cast<unsigned>(at / grid.x % grid.y),
+                       static_cast<unsigned>(at / (size_t{grid.x} * grid.y)));
+      const std::string wrong = one->run(grid, block, index, shared_bytes, options,
+                                         options.seed * 0x9E3779B97F4A7C15ull + i, body);
+      if (wrong.empty()) continue;
+      const std::lock_guard lock(mutex);
+      if (!failed.exchange(true)) failure = wrong;
+      return;  // its fibers stand in the middle of the kernel: not to be used again
+    }
+    const std::lock_guard lock(mutex);
+    spare_.push_back(std::move(one));
+  };
+  if (options.os_threads <= 1) {
+    work();
+  } else {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < options.os_threads; ++i) threads.emplace_back(work);
+    for (std::thread& thread : threads) thread.join();
+  }
+  return failure;
+}
+
+}  // namespace fastserve::simt

@@ -1,0 +1,146 @@
+// One block of emulated CUDA threads: fibers of one OS thread that meet at barriers.
+//
+// Between two meeting points a fiber runs to completion, in an order that the test chooses; a
+// missing barrier shows as a wrong answer under one of the orders, and as a race under
+// ThreadSanitizer.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "gpu/simt/sanitizers.h"
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+
+namespace fastserve::simt {
+
+/// kLockstep: all warps advance together. The others run one warp as far as it gets before the
+/// next.
+enum class Order : uint8_t { kLockstep, kForward, kReverse, kShuffled };
+
+struct Options {
+  Order order = Order::kForward;
+  uint64_t seed = 1;   ///< of kShuffled
+  int os_threads = 1;  ///< blocks run side by side: races between blocks show under TSan
+  /// A cp.async may land any time between its issue and the wait for it. Late shows a missing wait,
+  /// early a missing barrier before the issue.
+  bool early_copies = false;
+};
+
+enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kDone };
+
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  int bytes;       ///< of 16; the rest becomes zero
+  unsigned group;  ///< lands when this group is waited for
+};
+
+struct Fiber {
+  void* stack_pointer = nullptr;
+  void* stack = nullptr;
+  dim3 index;
+  unsigned linear = 0;
+  FiberState state = FiberState::kReady;
+  std::source_location at;
+  unsigned barriers = 0;
+  void* asan_stack = nullptr;
+  void* tsan_fiber = nullptr;
+  std::vector<AsyncCopy> copies;  // issued and not landed
+  unsigned copy_group = 0;        // the one that is open
+};
+
+/// Lanes that are gathering for one collective.
+struct Gathering {
+  uint32_t mask = 0, arrived = 0;
+  int operation = 0;
+  unsigned generation = 0;
+  char order[2];  // tokens for TSan
+  void* arguments[32];
+};
+struct Warp {
+  Gathering gatherings[4];  // disjoint masks may gather at once
+};
+
+/// Owns:    its fibers' stacks and its shared memory, reused from block to block.
+/// Threads: one OS thread at a time.
+class Block {
+ public:
+  static constexpr size_t kStack = 64 * 1024;
+
+  Block() = default;
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  ~Block();
+
+  /// Runs `body` once per thread of one block. Empty when all went well, else what is wrong with
+  /// the kernel; the block is then not to be used again.
+  std::string run(dim3 grid, dim3 block, dim3 index, size_t shared_bytes, const Options& options,
+                  uint64_t seed, const std::function<void()>& body);
+
+  // What the CUDA vocabulary reads.
+  Fiber* current = nullptr;
+  dim3 index, shape, grid;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<unsigned char> shared;
+  bool early_copies = false;
+  char barrier_order[2] = {};
+  std::string failure;
+
+  /// Stops the current fiber with what is wrong; the block ends.
+  void fail(const std::string& what);
+  /// From a fiber back to the scheduler.
+  void leave(bool finished = false);
+
+ private:
+  friend void fiber_entry();
+  void prepare();
+  void enter(Fiber& fiber);
+  bool pass(unsigned low, unsigned high, const Options& options, std::mt19937_64& random);
+  void advance(const Options& options, std::mt19937_64& random);
+  void open_barrier();
+  void check_shared(size_t bytes);
+
+  std::vector<unsigned> order_;
+  const std::function<void()>* body_ = nullptr;
+  void* scheduler_ = nullptr;
+  void* scheduler_asan_ = nullptr;
+  void* scheduler_tsan_ = nullptr;
+  const void* scheduler_bottom_ = nullptr;
+  size_t scheduler_size_ = 0;
+  char run_order_ = 0;
+  unsigned char* stacks_ = nullptr;
+  size_t stack_count_ = 0;
+  std::vector<void*> tsan_fibers_;
+};
+
+/// The block whose fiber is running on this OS thread.
+inline thread_local Block* running = nullptr;
+
+/// "thread (3,0,0) at file:line", of a waiting fiber.
+std::string where(const Fiber& fiber);
+
+/// All lanes named in `mask` meet; the last to come runs `act` on all their arguments.
+void collective(uint32_t mask, int operation, void* argument,
+                void (*act)(uint32_t mask, void** arguments), std::source_location at);
+
+/// Runs every block of a grid. Blocks are taken from `spare` and given back to it.
+class Grid {
+ public:
+  std::string run(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
+                  const std::function<void()>& body);
+
+ private:
+  std::vector<std::unique_ptr<Block>> spare_;
+};
+
+}  // namespace fastserve::simt

@@ -1,0 +1,87 @@
+// The vocabulary of kernels: CUDA's under nvcc, the emulator's elsewhere, so that each kernel is
+// written once. Kernels of this room include this header and nothing of CUDA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/half.h"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+/// Declares `name`, the block's dynamic shared memory as T. Static shared arrays are not used:
+/// their size would escape the check of what a launch asks for.
+#define FS_SHARED(T, name)                                           \
+  extern __shared__ __align__(128) unsigned char fs_shared_memory[]; \
+  T* const name = reinterpret_cast<T*>(fs_shared_memory)
+#else
+#include "gpu/simt/emulator.h"
+#define FS_SHARED(T, name) T* const name = reinterpret_cast<T*>(::fastserve::simt::shared_memory())
+#endif
+
+#define FS_DEVICE __device__ __forceinline__
+
+/// In front of a loop whose bounds the compiler knows and whose arrays are to stay in registers.
+#if defined(__CUDACC__)
+#define FS_UNROLL _Pragma("unroll")
+#else
+#define FS_UNROLL
+#endif
+
+namespace fastserve::gpu {
+
+constexpr uint32_t kWholeWarp = 0xffffffffu;
+
+// Numbers of the training precision; conversions round to nearest even.
+#if defined(__CUDACC__)
+FS_DEVICE float as_float(float x) { return x; }
+FS_DEVICE float as_float(BFloat16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
+FS_DEVICE float as_float(Float16 x) { return __half2float(__ushort_as_half(x.bits)); }
+template <class T>
+FS_DEVICE T from_float(float x);
+template <>
+FS_DEVICE float from_float<float>(float x) {
+  return x;
+}
+template <>
+FS_DEVICE BFloat16 from_float<BFloat16>(float x) {
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+}
+template <>
+FS_DEVICE Float16 from_float<Float16>(float x) {
+  return {__half_as_ushort(__float2half_rn(x))};
+}
+FS_DEVICE uint32_t float_bits(float x) { return __float_as_uint(x); }
+FS_DEVICE float bits_float(uint32_t x) { return __uint_as_float(x); }
+#else
+inline float as_float(float x) { return x; }
+inline float as_float(BFloat16 x) { return to_float(x); }
+inline float as_float(Float16 x) { return to_float(x); }
+template <class T>
+T from_float(float x);
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+inline BFloat16 from_float<BFloat16>(float x) {
+  return to_bfloat16(x);
+}
+template <>
+inline Float16 from_float<Float16>(float x) {
+  return to_float16(x);
+}
+inline uint32_t float_bits(float x) { return std::bit_cast<uint32_t>(x); }
+inline float bits_float(uint32_t x) { return std::bit_cast<float>(x); }
+#endif
+
+/// Two numbers side by side, as mma wants them: `low` in the low half.
+template <class T>
+FS_DEVICE uint32_t pack_two(float low, float high) {
+  return uint32_t(from_float<T>(low).bits) | uint32_t(from_float<T>(high).bits) << 16;
+}
+
+}  // namespace fastserve::gpu

@@ -1,0 +1,154 @@
+#include "gpu/simt/tensor_core.h"
+
+namespace fastserve::gpu {
+namespace {
+
+using simt::Fiber;
+using simt::Quiet;
+
+template <class D>
+struct Mma {
+  D* d;
+  const uint32_t* a;
+  uint32_t b[2];
+};
+
+/// Number `i` of a register of packed ones.
+float element(BFloat16, uint32_t word, int i) {
+  return to_float(BFloat16{static_cast<uint16_t>(word >> (16 * i))});
+}
+float element(Float16, uint32_t word, int i) {
+  return to_float(Float16{static_cast<uint16_t>(word >> (16 * i))});
+}
+int element(int8_t, uint32_t word, int i) { return static_cast<int8_t>(word >> (8 * i)); }
+
+/// The whole warp's product. `T` packs 4 / sizeof(T) numbers a register; D is float or int.
+template <class T, class D>
+void multiply(uint32_t, void** lanes) {
+  constexpr int kPacked = 4 / static_cast<int>(sizeof(T)), kDepth = 8 * kPacked;
+  D a[16][kDepth], b[8][kDepth];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* x = static_cast<const Mma<D>*>(lanes[lane]);
+    const int g = lane >> 2, t = (lane & 3) * kPacked;
+    for (int i = 0; i < kPacked; ++i) {
+      for (int r = 0; r < 4; ++r)
+        a[g + (r & 1) * 8][t + (r >> 1) * 4 * kPacked + i] = element(T{}, x->a[r], i);
+      for (int r = 0; r < 2; ++r) b[g][t + r * 4 * kPacked + i] = element(T{}, x->b[r], i);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto* x = static_cast<const Mma<D>*>(lanes[lane]);
+    const int g = lane >> 2, t = (lane & 3) * 2;
+    for (int i = 0; i < 4; ++i) {
+      const D *row = a[g + (i >> 1) * 8], *column = b[t + (i & 1)];
+      D sum = 0;
+      for (int k = 0; k < kDepth; ++k) sum += row[k] * column[k];
+      x->d[i] += sum;
+    }
+  }
+}
+
+template <class T, class D>
+void warp_mma(D (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+              std::source_location at) {
+  Mma<D> mine{d, a, {b0, b1}};
+  simt::collective(~0u, simt::kMma + static_cast<int>(sizeof(T)), &mine, multiply<T, D>, at);
+}
+
+struct LoadMatrix {
+  uint32_t* r;
+  const unsigned char* row;
+};
+
+template <bool kTransposed>
+void load(uint32_t, void** lanes) {
+  const auto number = [&](int matrix, int row, int column) {
+    uint16_t bits;
+    std::memcpy(&bits, static_cast<LoadMatrix*>(lanes[matrix * 8 + row])->row + column * 2, 2);
+    return uint32_t{bits};
+  };
+  for (int lane = 0; lane < 32; ++lane) {
+    auto* x = static_cast<LoadMatrix*>(lanes[lane]);
+    const int g = lane >> 2, t = (lane & 3) * 2;
+    for (int m = 0; m < 4; ++m)
+      x->r[m] = kTransposed ? number(m, t, g) | number(m, t + 1, g) << 16
+                            : number(m, g, t) | number(m, g, t + 1) << 16;
+  }
+}
+
+template <bool kTransposed>
+void warp_load(uint32_t (&r)[4], const void* row, std::source_location at) {
+  simt::Block& block = *simt::running;
+  const auto* bytes = static_cast<const unsigned char*>(row);
+  const unsigned char* begin = block.shared.data();
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0 || bytes < begin ||
+      bytes + 16 > begin + block.shared.size()) {
+    block.current->at = at;
+    block.fail("ldmatrix reads a row that is not 16 aligned bytes of shared memory: " +
+               simt::where(*block.current));
+  }
+  // The lane's row, read where the sanitizers see it.
+  unsigned char copy[16];
+  std::memcpy(copy, row, 16);
+  asm volatile("" : : "r"(copy) : "memory");
+  LoadMatrix mine{r, bytes};
+  simt::collective(~0u, simt::kLoadMatrix + kTransposed, &mine, load<kTransposed>, at);
+}
+
+void land(const simt::AsyncCopy& copy) {
+  if (copy.bytes != 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+  std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, static_cast<size_t>(16 - copy.bytes));
+}
+
+}  // namespace
+
+void mma(BFloat16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+         std::source_location at) {
+  warp_mma<BFloat16>(d, a, b0, b1, at);
+}
+void mma(Float16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+         std::source_location at) {
+  warp_mma<Float16>(d, a, b0, b1, at);
+}
+void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+            std::source_location at) {
+  warp_mma<int8_t>(d, a, b0, b1, at);
+}
+void load_matrix(uint32_t (&r)[4], const void* row, std::source_location at) {
+  warp_load<false>(r, row, at);
+}
+void load_matrix_transposed(uint32_t (&r)[4], const void* row, std::source_location at) {
+  warp_load<true>(r, row, at);
+}
+
+void copy_async(void* to, const void* from, int bytes) {
+  Fiber& me = *simt::running->current;
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
+    simt::running->fail("cp.async of addresses that are not 16-byte aligned");
+  const simt::AsyncCopy copy{to, from, bytes, me.copy_group};
+  if (simt::running->early_copies) return land(copy);
+  const Quiet quiet;
+  me.copies.push_back(copy);
+}
+
+void copy_commit() {
+  const Quiet quiet;
+  ++simt::running->current->copy_group;
+}
+
+void copy_wait_for(unsigned groups_left) {
+  std::vector<simt::AsyncCopy> landing;
+  {
+    const Quiet quiet;
+    Fiber& me = *simt::running->current;
+    const auto late =
+        std::find_if(me.copies.begin(), me.copies.end(), [&](const simt::AsyncCopy& copy) {
+          return me.copy_group < groups_left || copy.group >= me.copy_group - groups_left;
+        });
+    landing.assign(me.copies.begin(), late);
+    me.copies.erase(me.copies.begin(), late);
+  }
+  for (const simt::AsyncCopy& copy : landing) land(copy);
+}
+
+}  // namespace fastserve::gpu
