@@ -22,7 +22,7 @@ struct GpuInfo {
   int index = 0;             ///< as the driver counts
   std::string name;          ///< "NVIDIA H100 80GB HBM3"
   int major = 0, minor = 0;  ///< compute capability
-  uint64_t memory_bytes = 0, free_bytes = 0;
+  uint64_t memory_bytes = 0;
   int multiprocessors = 0;
   std::string bus;      ///< "0000:65:00.0"
   std::string problem;  ///< why it cannot be used; empty when it can

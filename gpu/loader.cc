@@ -108,13 +108,13 @@ Result<GpuLoader> GpuLoader::open(const GpuSearch& search) {
 
 GpuInventory GpuLoader::inventory() const { return plugin_->inventory(); }
 
-Result<std::unique_ptr<Device>> GpuLoader::make_device(int index) const {
+Result<std::unique_ptr<Device>> GpuLoader::make_device(int index, const Path& plans) const {
   const GpuInventory found = inventory();
   if (found.problem) return *found.problem;
   for (const GpuInfo& gpu : found.gpus) {
     if (gpu.index != index) continue;
     if (!gpu.problem.empty()) return unusable(gpu);
-    return plugin_->make_device(index);
+    return plugin_->make_device(index, plans);
   }
   return Error{ErrorCode::kNotFound,
                "there is no GPU " + std::to_string(index) + "; the driver shows " +
@@ -122,11 +122,11 @@ Result<std::unique_ptr<Device>> GpuLoader::make_device(int index) const {
                "", "fsctl devices lists them; CUDA_VISIBLE_DEVICES may hide some"};
 }
 
-Result<std::unique_ptr<Device>> GpuLoader::make_first_device() const {
+Result<int> GpuLoader::first_usable() const {
   const GpuInventory found = inventory();
   if (found.problem) return *found.problem;
   for (const GpuInfo& gpu : found.gpus)
-    if (gpu.problem.empty()) return plugin_->make_device(gpu.index);
+    if (gpu.problem.empty()) return gpu.index;
   if (!found.gpus.empty()) return unusable(found.gpus.front());
   return Error{ErrorCode::kNotFound, "the driver shows no GPU", "",
                "CUDA_VISIBLE_DEVICES may hide them"};

@@ -34,10 +34,11 @@ class GpuLoader {
 
   const Path& path() const { return path_; }
   GpuInventory inventory() const;
-  /// The GPU of that index, or why it cannot be had.
-  Result<std::unique_ptr<Device>> make_device(int index) const;
-  /// The first GPU that can be used, or one sentence why there is none.
-  Result<std::unique_ptr<Device>> make_first_device() const;
+  /// The GPU of that index, or why it cannot be had. `plans` is a folder that keeps what libraries
+  /// found best for this card; empty: they search at each start.
+  Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const;
+  /// The index of the first GPU that can be used, or one sentence why there is none.
+  Result<int> first_usable() const;
 
  private:
   GpuLoader(Path path, const GpuPlugin& plugin) : path_(std::move(path)), plugin_(&plugin) {}

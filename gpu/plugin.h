@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/file.h"
 #include "gpu/inventory.h"
 #include "model/device.h"
 
@@ -17,8 +18,9 @@ class GpuPlugin {
  public:
   virtual ~GpuPlugin() = default;
   virtual GpuInventory inventory() const = 0;
-  /// The device of GpuInfo::index. Errors: as the inventory tells them; kResourceExhausted.
-  virtual Result<std::unique_ptr<Device>> make_device(int index) const = 0;
+  /// The device of GpuInfo::index. `plans`: the folder for what searches found; empty: none.
+  /// Errors: as the inventory tells them; kResourceExhausted.
+  virtual Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const = 0;
 };
 
 /// Changes with GpuPluginEntry, and only then: everything else is in the build id.

@@ -83,17 +83,19 @@ TEST_CASE("the first GPU that can be used is chosen, and one that cannot says wh
   const auto loader = GpuLoader::open(only("two_gpus.so"));
   REQUIRE(loader.ok());
   CHECK(loader->inventory().gpus.size() == 2);
-  CHECK(loader->make_first_device().error().what == "made GPU 1");
-  const Error old = loader->make_device(0).error();
+  REQUIRE(loader->first_usable().ok());
+  CHECK(*loader->first_usable() == 1);
+  CHECK(loader->make_device(1, {}).error().what == "made GPU 1");
+  const Error old = loader->make_device(0, {}).error();
   CHECK(says(old.message(), "GPU 0 old: has compute capability 7.5"));
-  CHECK(says(loader->make_device(5).error().what, "there is no GPU 5; the driver shows 2"));
+  CHECK(says(loader->make_device(5, {}).error().what, "there is no GPU 5; the driver shows 2"));
 }
 
 TEST_CASE("on a machine without a driver every GPU is refused with the driver's sentence") {
   const auto loader = GpuLoader::open(only("no_driver.so"));
   REQUIRE(loader.ok());
-  CHECK(loader->make_first_device().error().what == "there is no driver");
-  CHECK(loader->make_device(0).error().hint == "install it");
+  CHECK(loader->first_usable().error().what == "there is no driver");
+  CHECK(loader->make_device(0, {}).error().hint == "install it");
 }
 
 TEST_CASE("the plugin is looked for beside the program and in the install tree's lib") {

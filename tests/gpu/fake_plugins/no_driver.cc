@@ -12,7 +12,7 @@ class NoDriver final : public GpuPlugin {
     found.problem = Error{ErrorCode::kNotFound, "there is no driver", "libcuda.so.1", "install it"};
     return found;
   }
-  Result<std::unique_ptr<Device>> make_device(int) const override {
+  Result<std::unique_ptr<Device>> make_device(int, const Path&) const override {
     return Error{ErrorCode::kInternal, "must not be asked", "", ""};
   }
 };

@@ -17,7 +17,7 @@ class TwoGpus final : public GpuPlugin {
     found.gpus[1].name = "new";
     return found;
   }
-  Result<std::unique_ptr<Device>> make_device(int index) const override {
+  Result<std::unique_ptr<Device>> make_device(int index, const Path&) const override {
     return Error{ErrorCode::kResourceExhausted, "made GPU " + std::to_string(index), "", ""};
   }
 };
