@@ -24,7 +24,7 @@ struct BulkFrame {
   BulkTag tag;
   uint64_t total = 0, offset = 0;
   uint32_t length = 0;
-  uint64_t checksum = 0;  ///< XXH3 of the chunk
+  uint64_t checksum = 0;  ///< XXH3 of the chunk; 0 on a stream that detects changes itself
 
   Bytes encode() const;
   /// kCorrupt when these bytes are no frame of any kind.

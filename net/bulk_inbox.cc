@@ -4,9 +4,6 @@
 
 #include <algorithm>
 
-#include "base/hash.h"
-#include "net/chunk_hash.h"
-
 namespace fastserve {
 namespace {
 
@@ -94,24 +91,19 @@ Result<std::vector<std::span<std::byte>>> BulkInbox::begin(const BulkFrame& fram
   return slice(message->place.parts, frame.offset, frame.length);
 }
 
-Status BulkInbox::end(const BulkFrame& frame, const std::vector<std::span<std::byte>>& bytes) {
-  const bool kept = !bytes.empty() || frame.length == 0;
-  if (kept && chunk_hash(bytes) != frame.checksum)
-    return corrupt(
-        fmt::format("{} bytes arrived changed: the checksum does not hold", frame.length));
+void BulkInbox::end(const BulkFrame& frame) {
   std::lock_guard lock(mutex_);
   const auto found = open_.find(frame.message);
-  if (closed_ || found == open_.end()) return {};
+  if (closed_ || found == open_.end()) return;
   Message& message = found->second;
   message.received += frame.length;
   bytes_ += frame.length;
-  if (message.received < message.total) return {};
+  if (message.received < message.total) return;
   Message whole = std::move(message);
   open_.erase(found);
-  if (whole.refused) return {};
+  if (whole.refused) return;
   messages_++;
   receiver_.arrived(whole.tag, std::move(whole.place));
-  return {};
 }
 
 void BulkInbox::close(const Error& why) {

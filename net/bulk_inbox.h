@@ -20,8 +20,8 @@ class BulkInbox {
   /// Where the chunk's bytes go: frame.length in all, or nothing when its message was refused.
   /// kCorrupt when the frame contradicts the limits or what came before.
   Result<std::vector<std::span<std::byte>>> begin(const BulkFrame& frame);
-  /// The chunk of begin() is in place; its checksum is checked here (kCorrupt).
-  Status end(const BulkFrame& frame, const std::vector<std::span<std::byte>>& bytes);
+  /// The chunk of begin() is in place, as it was sent.
+  void end(const BulkFrame& frame);
   /// Tells the receiver once; later calls do nothing, and nothing else is called after it.
   void close(const Error& why);
 

@@ -46,7 +46,8 @@ class BulkReceiver {
 
 /// Carries messages of any size both ways over one or more streams between the same two nodes.
 ///
-/// A message is cut into chunks, each under its own checksum. Chunks of the most urgent message go
+/// A message is cut into chunks, each under its own checksum where the stream does not detect
+/// changes itself, as TLS does. Chunks of the most urgent message go
 /// first, so one that is sent late overtakes a long one that is under way. At most `window` chunks
 /// of a direction are unconfirmed, which bounds what lies in the network's buffers, and so how long
 /// an urgent message waits.

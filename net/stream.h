@@ -19,7 +19,8 @@ struct Moved {
 };
 
 /// Owns:    its socket.
-/// Threads: one caller.
+/// Threads: one caller. Before it waits for the socket to be readable it reads until nothing comes:
+///          bytes may have been received that poll() does not tell of.
 /// Errors:  kUnavailable when the connection is broken; after it, or once closed, only destroy it.
 class Stream {
  public:
@@ -28,8 +29,8 @@ class Stream {
   /// Takes from the front; how many bytes, the answer says. A write that moved nothing is to be
   /// repeated with the same bytes first.
   virtual Result<Moved> write(std::span<const std::span<const std::byte>> parts) = 0;
-  /// Bytes that were received and would be read without waiting, though poll() may not say so.
-  virtual bool has_buffered() const { return false; }
+  /// Whether bytes that were changed on their way end the stream, and are never read.
+  virtual bool detects_change() const { return false; }
   /// Tells the peer that no more comes. Best effort.
   virtual void shut_down() = 0;
   virtual int fd() const = 0;

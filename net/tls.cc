@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "net/openssl_handles.h"
+#include "net/tls_stream.h"
 
 namespace fastserve {
 namespace {
@@ -57,63 +57,29 @@ BIO* socket_bio(int fd) {
   return bio;
 }
 
-class TlsStream final : public Stream {
- public:
-  TlsStream(Socket socket, SslHandle ssl, std::string peer)
-      : socket_(std::move(socket)), ssl_(std::move(ssl)), peer_(std::move(peer)) {}
+// The handshake ---------------------------------------------------------------------------------
 
-  Result<Moved> read(std::span<std::byte> into) override {
-    Moved moved;
-    ERR_clear_error();
-    if (SSL_read_ex(ssl_.get(), into.data(), into.size(), &moved.bytes) == 1) return moved;
-    return after_failure();
-  }
-
-  Result<Moved> write(std::span<const std::span<const std::byte>> parts) override {
-    Moved moved;
-    for (const std::span<const std::byte> part : parts) {
-      if (part.empty()) continue;
-      size_t written = 0;
-      ERR_clear_error();
-      if (SSL_write_ex(ssl_.get(), part.data(), part.size(), &written) != 1) {
-        if (moved.bytes > 0) return moved;
-        FS_ASSIGN(const Moved stopped, after_failure());
-        if (!stopped.closed) return stopped;
-        return Error{ErrorCode::kUnavailable, "has closed the connection", peer_, ""};
-      }
-      moved.bytes += written;
-      if (written < part.size()) break;
-    }
-    return moved;
-  }
-
-  bool has_buffered() const override { return SSL_pending(ssl_.get()) > 0; }
-  void shut_down() override {
-    if (!broken_) SSL_shutdown(ssl_.get());
-    ERR_clear_error();
-  }
-  int fd() const override { return socket_.get(); }
-  const std::string& peer() const override { return peer_; }
-
- private:
-  Result<Moved> after_failure() {
-    const int error = SSL_get_error(ssl_.get(), 0);
-    if (error == SSL_ERROR_WANT_READ) return Moved{.wants = Moved::Wants::kReadable};
-    if (error == SSL_ERROR_WANT_WRITE) return Moved{.wants = Moved::Wants::kWritable};
-    broken_ = true;
-    if (error == SSL_ERROR_ZERO_RETURN) return Moved{.closed = true};
-    Error failure = openssl_error(ErrorCode::kUnavailable, "the connection broke");
-    failure.where = peer_;
-    return failure;
-  }
-
-  Socket socket_;
-  SslHandle ssl_;
-  std::string peer_;
-  bool broken_ = false;
+/// What the callbacks of a handshake need to know, and what they find out.
+struct Handshake {
+  std::vector<std::string> offered;    // protocols, by the side that answers
+  TrafficSecret of_client, of_server;  // of what is sent after it
 };
 
-// The handshake ---------------------------------------------------------------------------------
+Handshake* handshake_of(const SSL* ssl) { return static_cast<Handshake*>(SSL_get_app_data(ssl)); }
+
+/// `line`: LABEL, the client's random and the secret, in hex, as in a key log.
+void note_secret(const SSL* ssl, const char* line) {
+  Handshake* const handshake = handshake_of(ssl);
+  const std::string_view text(line);
+  const bool client = text.starts_with("CLIENT_TRAFFIC_SECRET_0 ");
+  if (handshake == nullptr || (!client && !text.starts_with("SERVER_TRAFFIC_SECRET_0 "))) return;
+  const std::string_view hex = text.substr(text.rfind(' ') + 1);
+  std::vector<unsigned char> bytes(hex.size() / 2);
+  const auto digit = [](char c) { return c <= '9' ? c - '0' : (c | 32) - 'a' + 10; };
+  for (size_t i = 0; i < bytes.size(); i++)
+    bytes[i] = static_cast<unsigned char>(16 * digit(hex[2 * i]) + digit(hex[2 * i + 1]));
+  (client ? handshake->of_client : handshake->of_server) = TrafficSecret(std::move(bytes));
+}
 
 /// Runs `attempt` until it returns 1 or fails for good, waiting for the socket in between.
 template <class Attempt>
@@ -184,12 +150,28 @@ std::string chosen_protocol(SSL* ssl) {
   return std::string(reinterpret_cast<const char*>(name), size);
 }
 
-Result<SslHandle> new_ssl(SSL_CTX* context, int fd) {
+Result<SslHandle> new_ssl(SSL_CTX* context, int fd, Handshake& handshake) {
   SslHandle ssl(SSL_new(context));
   BIO* bio = ssl == nullptr ? nullptr : socket_bio(fd);
   if (bio == nullptr) return openssl_error(ErrorCode::kResourceExhausted, "no memory for TLS");
   SSL_set_bio(ssl.get(), bio, bio);
+  SSL_set_app_data(ssl.get(), &handshake);
   return ssl;
+}
+
+/// From here on OpenSSL is out of it. It has read nothing beyond the handshake's last record; the
+/// welcome is the one record that has gone under the new keys.
+Result<std::unique_ptr<Stream>> stream_after(SSL* ssl, Handshake& handshake, bool client,
+                                             Socket socket, std::string peer) {
+  FS_ASSIGN(const RecordSuite suite, record_suite(SSL_get_current_cipher(ssl)));
+  TrafficSecret& ours = client ? handshake.of_client : handshake.of_server;
+  TrafficSecret& theirs = client ? handshake.of_server : handshake.of_client;
+  using Use = RecordKey::Use;
+  FS_ASSIGN(RecordKey sealing,
+            RecordKey::create(suite, std::move(ours), Use::kSeal, client ? 0 : 1));
+  FS_ASSIGN(RecordKey opening,
+            RecordKey::create(suite, std::move(theirs), Use::kOpen, client ? 1 : 0));
+  return tls_stream(std::move(socket), std::move(sealing), std::move(opening), std::move(peer));
 }
 
 Result<ContextHandle> new_context() {
@@ -199,6 +181,7 @@ Result<ContextHandle> new_context() {
   SSL_CTX_set_num_tickets(context.get(), 0);
   SSL_CTX_set_mode(context.get(),
                    SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_keylog_callback(context.get(), note_secret);
   return context;
 }
 
@@ -233,10 +216,10 @@ Error at(Error error, const std::string& endpoint) {
 /// The first of the client's protocols that is offered.
 int choose_protocol(SSL* ssl, const unsigned char** out, unsigned char* out_size,
                     const unsigned char* in, unsigned int in_size, void*) {
-  const auto* offered = static_cast<const std::vector<std::string>*>(SSL_get_app_data(ssl));
+  const auto& offered = handshake_of(ssl)->offered;
   for (unsigned int i = 0; i < in_size; i += 1u + in[i]) {
     const std::string name(reinterpret_cast<const char*>(in + i + 1), in[i]);
-    if (std::find(offered->begin(), offered->end(), name) == offered->end()) continue;
+    if (std::find(offered.begin(), offered.end(), name) == offered.end()) continue;
     *out = in + i + 1;
     *out_size = in[i];
     return SSL_TLSEXT_ERR_OK;
@@ -277,7 +260,8 @@ Result<TlsParty> TlsParty::create(const Identity& identity) {
 Result<TlsConnection> TlsParty::connect(Socket socket, const std::string& endpoint,
                                         const std::string& node, const std::string& protocol,
                                         Nanoseconds timeout) const {
-  FS_ASSIGN(SslHandle ssl, new_ssl(state_->context.get(), socket.get()));
+  Handshake handshake;
+  FS_ASSIGN(SslHandle ssl, new_ssl(state_->context.get(), socket.get(), handshake));
   SSL_set_verify(ssl.get(), SSL_VERIFY_PEER, nullptr);
   const Status greeted = say_hello(ssl.get(), socket.get(), protocol, now() + timeout);
   if (!greeted.ok()) return at(greeted.error(), endpoint);
@@ -288,7 +272,7 @@ Result<TlsConnection> TlsParty::connect(Socket socket, const std::string& endpoi
                  endpoint, "the address belongs to another node now: see fsctl node list"};
   TlsConnection made;
   const std::string peer = fmt::format("{} ({})", claim->node, endpoint);
-  made.stream = std::make_unique<TlsStream>(std::move(socket), std::move(ssl), peer);
+  FS_ASSIGN(made.stream, stream_after(ssl.get(), handshake, true, std::move(socket), peer));
   made.claim = std::move(*claim);
   made.protocol = protocol;
   return made;
@@ -299,17 +283,16 @@ Result<TlsConnection> TlsParty::accept(Socket socket, const std::string& endpoin
                                        const std::vector<std::string>& open_protocols,
                                        Nanoseconds timeout) const {
   const Nanoseconds deadline = now() + timeout;
-  FS_ASSIGN(SslHandle ssl, new_ssl(state_->context.get(), socket.get()));
-  std::vector<std::string> offered = protocols;
-  offered.insert(offered.end(), open_protocols.begin(), open_protocols.end());
-  SSL_set_app_data(ssl.get(), &offered);
+  Handshake handshake;
+  handshake.offered = protocols;
+  handshake.offered.insert(handshake.offered.end(), open_protocols.begin(), open_protocols.end());
+  FS_ASSIGN(SslHandle ssl, new_ssl(state_->context.get(), socket.get(), handshake));
   SSL_set_verify(ssl.get(),
                  SSL_VERIFY_PEER | (open_protocols.empty() ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0),
                  nullptr);
   SSL_set_accept_state(ssl.get());
   Status shaken =
       drive(ssl.get(), socket.get(), deadline, [&] { return SSL_do_handshake(ssl.get()); });
-  SSL_set_app_data(ssl.get(), nullptr);
   const long verdict = SSL_get_verify_result(ssl.get());
   if (!shaken.ok() && verdict != X509_V_OK) return at(explain(verdict), endpoint);
   if (!shaken.ok()) return at(explain_alert(std::move(shaken).error()), endpoint);
@@ -331,7 +314,7 @@ Result<TlsConnection> TlsParty::accept(Socket socket, const std::string& endpoin
   Status welcomed =
       drive(ssl.get(), socket.get(), deadline, [&] { return SSL_write(ssl.get(), &kWelcome, 1); });
   if (!welcomed.ok()) return at(std::move(welcomed).error(), endpoint);
-  made.stream = std::make_unique<TlsStream>(std::move(socket), std::move(ssl), std::move(peer));
+  FS_ASSIGN(made.stream, stream_after(ssl.get(), handshake, false, std::move(socket), peer));
   return made;
 }
 
@@ -339,7 +322,8 @@ Result<TlsConnection> connect_to_join(Socket socket, const std::string& endpoint
                                       const std::string& authority_fingerprint,
                                       const std::string& protocol, Nanoseconds timeout) {
   FS_ASSIGN(const ContextHandle context, new_context());
-  FS_ASSIGN(SslHandle ssl, new_ssl(context.get(), socket.get()));
+  Handshake handshake;
+  FS_ASSIGN(SslHandle ssl, new_ssl(context.get(), socket.get(), handshake));
   // Checked below instead, against the one authority that is known.
   SSL_set_verify(ssl.get(), SSL_VERIFY_NONE, nullptr);
   const Error stranger{ErrorCode::kInvalidArgument, "is not of the cluster that the token is for",
@@ -367,7 +351,7 @@ Result<TlsConnection> connect_to_join(Socket socket, const std::string& endpoint
   if (!claim.ok()) return at(claim.error(), endpoint);
   TlsConnection made;
   const std::string peer = fmt::format("{} ({})", claim->node, endpoint);
-  made.stream = std::make_unique<TlsStream>(std::move(socket), std::move(ssl), peer);
+  FS_ASSIGN(made.stream, stream_after(ssl.get(), handshake, true, std::move(socket), peer));
   made.claim = std::move(*claim);
   made.protocol = protocol;
   return made;
