@@ -41,7 +41,7 @@ class Conductor {
   }
 
   void close() {
-    parts_->hub->close(parts_->job);
+    if (sink_ != nullptr) parts_->hub->close(parts_->job, *sink_);
     for (auto& [name, member] : members_)
       if (member.part) caf::anon_send(member.part, EndPart{});
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);

@@ -64,7 +64,7 @@ class Deputy {
   void close() {
     if (room_ == nullptr) return;
     room_->closing = true;
-    node_->hub->close(order_.job);
+    if (sink_ != nullptr) node_->hub->close(order_.job, *sink_);
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
     own_.clear();
     room_ = nullptr;

@@ -26,18 +26,18 @@ class LaneHub::Peer final : public BulkReceiver {
   /// Keeps close() waiting while a sink is called.
   class Inside {
    public:
-    Inside(LaneHub& hub, uint64_t job) : hub_(hub), job_(job) {
+    Inside(LaneHub& hub, uint64_t job) : hub_(hub) {
       std::lock_guard lock(hub_.mutex_);
       const auto it = hub_.sinks_.find(job);
       if (it == hub_.sinks_.end()) return;
       sink_ = it->second;
-      hub_.inside_[job]++;
+      hub_.inside_[sink_.get()]++;
     }
     ~Inside() {
       if (sink_ == nullptr) return;
       std::lock_guard lock(hub_.mutex_);
-      if (--hub_.inside_[job_] == 0) {
-        hub_.inside_.erase(job_);
+      if (--hub_.inside_[sink_.get()] == 0) {
+        hub_.inside_.erase(sink_.get());
         hub_.changed_.notify_all();
       }
     }
@@ -45,7 +45,6 @@ class LaneHub::Peer final : public BulkReceiver {
 
    private:
     LaneHub& hub_;
-    const uint64_t job_;
     std::shared_ptr<BulkSink> sink_;
   };
 };
@@ -64,20 +63,20 @@ LaneHub::~LaneHub() {
 }
 
 void LaneHub::lost(Peer* peer, const Error& why) {
-  std::vector<std::pair<uint64_t, std::shared_ptr<BulkSink>>> sinks;
+  std::vector<std::shared_ptr<BulkSink>> sinks;
   {
     std::lock_guard lock(mutex_);
     const auto it = peers_.find(peer->name_);
     if (it == peers_.end() || it->second.get() != peer) return;  // replaced, or the hub is ending
     gone_.push_back(std::move(it->second));
     peers_.erase(it);
-    sinks.assign(sinks_.begin(), sinks_.end());
-    for (const auto& [job, sink] : sinks) inside_[job]++;
+    for (const auto& [job, sink] : sinks_) sinks.push_back(sink);
+    for (const auto& sink : sinks) inside_[sink.get()]++;
   }
-  for (const auto& [job, sink] : sinks) sink->lost(peer->name_, why);
+  for (const auto& sink : sinks) sink->lost(peer->name_, why);
   std::lock_guard lock(mutex_);
-  for (const auto& [job, sink] : sinks)
-    if (--inside_[job] == 0) inside_.erase(job);
+  for (const auto& sink : sinks)
+    if (--inside_[sink.get()] == 0) inside_.erase(sink.get());
   changed_.notify_all();
 }
 
@@ -180,15 +179,16 @@ void LaneHub::open(uint64_t job, std::shared_ptr<BulkSink> sink) {
   sinks_[job] = std::move(sink);
 }
 
-void LaneHub::close(uint64_t job) {
-  std::shared_ptr<BulkSink> sink;
+void LaneHub::close(uint64_t job, const BulkSink& sink) {
+  std::shared_ptr<BulkSink> last;
   {
     std::unique_lock lock(mutex_);
     const auto it = sinks_.find(job);
-    if (it == sinks_.end()) return;
-    sink = std::move(it->second);
-    sinks_.erase(it);
-    changed_.wait(lock, [&] { return !inside_.contains(job); });
+    if (it != sinks_.end() && it->second.get() == &sink) {
+      last = std::move(it->second);
+      sinks_.erase(it);
+    }
+    changed_.wait(lock, [&] { return !inside_.contains(&sink); });
   }
   reap();
 }

@@ -27,9 +27,8 @@ class BulkSink {
 
 /// Owns:     one lane for each peer.
 /// Threads:  any.
-/// Promises: after close(job) returns, that job's sink is not called any more. Messages of jobs
-/// that
-///           nobody has opened are refused.
+/// Promises: after close() returns, that sink is not called any more. Messages of jobs that nobody
+///           has opened are refused.
 class LaneHub {
  public:
   explicit LaneHub(BulkLane::Options options = {}) : options_(options) {}
@@ -51,7 +50,8 @@ class LaneHub {
 
   /// Messages with tag.job == `job` go to the sink from now on.
   void open(uint64_t job, std::shared_ptr<BulkSink> sink);
-  void close(uint64_t job);
+  /// Not any more, unless another sink has been opened for the job since.
+  void close(uint64_t job, const BulkSink& sink);
 
   BulkLane::Counters counters() const;  ///< of all lanes, those that are gone included
 
@@ -67,7 +67,7 @@ class LaneHub {
   std::map<std::string, std::shared_ptr<Peer>> peers_;
   std::vector<std::shared_ptr<Peer>> gone_;  // destroyed by the next call that may
   std::map<uint64_t, std::shared_ptr<BulkSink>> sinks_;
-  std::map<uint64_t, int> inside_;  // calls into a job's sink
+  std::map<const BulkSink*, int> inside_;  // calls into a sink
   BulkLane::Counters past_;
 };
 

@@ -39,6 +39,19 @@ TEST_CASE("a lane that a peer's new connection replaces is told of as lost, once
   CHECK(sink->losses.empty());
   REQUIRE(hub.adopt("node", std::move(here_again)).ok());
   CHECK(hub.connected("node"));
-  hub.close(7);  // after which no sink is called any more
+  hub.close(7, *sink);  // after which no sink is called any more
   CHECK(sink->losses == std::vector<std::string>{"node has connected anew"});
+}
+
+TEST_CASE("a part that ends late does not take the place of the one that follows it") {
+  auto [here, there] = stream_pair();
+  LaneHub hub;
+  const auto before = std::make_shared<LossKeeper>(), after = std::make_shared<LossKeeper>();
+  hub.open(7, before);
+  hub.open(7, after);
+  hub.close(7, *before);
+  REQUIRE(hub.adopt("node", std::move(here)).ok());
+  hub.drop("node");
+  CHECK(before->losses.empty());
+  CHECK(after->losses == std::vector<std::string>{"node was cut off"});
 }
