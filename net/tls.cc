@@ -343,9 +343,14 @@ Result<TlsConnection> connect_to_join(Socket socket, const std::string& endpoint
   const StoreHandle store(X509_STORE_new());
   const CheckHandle check(X509_STORE_CTX_new());
   if (store == nullptr || check == nullptr || X509_STORE_add_cert(store.get(), authority) != 1 ||
-      X509_STORE_CTX_init(check.get(), store.get(), leaf.get(), nullptr) != 1 ||
-      X509_verify_cert(check.get()) != 1)
+      X509_STORE_CTX_init(check.get(), store.get(), leaf.get(), nullptr) != 1)
     return stranger;
+  if (X509_verify_cert(check.get()) != 1) {
+    const int verdict = X509_STORE_CTX_get_error(check.get());
+    const bool clocks =
+        verdict == X509_V_ERR_CERT_HAS_EXPIRED || verdict == X509_V_ERR_CERT_NOT_YET_VALID;
+    return clocks ? at(explain(verdict), endpoint) : stranger;
+  }
   FS_ASSIGN(const std::string text, certificate_text(leaf.get()));
   auto claim = read_claim(text);
   if (!claim.ok()) return at(claim.error(), endpoint);
