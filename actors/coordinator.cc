@@ -1,5 +1,7 @@
 #include "actors/coordinator.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -10,6 +12,7 @@ using namespace messages;
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(500);
+constexpr Nanoseconds kSlowDisk = std::chrono::seconds(5);  // for one checkpoint
 
 /// Carries out the job's orders.
 class Shell {
@@ -56,8 +59,30 @@ class Shell {
     if (parts_->look_at_memory) parts_->look_at_memory();
     if (!parts_->weights) last_ = joined_weights(copies_);
     self_->send(parts_->writer, WriteCheckpoint{copied_state_, std::move(copies_), parts_->best});
+    writing_since_ = clock_.now();
     copies_.clear();
     carry_out(job().snapshot_taken());
+  }
+
+  void written(const Status& status) {
+    if (said_slow_)
+      parts_->log.warning(
+          fmt::format("the disk is done with the checkpoint of step {} after {:.0f} s",
+                      copied_state_.steps_done, seconds_of_writing()));
+    writing_since_.reset();
+    said_slow_ = false;
+    carry_out(job().checkpoint_written(status));
+  }
+
+  void tick() {
+    if (writing_since_ && !said_slow_ && clock_.now() - *writing_since_ > kSlowDisk) {
+      said_slow_ = true;
+      parts_->log.warning(fmt::format(
+          "the checkpoint of step {} is not on the disk after {:.0f} s: the disk is slow or stuck; "
+          "the job goes on, and waits for it when the next checkpoint is due",
+          copied_state_.steps_done, seconds_of_writing()));
+    }
+    carry_out(job().tick());
   }
 
   void best_copied(std::shared_ptr<const ShardState> part) {
@@ -127,9 +152,16 @@ class Shell {
     parts_->completion->set(std::move(outcome));
   }
 
+  double seconds_of_writing() const {
+    return std::chrono::duration<double>(clock_.now() - *writing_since_).count();
+  }
+
   CoordinatorActor::pointer self_;
   std::shared_ptr<CoordinatorParts> parts_;
+  const SystemClock clock_;
   JobState copied_state_;
+  std::optional<Nanoseconds> writing_since_;  // the last checkpoint, until the disk has it
+  bool said_slow_ = false;
   Copies copies_, best_copies_;
   std::shared_ptr<const std::vector<float>> last_;  // of the last checkpoint, if on other nodes
 };
@@ -184,11 +216,9 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
       [=](StateCopied& copied) { shell->copied(std::move(copied.part)); },
       [=](WeightsCopied& copied) { shell->best_copied(std::move(copied.part)); },
       [=](const TrainerJoined& joined) { shell->joined(joined.trainer); },
-      [=](const CheckpointWritten& written) {
-        shell->carry_out(shell->job().checkpoint_written(*written.status));
-      },
+      [=](const CheckpointWritten& written) { shell->written(*written.status); },
       [=](const Tick&) {
-        shell->carry_out(shell->job().tick());
+        shell->tick();
         self->delayed_send(self, kTick, Tick{});
       },
   };

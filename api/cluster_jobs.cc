@@ -32,6 +32,13 @@ class JobLog {
  public:
   explicit JobLog(Log other) : other_(std::move(other)) {}
 
+  /// The last warning, while it is news.
+  std::string trouble() const {
+    constexpr Nanoseconds kNews = std::chrono::seconds(60);
+    std::lock_guard lock(mutex_);
+    return trouble_.empty() || clock_.now() - troubled_ > kNews ? "" : trouble_;
+  }
+
   void open(const Path& file) {
     std::lock_guard lock(mutex_);
     out_.open(file, std::ios::app);
@@ -50,6 +57,10 @@ class JobLog {
         out_ << line << std::flush;
       else
         early_.push_back(line);
+      if (level >= LogLevel::kWarning) {
+        trouble_ = text;
+        troubled_ = clock_.now();
+      }
     }
     if (level == LogLevel::kWarning)
       other_.warning(text);
@@ -61,7 +72,10 @@ class JobLog {
 
  private:
   Log other_;
-  std::mutex mutex_;
+  const SystemClock clock_;
+  mutable std::mutex mutex_;
+  std::string trouble_;
+  Nanoseconds troubled_{0};
   std::ofstream out_;
   std::vector<std::string> early_;  // before the job had a folder
 };
@@ -69,6 +83,8 @@ class JobLog {
 }  // namespace
 
 struct ClusterJobs::Running {
+  explicit Running(const Log& log) : log(log) {}
+  JobLog log;
   std::thread thread;
   CancelFlag cancel;
   std::promise<Result<std::string>> begun;  // the id
@@ -135,7 +151,7 @@ Result<std::string> ClusterJobs::train(const TrainRequest& request) {
 
 Result<std::string> ClusterJobs::begin(TrainRequest request) {
   reap();
-  auto running = std::make_shared<Running>();
+  auto running = std::make_shared<Running>(around_.options.log);
   auto begun = running->begun.get_future();
   {
     std::lock_guard lock(mutex_);
@@ -149,12 +165,12 @@ Result<std::string> ClusterJobs::begin(TrainRequest request) {
 }
 
 void ClusterJobs::run(const std::shared_ptr<Running>& running, const TrainRequest& request) {
-  const auto log = std::make_shared<JobLog>(around_.options.log);
   NodeOptions options = around_.options;
-  options.log = Log([log](LogLevel level, std::string_view line) { log->write(level, line); });
+  options.log =
+      Log([running](LogLevel level, std::string_view line) { running->log.write(level, line); });
   const auto engine = [&](TrainingSystem::Config config,
                           const std::string& id) -> Result<TrainOutcome> {
-    log->open(around_.options.root / "jobs" / id / kLogFile);
+    running->log.open(around_.options.root / "jobs" / id / kLogFile);
     FS_TRY(want(id, Wanted::kRunning));
     {
       std::lock_guard lock(mutex_);
@@ -206,7 +222,7 @@ ClusterJob ClusterJobs::described(const JobInfo& info) {
   job.replayed_steps = now.run.replayed_steps;
   if (now.ended) return job;
   job.state = now.run.waiting_for.empty() ? "running" : "waiting";
-  if (!now.run.waiting_for.empty()) job.note = "waits for " + now.run.waiting_for;
+  job.note = now.run.waiting_for.empty() ? now.log.trouble() : "waits for " + now.run.waiting_for;
   if (now.last.steps == 0) return job;
   job.step = now.last.step;
   job.steps = now.last.steps;
