@@ -160,6 +160,12 @@ std::shared_ptr<ConductorParts> TrainingRun::conductor_parts(std::vector<JobNode
     if (config_.progress) config_.progress(progress);
   };
   parts->members = std::make_shared<MemberTable>();
+  parts->apart = [nodes = around_.nodes](const std::string& node, const std::string& peer) {
+    nodes->apart(node, peer);
+  };
+  parts->failed = [nodes = around_.nodes](const std::string& node, const Error& why) {
+    nodes->failed(node, why);
+  };
   parts->log = config_.log;
   parts->completion = std::make_shared<Completion>();
   return parts;

@@ -54,7 +54,7 @@ class Conductor {
   void opened(const PartOpened& answer, const PartActor& part) {
     const auto it = members_.find(answer.node);
     if (it == members_.end() || answer.job != parts_->job) return;
-    if (!answer.fault.ok()) return lose(answer.node, to_error(answer.fault));
+    if (!answer.fault.ok()) return failed(answer.node, to_error(answer.fault));
     MemberState& member = it->second;
     member.part = part;
     self_->monitor(part);
@@ -78,6 +78,13 @@ class Conductor {
     else if (std::all_of(members_.begin(), members_.end(),
                          [](const auto& member) { return member.second.ready; }))
       start();
+  }
+
+  /// What a node lacks of its own, disk or memory, it will lack again when it is asked next.
+  void failed(const std::string& node, const Error& why) {
+    if (why.code == ErrorCode::kIo || why.code == ErrorCode::kResourceExhausted)
+      parts_->failed(node, why);
+    lose(node, why);
   }
 
   void unit_done(const UnitDone& done) {
@@ -119,7 +126,9 @@ class Conductor {
   }
 
   void peer_lost(const std::string& node, const std::string& peer, const Error& why) {
-    if (!members_.contains(node) || !members_.contains(peer)) return;
+    const auto a = members_.find(node), b = members_.find(peer);
+    if (a == members_.end() || b == members_.end()) return;
+    if (!(a->second.ready && b->second.ready)) parts_->apart(node, peer);  // they never met
     const std::string& weaker = owns_any(peer) && !owns_any(node) ? node : peer;
     lose(weaker, lost_error(weaker, fmt::format("nodes {} and {} cannot reach each other ({})",
                                                 node, peer, why.message())));
@@ -351,7 +360,7 @@ ConductorShell::behavior_type conductor(ConductorShell::pointer self,
   return {
       [=](const PartOpened& answer, const PartActor& part) { all->opened(answer, part); },
       [=](const PartReady& answer) { all->ready(answer); },
-      [=](const PartFailed& failed) { all->lose(failed.node, to_error(failed.fault)); },
+      [=](const PartFailed& failed) { all->failed(failed.node, to_error(failed.fault)); },
       [=](const UnitDone& done) { all->unit_done(done); },
       [=](const ShardGathered& gathered) { all->gathered(gathered); },
       [=](const ShardApplied& applied) { all->applied(applied); },

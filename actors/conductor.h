@@ -88,6 +88,9 @@ struct ConductorParts {
   CoordinatorActor coordinator;  ///< set by the conductor; to be waited for once that has ended
   std::function<void(const TrainProgress&)> progress;
   std::shared_ptr<MemberTable> members;
+  /// Two nodes cannot reach each other; a node cannot do its part. Called from the conductor.
+  std::function<void(const std::string& node, const std::string& peer)> apart;
+  std::function<void(const std::string& node, const Error& why)> failed;
   Log log;
   std::shared_ptr<Completion> completion;
 };

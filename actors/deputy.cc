@@ -235,7 +235,11 @@ class Deputy {
     std::vector<std::string> names{kCoordinatorPeer};
     for (const Place& peer : order_.peers) {
       if (peer.node == node_->name) continue;
-      if (node_->name < peer.node && !node_->hub->connected(peer.node)) FS_TRY(node_->dial(peer));
+      if (node_->name < peer.node && !node_->hub->connected(peer.node))
+        if (const Status dialled = node_->dial(peer); !dialled.ok()) {
+          peer_gone({peer.node, dialled.error()});
+          return dialled;
+        }
       if (order_.joining) continue;
       names.push_back(peer.node);
       room_->peers.add(peer.node);
@@ -243,7 +247,10 @@ class Deputy {
     if (order_.joining)
       for (const Place& peer : order_.peers)
         if (peer.node != node_->name) room_->peers.add(peer.node);
-    return node_->hub->wait_for(names, kPatience);
+    const Status met = node_->hub->wait_for(names, kPatience);
+    for (const std::string& name : names)
+      if (!met.ok() && !node_->hub->connected(name)) peer_gone({name, met.error()});
+    return met;
   }
 
   Status build() {

@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 
@@ -56,6 +57,7 @@ Status NodeTable::hello(const NodeHello& hello, const NodeActor& actor) {
   if (entry.actor && entry.hello.process != hello.process)
     return Error{ErrorCode::kAlreadyExists, "is connected already, from another process",
                  "node " + name, "stop the other one, or join under another name"};
+  unfit_.forget(name);
   entry.hello = hello;
   entry.actor = actor;
   entry.claim = std::move(claim);
@@ -121,6 +123,25 @@ void NodeTable::set_draining(const std::string& node, bool draining) {
     entries_[node].draining = true;  // for when it connects
 }
 
+void NodeTable::apart(const std::string& a, const std::string& b) {
+  std::lock_guard lock(mutex_);
+  unfit_.apart(a, b, clock_.now());
+}
+
+void NodeTable::failed(const std::string& node, const Error& why) {
+  std::lock_guard lock(mutex_);
+  unfit_.failed(node, why.message(), clock_.now());
+}
+
+std::map<std::string, std::string> NodeTable::left_out() const {
+  std::vector<std::string> nodes;  // those without parameters first: they are missed least
+  for (const bool serves : {false, true})
+    for (const auto& [name, entry] : entries_)
+      if (entry.actor && !entry.draining && has_role(entry.hello, "parameter-server") == serves)
+        nodes.push_back(name);
+  return unfit_.leave_out(nodes, clock_.now());
+}
+
 bool NodeTable::draining(const std::string& node) const {
   std::lock_guard lock(mutex_);
   const auto it = entries_.find(node);
@@ -148,8 +169,10 @@ NodeActor NodeTable::forget(const std::string& node) {
 
 std::vector<NodeStatus> NodeTable::all() const {
   constexpr auto kSilence = std::chrono::seconds(3);  // of a node that sends a tick each second
+  constexpr double kClockForgiven = 30;               // s
   std::lock_guard lock(mutex_);
   std::vector<NodeStatus> nodes;
+  const auto out = left_out();
   for (const auto& [name, entry] : entries_) {
     if (entry.status.name.empty()) continue;  // it has not connected yet
     NodeStatus status = entry.status;
@@ -158,6 +181,12 @@ std::vector<NodeStatus> NodeTable::all() const {
                    : clock_.now() - entry.last_at > kSilence ? State::kSilent
                    : entry.draining                          ? State::kDraining
                                                              : State::kReady;
+    if (std::abs(status.clock_skew_seconds) > kClockForgiven && entry.actor)
+      status.note = fmt::format("its clock is {:.0f} s {} the coordinator's",
+                                std::abs(status.clock_skew_seconds),
+                                status.clock_skew_seconds > 0 ? "ahead of" : "behind");
+    if (const auto why = out.find(name); why != out.end())
+      status.note = "not used for now: " + why->second;
     for (const auto& [job, watched] : jobs_) {
       const auto members = watched.members->all();
       const auto member = members.find(name);
@@ -174,7 +203,19 @@ std::vector<NodeStatus> NodeTable::all() const {
 
 std::vector<JobNode> NodeTable::usable(const std::string& numerics) const {
   std::lock_guard lock(mutex_);
-  const auto free = [](const Entry& entry) { return entry.actor && !entry.draining; };
+  std::vector<JobNode> nodes = usable_but(left_out(), numerics);
+  const auto any = [&](auto member) { return std::any_of(nodes.begin(), nodes.end(), member); };
+  if (any([](const JobNode& node) { return node.trains; }) &&
+      any([](const JobNode& node) { return node.serves; }))
+    return nodes;
+  return usable_but({}, numerics);
+}
+
+std::vector<JobNode> NodeTable::usable_but(const std::map<std::string, std::string>& out,
+                                           const std::string& numerics) const {
+  const auto free = [&](const Entry& entry) {
+    return entry.actor && !entry.draining && !out.contains(entry.hello.place.node);
+  };
   std::map<std::string, int> lanes;
   for (const auto& [name, entry] : entries_)
     if (free(entry)) lanes[entry.hello.numerics] += static_cast<int>(entry.hello.lanes);

@@ -9,6 +9,7 @@
 
 #include "actors/conductor.h"
 #include "cluster/control.h"
+#include "cluster/unfit_nodes.h"
 #include "net/identity.h"
 
 namespace fastserve {
@@ -28,6 +29,11 @@ class NodeTable {
   /// The name of the node that ended, if it is one of ours.
   std::optional<std::string> down(const caf::actor_addr& actor);
   void set_draining(const std::string& node, bool draining);
+  /// Two nodes that are connected here could not reach each other: for a while one of them is not
+  /// usable, and its status says so.
+  void apart(const std::string& a, const std::string& b);
+  /// The node could not do its part in a job: likewise.
+  void failed(const std::string& node, const Error& why);
   /// Forgets the node; its actor, if it is connected.
   NodeActor forget(const std::string& node);
 
@@ -36,8 +42,9 @@ class NodeTable {
   void watch(std::shared_ptr<MemberTable> members, const std::string& job, const TrainPlan& plan);
 
   std::vector<NodeStatus> all() const;
-  /// Those that can take part in a job now. Of unlike devices those of the most lanes, unless
-  /// `numerics` names the kind that is wanted and such nodes are there.
+  /// Those that can take part in a job now; unfit ones only where it cannot be without. Of unlike
+  /// devices those of the most lanes, unless `numerics` names the kind that is wanted and such
+  /// nodes are there.
   std::vector<JobNode> usable(const std::string& numerics) const;
   /// The node itself, when it is connected.
   std::optional<wire_messages::NodeHello> find(const std::string& node) const;
@@ -53,6 +60,11 @@ class NodeTable {
     bool draining = false;
   };
 
+  /// Whom to do without, and why. With the lock held.
+  std::map<std::string, std::string> left_out() const;
+  std::vector<JobNode> usable_but(const std::map<std::string, std::string>& out,
+                                  const std::string& numerics) const;
+
   struct Watched {
     std::shared_ptr<MemberTable> members;
     double tokens_per_microbatch;
@@ -63,6 +75,7 @@ class NodeTable {
   std::map<std::string, Entry> entries_;
   std::map<std::string, NodeClaim> tickets_;  // by ticket
   std::map<std::string, Watched> jobs_;
+  UnfitNodes unfit_;
 };
 
 }  // namespace fastserve
