@@ -32,14 +32,14 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
   if (how.shared_bytes > runtime.properties().shared_memory)
     return failed("it needs " + std::to_string(how.shared_bytes) + " bytes of shared memory");
 #if defined(__CUDACC__)
+  const auto stream = static_cast<cudaStream_t>(runtime.stream());  // makes the card current, too
   if (how.shared_bytes > 48 << 10) {
     const cudaError_t set =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes));
     if (set != cudaSuccess) return failed(cudaGetErrorString(set));
   }
-  kernel<<<how.grid, how.block, how.shared_bytes, static_cast<cudaStream_t>(runtime.stream())>>>(
-      arguments...);
+  kernel<<<how.grid, how.block, how.shared_bytes, stream>>>(arguments...);
   const cudaError_t started = cudaGetLastError();
   if (started != cudaSuccess) failed(cudaGetErrorString(started));
 #else

@@ -7,9 +7,18 @@
 namespace fastserve::gpu {
 namespace {
 
+bool on_eight_bytes(const void* p, int ld) {
+  return reinterpret_cast<uintptr_t>(p) % 8 == 0 && ld % 2 == 0;
+}
+
 ProductArguments arguments_of(const Product& p) {
-  return {p.epilogue, p.m,   p.n,      p.k,        p.a,     p.b,        p.lda,        p.ldb,
-          p.bias,     p.out, p.out_ld, p.residual, p.slope, p.slope_ld, p.slope_parts};
+  const bool gated = p.epilogue == ProductEpilogue::kSwiGlu;
+  const bool halves_even = gated ? p.n % 4 == 0 : p.slope_parts == 1 || p.n % 2 == 0;
+  const bool pairs = halves_even && on_eight_bytes(p.out, p.out_ld) &&
+                     on_eight_bytes(p.residual, p.out_ld) &&
+                     (p.slope == nullptr || on_eight_bytes(p.slope, p.slope_ld));
+  return {p.epilogue, p.m,   p.n,      p.k,        p.a,     p.b,        p.lda,         p.ldb,
+          p.bias,     p.out, p.out_ld, p.residual, p.slope, p.slope_ld, p.slope_parts, pairs};
 }
 
 unsigned ceil_div(int n, int by) { return static_cast<unsigned>((n + by - 1) / by); }

@@ -167,12 +167,13 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm(ProductArguments p) {
     FS_UNROLL
     for (int j = 0; j < 2 * kPairs; ++j) {
       FS_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int r = first_row + i * 16 + (e >> 1) * 8, c = first_col + j * 8 + (e & 1);
+      for (int e = 0; e < 4; e += 2) {
+        const int r = first_row + i * 16 + e / 2 * 8, c = first_col + j * 8;
         if (!gated)
-          finish<T>(p, r, c, acc[i][j][e]);
+          finish<T>(p, r, c, acc[i][j][e], acc[i][j][e + 1]);
         else if (j % 2 == 0)
-          finish_gated<T>(p, r, c / 16 * 8 + c % 8, acc[i][j][e], acc[i][j + 1][e]);
+          finish_gated<T>(p, r, c / 16 * 8 + c % 8, acc[i][j][e], acc[i][j][e + 1],
+                          acc[i][j + 1][e], acc[i][j + 1][e + 1]);
       }
     }
   }

@@ -28,8 +28,9 @@ __global__ void __launch_bounds__(256) gemm_float(ProductArguments p) {
   float* const b = shared + kFloatDepth * kFloatLd;
   const int row = blockIdx.y * kFloatTile, col = blockIdx.x * kFloatTile;
   const int down = threadIdx.x / 16 * 4;
-  // Columns eight apart, so that a gate meets its up.
-  const int across = threadIdx.x % 16 / 8 * 32 + threadIdx.x % 8;
+  // Two neighbours and the two eight columns on, so that a gate meets its up.
+  const int across = threadIdx.x % 16 / 4 * 16 + threadIdx.x % 4 * 2;
+  const auto column = [&](int j) { return across + (j & 1) + (j >> 1) * 8; };
   float acc[4][4] = {};
   for (int depth = 0; depth < p.k; depth += kFloatDepth) {
     for (int i = threadIdx.x; i < kFloatTile * kFloatDepth; i += 256) {
@@ -47,18 +48,17 @@ __global__ void __launch_bounds__(256) gemm_float(ProductArguments p) {
     for (int d = 0; d < end; ++d) FS_UNROLL
     for (int i = 0; i < 4; ++i) FS_UNROLL
     for (int j = 0; j < 4; ++j)
-      acc[i][j] = fmaf(a[d * kFloatLd + down + i], b[d * kFloatLd + across + 8 * j], acc[i][j]);
+      acc[i][j] = fmaf(a[d * kFloatLd + down + i], b[d * kFloatLd + column(j)], acc[i][j]);
     __syncthreads();
   }
   for (int i = 0; i < 4; ++i) {
     const int r = row + down + i;
+    const int c = col + across;
     if (p.epilogue != ProductEpilogue::kSwiGlu) {
-      for (int j = 0; j < 4; ++j) finish<float>(p, r, col + across + 8 * j, acc[i][j]);
-      continue;
-    }
-    for (int j = 0; j < 4; j += 2) {
-      const int c = col + across + 8 * j;
-      finish_gated<float>(p, r, c / 16 * 8 + c % 8, acc[i][j], acc[i][j + 1]);
+      finish<float>(p, r, c, acc[i][0], acc[i][1]);
+      finish<float>(p, r, c + 8, acc[i][2], acc[i][3]);
+    } else {
+      finish_gated<float>(p, r, c / 16 * 8 + c % 8, acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
     }
   }
 }

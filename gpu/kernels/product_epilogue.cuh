@@ -1,8 +1,8 @@
 // What becomes of one number of a product: ProductEpilogue, element by element.
 #pragma once
 
+#include "gpu/kernels/wide.cuh"
 #include "gpu/matmul_engine.h"
-#include "gpu/simt/simt.h"
 
 namespace fastserve::gpu {
 
@@ -18,6 +18,7 @@ struct ProductArguments {
   const float* residual;
   void* slope;
   int slope_ld, slope_parts;
+  bool pairs;  ///< rows of out, residual and slope, and halves of slope, are on pairs of numbers
 };
 
 struct Activation {
@@ -38,36 +39,56 @@ FS_DEVICE Activation silu(float x) {
   return {x * s, s * (1.0f + x * (1.0f - s))};
 }
 
-FS_DEVICE size_t at(int row, int ld, int col = 0) { return size_t(row) * size_t(ld) + size_t(col); }
+/// row * ld + col without overflow in int; for host code too.
+__host__ FS_DEVICE size_t at(int row, int ld, int col = 0) {
+  return size_t(row) * size_t(ld) + size_t(col);
+}
 
-/// Every epilogue but kSwiGlu.
-template <class T>
-FS_DEVICE void finish(const ProductArguments& p, int row, int col, float value) {
-  if (row >= p.m || col >= p.n) return;
-  if (p.bias) value += p.bias[col];
+template <int kWide>
+FS_DEVICE void add_bias(Wide<kWide>& value, const float* bias) {
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) value.v[i] += bias[i];
+}
+
+/// Every epilogue but kSwiGlu, for kWide columns inside the product; two only where p.pairs.
+template <class T, int kWide>
+FS_DEVICE void finish_inside(const ProductArguments& p, int row, int col, Wide<kWide> value) {
+  if (p.bias) add_bias(value, p.bias + col);
   const size_t to = at(row, p.out_ld, col);
-  T* const out = static_cast<T*>(p.out);
+  T* const out = static_cast<T*>(p.out) + to;
   switch (p.epilogue) {
     case ProductEpilogue::kStore:
-      out[to] = from_float<T>(value);
+      store_wide(out, value);
       break;
     case ProductEpilogue::kStoreFloat:
-      static_cast<float*>(p.out)[to] = value;
+      store_wide(static_cast<float*>(p.out) + to, value);
       break;
-    case ProductEpilogue::kAddResidual:
-      static_cast<float*>(p.out)[to] = p.residual[to] + value;
+    case ProductEpilogue::kAddResidual: {
+      const Wide<kWide> before = load_wide<kWide>(p.residual + to);
+      FS_UNROLL
+      for (int i = 0; i < kWide; ++i) value.v[i] = before.v[i] + value.v[i];
+      store_wide(static_cast<float*>(p.out) + to, value);
       break;
+    }
     case ProductEpilogue::kGelu: {
-      const Activation y = gelu(value);
-      out[to] = from_float<T>(y.value);
-      if (p.slope) static_cast<T*>(p.slope)[at(row, p.slope_ld, col)] = from_float<T>(y.slope);
+      Wide<kWide> slope;
+      FS_UNROLL
+      for (int i = 0; i < kWide; ++i) {
+        const Activation y = gelu(value.v[i]);
+        value.v[i] = y.value;
+        slope.v[i] = y.slope;
+      }
+      store_wide(out, value);
+      if (p.slope) store_wide(static_cast<T*>(p.slope) + at(row, p.slope_ld, col), slope);
       break;
     }
     case ProductEpilogue::kTimesSlope:
       for (int part = 0; part < p.slope_parts; ++part) {
-        const float slope =
-            as_float(static_cast<const T*>(p.slope)[at(row, p.slope_ld, part * p.n + col)]);
-        out[to + size_t(part) * size_t(p.n)] = from_float<T>(slope * value);
+        Wide<kWide> slope = load_wide<kWide>(static_cast<const T*>(p.slope) +
+                                             at(row, p.slope_ld, part * p.n + col));
+        FS_UNROLL
+        for (int i = 0; i < kWide; ++i) slope.v[i] *= value.v[i];
+        store_wide(out + size_t(part) * size_t(p.n), slope);
       }
       break;
     case ProductEpilogue::kSwiGlu:
@@ -75,21 +96,50 @@ FS_DEVICE void finish(const ProductArguments& p, int row, int col, float value) 
   }
 }
 
-/// kSwiGlu, for one of the n/2 neurons.
+/// Columns col and col + 1, col even, of which either may lie outside.
 template <class T>
-FS_DEVICE void finish_gated(const ProductArguments& p, int row, int neuron, float gate, float up) {
+FS_DEVICE void finish(const ProductArguments& p, int row, int col, float first, float second) {
+  if (row >= p.m || col >= p.n) return;
+  if (p.pairs && col + 1 < p.n) return finish_inside<T, 2>(p, row, col, {{first, second}});
+  finish_inside<T, 1>(p, row, col, {{first}});
+  if (col + 1 < p.n) finish_inside<T, 1>(p, row, col + 1, {{second}});
+}
+
+/// kSwiGlu, for kWide of the n/2 neurons.
+template <class T, int kWide>
+FS_DEVICE void finish_gated_inside(const ProductArguments& p, int row, int neuron, Wide<kWide> gate,
+                                   Wide<kWide> up) {
+  const int neurons = p.n / 2;
+  if (p.bias) {
+    add_bias(gate, p.bias + neuron);
+    add_bias(up, p.bias + neurons + neuron);
+  }
+  Wide<kWide> out, silus;
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) {
+    const Activation y = silu(gate.v[i]);
+    out.v[i] = y.value * up.v[i];
+    silus.v[i] = y.value;
+    up.v[i] *= y.slope;
+  }
+  store_wide(static_cast<T*>(p.out) + at(row, p.out_ld, neuron), out);
+  if (!p.slope) return;
+  T* const slope = static_cast<T*>(p.slope) + at(row, p.slope_ld, neuron);
+  store_wide(slope, up);
+  store_wide(slope + neurons, silus);
+}
+
+/// Neurons `neuron` and the next, an even one first.
+template <class T>
+FS_DEVICE void finish_gated(const ProductArguments& p, int row, int neuron, float gate,
+                            float next_gate, float up, float next_up) {
   const int neurons = p.n / 2;
   if (row >= p.m || neuron >= neurons) return;
-  if (p.bias) {
-    gate += p.bias[neuron];
-    up += p.bias[neurons + neuron];
-  }
-  const Activation y = silu(gate);
-  static_cast<T*>(p.out)[at(row, p.out_ld, neuron)] = from_float<T>(y.value * up);
-  if (!p.slope) return;
-  T* const slope = static_cast<T*>(p.slope) + at(row, p.slope_ld);
-  slope[neuron] = from_float<T>(up * y.slope);
-  slope[neurons + neuron] = from_float<T>(y.value);
+  if (p.pairs && neuron + 1 < neurons)
+    return finish_gated_inside<T, 2>(p, row, neuron, {{gate, next_gate}}, {{up, next_up}});
+  finish_gated_inside<T, 1>(p, row, neuron, {{gate}}, {{up}});
+  if (neuron + 1 < neurons)
+    finish_gated_inside<T, 1>(p, row, neuron + 1, {{next_gate}}, {{next_up}});
 }
 
 /// Which row of b column `col` of a product stands for. kSwiGlu deals gates and ups out in runs of

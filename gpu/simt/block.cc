@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <mutex>
 #include <thread>
 
 namespace fastserve::simt {
@@ -165,10 +164,9 @@ std::string Grid::run(dim3 grid, dim3 block, size_t shared_bytes, const Options&
   const size_t blocks = count(grid);
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;
-  std::mutex mutex;
   std::string failure;
   const auto take = [&]() -> std::unique_ptr<Block> {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     if (spare_.empty()) return std::make_unique<Block>();
     auto one = std::move(spare_.back());
     spare_.pop_back();
@@ -184,11 +182,11 @@ std::string Grid::run(dim3 grid, dim3 block, size_t shared_bytes, const Options&
       const std::string wrong = one->run(grid, block, index, shared_bytes, options,
                                          options.seed * 0x9E3779B97F4A7C15ull + i, body);
       if (wrong.empty()) continue;
-      const std::lock_guard lock(mutex);
+      const std::lock_guard lock(mutex_);
       if (!failed.exchange(true)) failure = wrong;
       return;  // its fibers stand in the middle of the kernel: not to be used again
     }
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     spare_.push_back(std::move(one));
   };
   if (options.os_threads <= 1) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <source_location>
 #include <string>
@@ -133,13 +134,16 @@ std::string where(const Fiber& fiber);
 void collective(uint32_t mask, int operation, void* argument,
                 void (*act)(uint32_t mask, void** arguments), std::source_location at);
 
-/// Runs every block of a grid. Blocks are taken from `spare` and given back to it.
+/// Runs grids of blocks, whose fibers it keeps from one to the next.
+/// Threads: any; launches from several run side by side.
 class Grid {
  public:
+  /// Empty, or what is wrong with the kernel.
   std::string run(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
                   const std::function<void()>& body);
 
  private:
+  std::mutex mutex_;
   std::vector<std::unique_ptr<Block>> spare_;
 };
 

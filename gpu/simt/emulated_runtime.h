@@ -12,7 +12,7 @@ namespace fastserve::simt {
 /// a rule of the machine (a divergent barrier, memory past its end) is reported by sync().
 std::unique_ptr<gpu::Runtime> make_emulated_runtime(const Options& options = {});
 
-/// Behind StreamHandle when g++ compiles. Threads: any; launches take turns.
+/// Behind StreamHandle when g++ compiles. Threads: any.
 class EmulatedStream {
  public:
   explicit EmulatedStream(const Options& options) : options_(options) {}

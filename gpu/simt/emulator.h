@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "gpu/simt/block.h"
 
@@ -134,6 +135,12 @@ inline void __syncthreads(FS_AT) {
   fastserve::simt::acquire(token);
 }
 
+/// Of whole numbers only: their sums do not depend on who comes first.
+template <class T>
+T atomicAdd(T* to, T value) {
+  static_assert(std::is_integral_v<T>);
+  return std::atomic_ref<T>(*to).fetch_add(value);
+}
 inline int __popc(uint32_t x) { return std::popcount(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }

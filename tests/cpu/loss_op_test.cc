@@ -1,83 +1,9 @@
 // The classifier's loss, and the optimiser's flat operations.
-#include <fmt/format.h>
-
-#include "tests/cpu/op_harness.h"
+#include "tests/cpu/loss_cases.h"
 
 namespace fastserve::harness {
-namespace {
 
-struct LossShape {
-  int rows, vocab, in;
-  double spread;  ///< of the logits
-  std::string text() const { return fmt::format("[{}, {}] over {}", rows, in, vocab); }
-};
-
-const std::vector<LossShape> kLossShapes = {{1, 2, 3, 1},      {1, 64, 16, 1},    {5, 65, 128, 3},
-                                            {12, 512, 64, 1},  {9, 1000, 33, 2},  {130, 97, 16, 1},
-                                            {37, 256, 64, 30}, {300, 130, 24, 1}, {70, 4999, 8, 1}};
-
-Outputs run_loss(TrainOps& ops, const LossShape& s) {
-  Rng rng(41);
-  const Precision precision = ops.precision();
-  Array x = random_compute(rng, precision, reference::at(s.rows, s.in));
-  Array masters = random_floats(rng, reference::at(s.vocab, s.in),
-                                s.spread / std::sqrt(double(s.in)), precision);
-  const auto head = ops.make_matrix(s.vocab, s.in);
-  ops.pack(*head, 0, s.vocab, masters.floats());
-  std::vector<int32_t> targets;
-  for (int r = 0; r < s.rows; ++r)
-    targets.push_back(r % 4 == 1 ? -1
-                                 : static_cast<int32_t>(rng.below(static_cast<uint64_t>(s.vocab))));
-  const int ld = (s.vocab + 63) / 64 * 64;
-  const size_t rows = static_cast<size_t>(s.rows);
-  Array dlogits = unwritten_compute(precision, reference::at(s.rows, ld));
-  std::vector<double> losses(rows, 77), alone(rows, 77);
-  // A scale that fp16 holds: probabilities of a large vocabulary are subnormal in half without one.
-  const float scale = 512.0f / static_cast<float>(s.rows);
-  ops.classifier_loss(
-      {head.get(), x.data(), s.rows, targets, losses.data(), dlogits.data(), ld, scale});
-  ops.classifier_loss({head.get(), x.data(), s.rows, targets, alone.data(), nullptr, ld, scale});
-  const double terms = (s.in + s.vocab) * s.spread * s.spread;
-  return {double_output("losses", losses, terms, s.spread),
-          double_output("losses alone", alone, terms, s.spread),
-          compute_output("dlogits", precision, dlogits, terms)};
-}
-
-struct FlatShape {
-  size_t n;
-  std::string text() const { return std::to_string(n); }
-};
-const std::vector<FlatShape> kFlatShapes = {{1}, {7}, {16}, {64}, {100}, {1031}, {70000}};
-
-Outputs run_adamw(TrainOps& ops, const FlatShape& s) {
-  Rng rng(42);
-  Array param = random_floats(rng, s.n), m = random_floats(rng, s.n, 0.1);
-  Array v = random_floats(rng, s.n, 0.1), grad = random_floats(rng, s.n);
-  for (size_t i = 0; i < s.n; ++i) v.floats()[i] = std::abs(v.floats()[i]);
-  if (s.n > 5) grad.floats()[5] = m.floats()[5] = v.floats()[5] = 0;  // epsilon alone divides
-  for (const int64_t step : {3, 4})
-    ops.adamw({param.floats(), m.floats(), v.floats(), grad.floats(), s.n, 1e-2f, 0.9f, 0.95f,
-               1e-8f, 0.1f, step, 0.5f});
-  return {float_output("param", param, 1), float_output("m", m, 1), float_output("v", v, 1)};
-}
-
-Outputs run_add(TrainOps& ops, const FlatShape& s) {
-  Rng rng(43);
-  Array a = random_floats(rng, s.n), b = random_floats(rng, s.n), out = unwritten_floats(s.n);
-  ops.add(a.floats(), b.floats(), out.floats(), s.n);
-  ops.add(a.floats(), b.floats(), a.floats(), s.n);
-  Outputs outputs = {float_output("sum", out, 1), float_output("sum in place", a, 1)};
-  for (Output& o : outputs) o.exact = true;
-  return outputs;
-}
-
-Outputs run_sum_squares(TrainOps& ops, const FlatShape& s) {
-  Rng rng(44);
-  Array x = random_floats(rng, s.n, 1e-3);
-  return {double_output("sum of squares", {ops.sum_squares(x.floats(), s.n)}, 1)};
-}
-
-}  // namespace
+using namespace loss_cases;
 
 TEST_CASE("every path finds the loss and its gradient as the reference does") {
   check_train_op("classifier", kLossShapes, run_loss);

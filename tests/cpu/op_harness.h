@@ -84,7 +84,35 @@ inline constexpr Precision kPrecisions[] = {Precision::kFloat32, Precision::kBFl
 /// A device of one path, kept for the whole program.
 Device& device_of(Isa isa, int lanes);
 
-/// `run(ops, shape)` gives Outputs; `describe(shape)` a few words.
+/// Holds `device` against the reference: `run(ops, shape)` gives Outputs; any device will do.
+template <class Shape, class Run>
+void check_train_op_on(Device& device, std::span<const Precision> precisions, const std::string& op,
+                       const std::vector<Shape>& shapes, const Run& run) {
+  for (const Precision precision : precisions) {
+    const auto twin = make_reference_device()->make_train_ops(precision);
+    const auto ops = device.make_train_ops(precision);
+    for (const Shape& shape : shapes) {
+      const std::string what = op + " " + shape.text() + ", " + precision_name(precision);
+      compare(what, precision, run(*twin, shape), run(*ops, shape));
+      const Status status = device.sync();
+      CHECK_MESSAGE(status.ok(), what << ": " << status.error().message());
+    }
+  }
+}
+template <class Shape, class Run>
+void check_decode_op_on(Device& device, const std::string& op, const std::vector<Shape>& shapes,
+                        const Run& run) {
+  const auto twin = make_reference_device()->make_decode_ops();
+  const auto ops = device.make_decode_ops();
+  for (const Shape& shape : shapes) {
+    const std::string what = op + " " + shape.text();
+    compare(what, Precision::kBFloat16, run(*twin, shape), run(*ops, shape));
+    const Status status = device.sync();
+    CHECK_MESSAGE(status.ok(), what << ": " << status.error().message());
+  }
+}
+
+/// On every path of this machine: `run(ops, shape)` gives Outputs; `describe(shape)` a few words.
 template <class Shape, class Run>
 void check_train_op(const std::string& op, const std::vector<Shape>& shapes, const Run& run) {
   for (const Precision precision : kPrecisions) {

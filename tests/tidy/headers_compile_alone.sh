@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # headers_compile_alone.sh COMPILER SOURCE_DIR BUILD_DIR: each header of the rooms, on its own, with the
 # warnings a careful host has on for those that hosts include.
-# Headers that belong to one instruction set are compiled by their .cc files only.
+# Headers that belong to one instruction set, or to CUDA, are compiled by their .cc files only.
 set -u
 export compiler="$1" generated="$3"
 cd "$2" || exit 2
@@ -17,6 +17,7 @@ check() {
 }
 export -f check
 
-find base model cpu store train compress serve net cluster rpc actors api cli -name '*.h' -print0 |
+find base model cpu gpu store train compress serve net cluster rpc actors api cli \
+    -not -path 'gpu/cuda/*' '(' -name '*.h' -o -name '*.cuh' ')' -print0 |
   xargs -0 grep -LZ 'intrin.h>\|per-ISA header' |
   xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$0"'

@@ -74,7 +74,7 @@ struct Source {
   std::vector<std::string> lines;
 };
 
-const std::set<std::string> kCode = {".h", ".cc", ".cu", ".inc"};
+const std::set<std::string> kCode = {".h", ".cc", ".cu", ".cuh", ".inc"};
 
 std::vector<std::string> lines_of(const fs::path& path) {
   std::vector<std::string> lines;

@@ -1,0 +1,126 @@
+// The paged cache, and attention over it.
+#include "gpu/kernels/decode_attention.cuh"
+
+#include <algorithm>
+
+#include "gpu/decode_ops.h"
+#include "gpu/launch.h"
+
+namespace fastserve::gpu {
+namespace {
+
+/// [layer][keys, values][kv_head][block * block_tokens + slot][head_dim]
+class GpuKvCache final : public KvCache {
+ public:
+  GpuKvCache(const KvShape& shape, Memory memory) : KvCache(shape), memory_(std::move(memory)) {}
+  size_t bytes() const override { return memory_.bytes(); }
+  static size_t slots(const KvShape& s) {
+    return static_cast<size_t>(s.blocks) * static_cast<size_t>(s.block_tokens);
+  }
+  static size_t half_layer(const KvShape& s) {
+    return static_cast<size_t>(s.kv_heads) * slots(s) * static_cast<size_t>(s.head_dim) *
+           (s.type == KvType::kFloat16 ? 2 : 4);
+  }
+  void* keys(int layer) { return at_half(2 * layer); }
+  void* values(int layer) { return at_half(2 * layer + 1); }
+
+ private:
+  void* at_half(int i) {
+    return static_cast<std::byte*>(memory_.data()) + static_cast<size_t>(i) * half_layer(shape_);
+  }
+  Memory memory_;
+};
+
+/// Rows of a batch: where each stands, and the tables of its sequences.
+struct Batch {
+  explicit Batch(std::span<const Segment> segments) {
+    for (const Segment& s : segments) {
+      const int table = static_cast<int>(blocks.size());
+      blocks.insert(blocks.end(), s.blocks.begin(), s.blocks.end());
+      const size_t end = static_cast<size_t>(s.first_row + s.rows);
+      if (rows.size() < end) rows.resize(end);
+      for (int t = 0; t < s.rows; ++t)
+        rows[static_cast<size_t>(s.first_row + t)] = {s.position + t, table};
+      if (s.rows > 0) last = std::max(last, s.position + s.rows - 1);
+    }
+  }
+  std::vector<DecodeRow> rows;
+  std::vector<int32_t> blocks;
+  int last = 0;  ///< largest position
+};
+
+constexpr size_t kMostPartials = 64 << 20;  ///< bytes
+
+}  // namespace
+
+Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape) {
+  const size_t bytes = 2 * static_cast<size_t>(shape.layers) * GpuKvCache::half_layer(shape);
+  FS_ASSIGN(Memory memory, Memory::allocate(runtime, bytes));
+  return std::unique_ptr<KvCache>(new GpuKvCache(shape, std::move(memory)));
+}
+
+void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op) {
+  auto& cache = static_cast<GpuKvCache&>(*op.cache);
+  const KvShape& kv = cache.shape();
+  const Batch batch(op.segments);
+  const int rows = static_cast<int>(batch.rows.size()), dim = op.shape.head_dim;
+  if (rows == 0) return;
+  FS_CHECK(dim <= 2 * kAttendThreads);
+  const int chunks = batch.last / kChunk + 1, group = op.shape.heads / op.shape.kv_heads;
+  const unsigned groups = static_cast<unsigned>((group + kAttendHeads - 1) / kAttendHeads);
+  const unsigned whole = static_cast<unsigned>(rows * op.shape.kv_heads) * groups;
+  const size_t partials =
+      at(rows, op.shape.heads) * static_cast<size_t>(chunks) * static_cast<size_t>(dim + 2);
+  // Few rows of long sequences: a block a chunk, so that all multiprocessors read the cache.
+  const bool split = chunks > 1 &&
+                     whole < 2 * static_cast<unsigned>(runtime.properties().multiprocessors) &&
+                     partials * sizeof(float) <= kMostPartials;
+  if (!workspace.begin(Workspace::room<DecodeRow>(batch.rows.size()) +
+                       Workspace::room<int32_t>(batch.blocks.size()) +
+                       Workspace::room<float>(split ? partials : 0)))
+    return;
+  const DecodeAttentionArguments arguments{
+      .heads = op.shape.heads,
+      .kv_heads = op.shape.kv_heads,
+      .head_dim = dim,
+      .rows = rows,
+      .qkv = op.qkv,
+      .row = workspace.upload(std::span(batch.rows)),
+      .blocks = workspace.upload(std::span(batch.blocks)),
+      .keys = cache.keys(op.layer),
+      .values = cache.values(op.layer),
+      .slots = GpuKvCache::slots(kv),
+      .block_tokens = kv.block_tokens,
+      .rope_table = op.rope_table,
+      .q_norm = op.q_norm,
+      .k_norm = op.k_norm,
+      .epsilon = op.epsilon,
+      .window = op.window,
+      .scale = op.scale,
+      .out = op.out,
+      .partials = split ? workspace.take<float>(partials) : nullptr,
+      .chunks = chunks};
+  const unsigned n = static_cast<unsigned>(rows);
+  const unsigned items = n * static_cast<unsigned>(op.shape.heads + 2 * op.shape.kv_heads);
+  const auto start = [&]<class Kv>() {
+    launch(runtime,
+           {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
+           append_heads<Kv>, arguments);
+    launch(runtime,
+           {"decode_attend",
+            {n, static_cast<unsigned>(op.shape.kv_heads) * groups,
+             split ? static_cast<unsigned>(chunks) : 1},
+            {kAttendThreads},
+            attend_shared<Kv>(dim)},
+           decode_attend<Kv>, arguments);
+  };
+  if (kv.type == KvType::kFloat16)
+    start.template operator()<Float16>();
+  else
+    start.template operator()<float>();
+  if (split)
+    launch(runtime, {"join_chunks", {n, static_cast<unsigned>(op.shape.heads)}, {kAttendThreads}},
+           join_chunks, arguments);
+}
+
+}  // namespace fastserve::gpu

@@ -1,0 +1,186 @@
+#include "gpu/decode_ops.h"
+
+#include <algorithm>
+
+#include "gpu/decode_pack.h"
+#include "gpu/kernels/classifier.cuh"
+#include "gpu/kernels/decode_product.cuh"
+#include "gpu/kernels/decode_rows.cuh"
+#include "gpu/kernels/embed.cuh"
+#include "gpu/launch.h"
+
+namespace fastserve::gpu {
+namespace {
+
+unsigned ceil_div(int n, int by) { return static_cast<unsigned>((n + by - 1) / by); }
+
+class GpuDecodeOps final : public DecodeOps {
+ public:
+  explicit GpuDecodeOps(Runtime& runtime) : runtime_(runtime), workspace_(runtime) {}
+
+  Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) override {
+    return GpuDecodeMatrix::make(runtime_, source);
+  }
+  Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) override {
+    return make_kv_cache(runtime_, shape);
+  }
+
+  void embed(const DecodeEmbed& op) override {
+    const size_t rows = op.tokens.size();
+    if (rows == 0 || !workspace_.begin(2 * Workspace::room<int32_t>(rows))) return;
+    const int32_t* const tokens = workspace_.upload(op.tokens);
+    const int32_t* const positions = op.position_table ? workspace_.upload(op.positions) : nullptr;
+    const auto start = [&]<class T>() {
+      launch(runtime_, {"embed_forward", {static_cast<unsigned>(rows)}, {128}}, embed_forward<T>,
+             tokens, positions, static_cast<const T*>(op.token_table), op.position_table, op.out,
+             op.channels);
+    };
+    if (op.type == DType::kBF16) return start.template operator()<BFloat16>();
+    if (op.type == DType::kF16) return start.template operator()<Float16>();
+    start.template operator()<float>();
+  }
+
+  void matmul(const DecodeMatmul& op) override;
+  void attention(const DecodeAttention& op) override { decode_attention(runtime_, workspace_, op); }
+
+  void cross_entropy(const float* logits, int rows, int vocab, int ld,
+                     std::span<const int32_t> targets, double* losses) override {
+    const size_t n = static_cast<size_t>(rows);
+    std::fill_n(losses, n, 0.0);
+    if (rows == 0 || !workspace_.begin(Workspace::room<int32_t>(n) + Workspace::room<double>(n)))
+      return;
+    const int32_t* const on_device = workspace_.upload(targets);
+    double* const found = workspace_.take<double>(n);
+    launch(runtime_,
+           {"classifier_loss",
+            {static_cast<unsigned>(rows)},
+            {kClassifierThreads},
+            16 * sizeof(float)},
+           classifier_loss<float, 1>, logits, vocab, ld, on_device, found,
+           static_cast<float*>(nullptr), 0, 1.0f);
+    runtime_.copy_out(losses, found, n * sizeof(double));
+  }
+
+ private:
+  void packed_product(const GpuDecodeMatrix& w, const DecodeProductArguments& arguments);
+
+  Runtime& runtime_;
+  Workspace workspace_;
+};
+
+PrepareArguments prepare_arguments(const DecodeMatmul& op) {
+  PrepareArguments p{};
+  p.x = op.x;
+  p.x_ld = op.x_ld;
+  p.in = op.weight->in();
+  p.group = 128;
+  if (!op.norm) return p;
+  p.weight = op.norm->weight;
+  p.bias = op.norm->bias;
+  p.centred = op.norm->kind == NormKind::kLayerNorm;
+  p.epsilon = op.norm->epsilon;
+  return p;
+}
+
+void GpuDecodeOps::matmul(const DecodeMatmul& op) {
+  const auto& w = static_cast<const GpuDecodeMatrix&>(*op.weight);
+  if (op.rows == 0) return;
+  const WeightFormat format = w.format();
+  const bool quantised = is_quantised(format), bfloat = format == WeightFormat::kBFloat16;
+  PrepareArguments prepare = prepare_arguments(op);
+  prepare.ld = w.x_ld();
+  if (format_group(format) == 32) prepare.group = 32;
+  const size_t n = at(op.rows, w.x_ld());
+  const size_t groups = quantised ? n / static_cast<size_t>(prepare.group) : 0;
+  if (!workspace_.begin(Workspace::room<float>(n) + Workspace::room<float>(groups) +
+                        Workspace::room<int32_t>(op.gather.size())))
+    return;
+  DecodeProductArguments arguments{.epilogue = op.epilogue,
+                                   .rows = op.rows,
+                                   .out = w.out(),
+                                   .in = w.in(),
+                                   .weights = w.weights(),
+                                   .weight_scales = w.scales(),
+                                   .x = op.x,
+                                   .x_ld = op.x_ld,
+                                   .x_scales = nullptr,
+                                   .bias = op.bias,
+                                   .y = op.out,
+                                   .y_ld = op.out_ld};
+  if (quantised || bfloat || op.norm || !op.gather.empty()) {
+    if (!op.gather.empty()) prepare.gather = workspace_.upload(op.gather);
+    void* const x = workspace_.take<float>(n);
+    if (quantised) {
+      prepare.codes = static_cast<int8_t*>(x);
+      prepare.scales = workspace_.take<float>(groups);
+    } else if (bfloat) {
+      prepare.bfloats = static_cast<BFloat16*>(x);
+    } else {
+      prepare.floats = static_cast<float*>(x);
+    }
+    launch(
+        runtime_,
+        {"prepare_rows", {static_cast<unsigned>(op.rows)}, {kPrepareThreads}, 16 * sizeof(float)},
+        prepare_rows, prepare);
+    arguments.x = x;
+    arguments.x_ld = w.x_ld();
+    arguments.x_scales = prepare.scales;
+  }
+  if (quantised || bfloat) return packed_product(w, arguments);
+  const int outputs = op.epilogue == DecodeEpilogue::kSwiGlu ? w.out() / 2 : w.out();
+  const Launch how{"decode_vector_product",
+                   {ceil_div(outputs, kVectorWarps), ceil_div(op.rows, kVectorRows)},
+                   {32 * kVectorWarps}};
+  const bool fours = w.in() % 4 == 0 && arguments.x_ld % 4 == 0 &&
+                     reinterpret_cast<uintptr_t>(arguments.x) % 16 == 0;
+  if (format == WeightFormat::kFloat16)
+    launch(runtime_, how,
+           fours ? decode_vector_product<Float16, 4> : decode_vector_product<Float16, 1>,
+           arguments);
+  else
+    launch(runtime_, how, fours ? decode_vector_product<float, 4> : decode_vector_product<float, 1>,
+           arguments);
+}
+
+void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w,
+                                  const DecodeProductArguments& arguments) {
+  const bool gated = arguments.epilogue == DecodeEpilogue::kSwiGlu;
+  const unsigned blocks = gated ? ceil_div(w.out() / 2, 8) : ceil_div(w.out(), kProductOutputs);
+  const auto start = [&]<PackedFormat kFormat, int kGroup, int kTiles>() {
+    launch(runtime_,
+           {"decode_product",
+            {blocks, ceil_div(arguments.rows, 8 * kTiles)},
+            {32 * kProductWarps},
+            static_cast<size_t>(kProductWarps * 16 * 8 * kTiles) * sizeof(float)},
+           decode_product<kFormat, kGroup, kTiles>, arguments, format_group(w.format()) == 0);
+  };
+  const auto sized = [&]<PackedFormat kFormat, int kGroup>() {
+    if (arguments.rows <= 8) return start.template operator()<kFormat, kGroup, 1>();
+    if (arguments.rows <= 32) return start.template operator()<kFormat, kGroup, 4>();
+    start.template operator()<kFormat, kGroup, kMostRowTiles>();
+  };
+  switch (w.format()) {
+    case WeightFormat::kBFloat16:
+      return sized.template operator()<PackedFormat::kBFloat16, 128>();
+    case WeightFormat::kInt8Row:
+    case WeightFormat::kInt8Group128:
+      return sized.template operator()<PackedFormat::kInt8, 128>();
+    case WeightFormat::kInt8Group32:
+      return sized.template operator()<PackedFormat::kInt8, 32>();
+    case WeightFormat::kInt4Group128:
+      return sized.template operator()<PackedFormat::kInt4, 128>();
+    case WeightFormat::kInt4Group32:
+      return sized.template operator()<PackedFormat::kInt4, 32>();
+    case WeightFormat::kFloat32:
+    case WeightFormat::kFloat16:
+      return;  // decode_vector_product's
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime) {
+  return std::make_unique<GpuDecodeOps>(runtime);
+}
+
+}  // namespace fastserve::gpu

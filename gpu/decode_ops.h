@@ -1,0 +1,18 @@
+// DecodeOps on a GPU.
+#pragma once
+
+#include <memory>
+
+#include "gpu/runtime.h"
+#include "gpu/workspace.h"
+#include "model/decode_ops.h"
+
+namespace fastserve::gpu {
+
+/// The runtime must outlive it, and what it makes.
+std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime);
+
+Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape);
+void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op);
+
+}  // namespace fastserve::gpu

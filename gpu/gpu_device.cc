@@ -1,0 +1,67 @@
+#include "gpu/gpu_device.h"
+
+#include "gpu/decode_ops.h"
+#include "gpu/train_ops.h"
+
+namespace fastserve::gpu {
+namespace {
+
+class GpuBuffer final : public DeviceBuffer {
+ public:
+  explicit GpuBuffer(Memory memory) : memory_(std::move(memory)) {}
+  void* data() override { return memory_.data(); }
+  size_t bytes() const override { return memory_.bytes(); }
+
+ private:
+  Memory memory_;
+};
+
+class GpuDevice final : public Device {
+ public:
+  GpuDevice(std::unique_ptr<Runtime> runtime, std::unique_ptr<MatmulEngine> fast)
+      : runtime_(std::move(runtime)), fast_(std::move(fast)), mma_(make_mma_engine(*runtime_)) {
+    if (fast_) engines_.push_back(fast_.get());
+    engines_.push_back(mma_.get());
+  }
+
+  std::string description() const override {
+    const DeviceProperties& p = runtime_->properties();
+    return "gpu " + p.name + ", " + std::to_string(p.multiprocessors) + " multiprocessors";
+  }
+  std::string numerics_id() const override {
+    const DeviceProperties& p = runtime_->properties();
+    std::string id =
+        "gpu/" + p.name + "/" + std::to_string(p.major) + "." + std::to_string(p.minor);
+    for (const MatmulEngine* engine : engines_) id += "/" + engine->name();
+    return id;
+  }
+  Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) override {
+    FS_ASSIGN(Memory memory, Memory::allocate(*runtime_, bytes));
+    return std::unique_ptr<DeviceBuffer>(new GpuBuffer(std::move(memory)));
+  }
+  void copy_in(void* device, const void* host, size_t bytes) override {
+    runtime_->copy_in(device, host, bytes);
+  }
+  void copy_out(void* host, const void* device, size_t bytes) override {
+    runtime_->copy_out(host, device, bytes);
+  }
+  Status sync() override { return runtime_->sync(); }
+  std::unique_ptr<TrainOps> make_train_ops(Precision precision) override {
+    return gpu::make_train_ops(*runtime_, engines_, precision);
+  }
+  std::unique_ptr<DecodeOps> make_decode_ops() override { return gpu::make_decode_ops(*runtime_); }
+
+ private:
+  std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<MatmulEngine> fast_, mma_;
+  std::vector<MatmulEngine*> engines_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_gpu_device(std::unique_ptr<Runtime> runtime,
+                                        std::unique_ptr<MatmulEngine> fast) {
+  return std::make_unique<GpuDevice>(std::move(runtime), std::move(fast));
+}
+
+}  // namespace fastserve::gpu

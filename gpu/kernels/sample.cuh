@@ -1,0 +1,164 @@
+// From rows of logits to tokens, without bringing the logits to the host.
+#pragma once
+
+#include "gpu/kernels/reduce.cuh"
+#include "gpu/sampling.h"
+
+namespace fastserve::gpu {
+
+constexpr int kSampleThreads = 256;
+
+using Mass = unsigned long long;
+/// Weights are whole numbers of 2^-40 of the likeliest token's: their sums are exact, so that
+/// neither the order of threads nor that of atomics can change a token.
+constexpr double kMassUnit = 1099511627776.0;
+
+struct Larger {
+  static FS_DEVICE Mass of(Mass a, Mass b) { return a > b ? a : b; }
+};
+
+/// Floats in their order as unsigned numbers.
+FS_DEVICE uint32_t ordered(float x) {
+  const uint32_t bits = float_bits(x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+struct SampleShared {
+  Mass bins[256];
+  Mass chunk[kSampleThreads];
+  Mass room[8];
+  Mass above;
+  uint32_t prefix;
+};
+
+/// What one row's threads know.
+struct SampleScan {
+  const float* x;
+  int vocab;
+  float peak, scale;
+  FS_DEVICE Mass weight(float v) const {
+    return Mass(double(expf((v - peak) * scale)) * kMassUnit + 0.5);
+  }
+};
+
+/// The key at which the weights of the keys above it are below `target` and with its own are not,
+/// among keys of at least `least`; `above`: the weight above it. All threads of the block call.
+template <bool kCount>
+FS_DEVICE uint32_t select_key(const SampleScan& scan, uint32_t least, Mass target, Mass& above,
+                              SampleShared& shared) {
+  uint32_t prefix = 0, mask = 0;
+  Mass passed = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    shared.bins[threadIdx.x] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < scan.vocab; i += kSampleThreads) {
+      const uint32_t key = ordered(scan.x[i]);
+      if (key < least || (key & mask) != prefix) continue;
+      atomicAdd(&shared.bins[key >> shift & 255], kCount ? Mass(1) : scan.weight(scan.x[i]));
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      int bin = 255;
+      for (; bin > 0 && passed + shared.bins[bin] < target; --bin) passed += shared.bins[bin];
+      shared.above = passed;
+      shared.prefix = prefix | uint32_t(bin) << shift;
+    }
+    __syncthreads();
+    passed = shared.above;
+    prefix = shared.prefix;
+    mask |= 255u << shift;
+  }
+  above = passed;
+  return prefix;
+}
+
+/// Sum over the block before this thread's `mine`; `total` the whole. All threads call.
+FS_DEVICE Mass sum_before(Mass mine, Mass& total, SampleShared& shared) {
+  shared.chunk[threadIdx.x] = mine;
+  __syncthreads();
+  Mass before = 0, all = 0;
+  for (int i = 0; i < kSampleThreads; ++i) {
+    if (i < int(threadIdx.x)) before += shared.chunk[i];
+    all += shared.chunk[i];
+  }
+  __syncthreads();
+  total = all;
+  return before;
+}
+
+/// tokens[r] = a token of row r, or -1 when its logits are not finite.
+///
+/// Grid: rows. Block: kSampleThreads. Shared: SampleShared.
+/// Bits: whole numbers only, after one exponential a token.
+static __global__ void sample_rows(const float* logits, int vocab, int ld, const SampleRow* rows,
+                                   int32_t* tokens) {
+  FS_SHARED(SampleShared, shared);
+  const SampleRow how = rows[blockIdx.x];
+  SampleScan scan{logits + size_t(blockIdx.x) * size_t(ld), vocab, 0, 1};
+  Mass best = 0;
+  int bad = 0;
+  for (int i = threadIdx.x; i < vocab; i += kSampleThreads) {
+    const float v = scan.x[i];
+    if (!(fabsf(v) < INFINITY)) bad = 1;
+    best = Larger::of(best, Mass(ordered(v)) << 32 | (0xffffffffu - uint32_t(i)));
+  }
+  bad = int(block_reduce<Larger>(Mass(bad), shared->room));
+  best = block_reduce<Larger>(best, shared->room);
+  const int likeliest = int(0xffffffffu - uint32_t(best & 0xffffffffu));
+  if (bad || how.temperature < 1e-6f) {
+    if (threadIdx.x == 0) tokens[blockIdx.x] = bad ? -1 : likeliest;
+    return;
+  }
+  scan.peak = scan.x[likeliest];
+  scan.scale = 1.0f / how.temperature;
+  uint32_t cut = 0;
+  Mass above = 0, equals = ~Mass(0);  // of those equal to the cut, so many stay, by id
+  if (how.top_k > 0 && how.top_k < vocab)
+    cut = select_key<true>(scan, 0, Mass(how.top_k), above, *shared);
+  if (how.top_p < 1.0f) {
+    Mass mine = 0, total;
+    for (int i = threadIdx.x; i < vocab; i += kSampleThreads)
+      if (ordered(scan.x[i]) >= cut) mine += scan.weight(scan.x[i]);
+    sum_before(mine, total, *shared);
+    Mass target = Mass(double(how.top_p) * double(total));
+    if (target == 0) target = 1;
+    cut = select_key<false>(scan, cut, target, above, *shared);
+    const uint32_t bits = cut & 0x80000000u ? cut & 0x7fffffffu : ~cut;
+    const Mass each = scan.weight(bits_float(bits));
+    if (each > 0) equals = (target - above + each - 1) / each;
+  }
+  if (how.min_p > 0) {
+    const uint32_t least = ordered(scan.peak + logf(how.min_p) * how.temperature);
+    if (least > cut) {
+      cut = least;
+      equals = ~Mass(0);
+    }
+  }
+  // Ids in order: each thread has a run of them.
+  const int each = (vocab + kSampleThreads - 1) / kSampleThreads, first = threadIdx.x * each;
+  const int end = first + each < vocab ? first + each : vocab;
+  Mass equal = 0, total;
+  for (int i = first; i < end; ++i) equal += ordered(scan.x[i]) == cut;
+  const Mass rank = sum_before(equal, total, *shared);
+  const auto kept = [&](int i, Mass& seen) {
+    const uint32_t key = ordered(scan.x[i]);
+    if (key == cut) return seen++ < equals;
+    return key > cut;
+  };
+  Mass sum = 0, seen = rank;
+  for (int i = first; i < end; ++i)
+    if (kept(i, seen)) sum += scan.weight(scan.x[i]);
+  Mass before = sum_before(sum, total, *shared);
+  const Mass target = Mass(how.uniform * double(total));
+  if (target < before || target >= before + sum) return;
+  seen = rank;
+  for (int i = first; i < end; ++i) {
+    if (!kept(i, seen)) continue;
+    before += scan.weight(scan.x[i]);
+    if (target >= before) continue;
+    tokens[blockIdx.x] = i;
+    return;
+  }
+}
+
+}  // namespace fastserve::gpu

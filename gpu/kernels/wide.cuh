@@ -1,0 +1,38 @@
+// Several neighbouring numbers in one load or store of up to 16 bytes.
+#pragma once
+
+#include "gpu/simt/simt.h"
+
+namespace fastserve::gpu {
+
+/// kWide numbers as floats.
+template <int kWide>
+struct Wide {
+  float v[kWide];
+};
+
+/// As they lie in memory: copied whole, so that one instruction does.
+template <int kWide, class T>
+struct alignas(kWide * sizeof(T)) Packed {
+  T numbers[kWide];
+};
+
+/// `from` on kWide * sizeof(T) bytes.
+template <int kWide, class T>
+FS_DEVICE Wide<kWide> load_wide(const T* from) {
+  const Packed<kWide, T> in = *reinterpret_cast<const Packed<kWide, T>*>(from);
+  Wide<kWide> out;
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) out.v[i] = as_float(in.numbers[i]);
+  return out;
+}
+
+template <int kWide, class T>
+FS_DEVICE void store_wide(T* to, const Wide<kWide>& x) {
+  Packed<kWide, T> out;
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) out.numbers[i] = from_float<T>(x.v[i]);
+  *reinterpret_cast<Packed<kWide, T>*>(to) = out;
+}
+
+}  // namespace fastserve::gpu

@@ -1,0 +1,25 @@
+#include "gpu/sampling.h"
+
+#include <algorithm>
+
+#include "gpu/kernels/sample.cuh"
+#include "gpu/launch.h"
+
+namespace fastserve::gpu {
+
+void sample_tokens(Runtime& runtime, Workspace& workspace, const float* logits, int vocab, int ld,
+                   std::span<const SampleRow> rows, std::span<int32_t> tokens) {
+  std::fill(tokens.begin(), tokens.end(), -1);
+  if (rows.empty() || !workspace.begin(Workspace::room<SampleRow>(rows.size()) +
+                                       Workspace::room<int32_t>(rows.size())))
+    return;
+  const SampleRow* const how = workspace.upload(rows);
+  int32_t* const drawn = workspace.take<int32_t>(rows.size());
+  launch(
+      runtime,
+      {"sample_rows", {static_cast<unsigned>(rows.size())}, {kSampleThreads}, sizeof(SampleShared)},
+      sample_rows, logits, vocab, ld, how, drawn);
+  runtime.copy_out(tokens.data(), drawn, tokens.size_bytes());
+}
+
+}  // namespace fastserve::gpu

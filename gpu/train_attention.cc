@@ -1,0 +1,156 @@
+// Attention of packed sequences: flash kernels where the shape allows, plain ones elsewhere.
+#include "gpu/kernels/flash_backward.cuh"
+#include "gpu/kernels/flash_forward.cuh"
+#include "gpu/kernels/plain_attention.cuh"
+#include "gpu/train_state.h"
+
+namespace fastserve::gpu {
+namespace {
+
+AttentionArguments arguments_of(const AttentionForward& op) {
+  return {.heads = op.shape.heads,
+          .kv_heads = op.shape.kv_heads,
+          .head_dim = op.shape.head_dim,
+          .rows = op.starts.back(),
+          .qkv = op.qkv,
+          .out = op.out,
+          .stats = op.stats,
+          .window = op.window,
+          .scale = op.scale,
+          .dout = nullptr,
+          .dqkv = nullptr,
+          .delta = nullptr};
+}
+
+bool flash_takes(Precision precision, const AttentionForward& op) {
+  return precision != Precision::kFloat32 && op.shape.head_dim % 8 == 0 &&
+         op.shape.head_dim <= 128 && reinterpret_cast<uintptr_t>(op.qkv) % 16 == 0;
+}
+
+std::vector<AttentionTile> tiles_of(std::span<const int32_t> starts) {
+  std::vector<AttentionTile> tiles;
+  for (size_t s = 0; s + 1 < starts.size(); ++s)
+    for (int row = starts[s]; row < starts[s + 1]; row += kFlashRows)
+      tiles.push_back({starts[s], starts[s + 1], row, 0});
+  return tiles;
+}
+
+std::vector<int32_t> sequence_of_rows(std::span<const int32_t> starts) {
+  std::vector<int32_t> of(static_cast<size_t>(starts.back()));
+  for (size_t s = 0; s + 1 < starts.size(); ++s)
+    for (int row = starts[s]; row < starts[s + 1]; ++row)
+      of[static_cast<size_t>(row)] = static_cast<int32_t>(s);
+  return of;
+}
+
+/// Calls body.operator()<T, kDim>() with the smallest shape that holds head_dim.
+template <class Body>
+void with_flash_shape(Precision precision, int head_dim, const Body& body) {
+  const auto shaped = [&]<class T>() {
+    if (head_dim <= 32) return body.template operator()<T, 32>();
+    if (head_dim <= 64) return body.template operator()<T, 64>();
+    if (head_dim <= 96) return body.template operator()<T, 96>();
+    return body.template operator()<T, 128>();
+  };
+  if (precision == Precision::kBFloat16) return shaped.template operator()<BFloat16>();
+  return shaped.template operator()<Float16>();
+}
+
+void flash_forward_on(TrainState& state, const AttentionForward& op) {
+  const AttentionArguments arguments = arguments_of(op);
+  const std::vector<AttentionTile> tiles = tiles_of(op.starts);
+  if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()))) return;
+  const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
+  const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(op.shape.heads));
+  with_flash_shape(state.precision, op.shape.head_dim, [&]<class T, int kDim>() {
+    launch(state.runtime, {"flash_forward", grid, {kFlashThreads}, kFlashForwardShared<T, kDim>},
+           flash_forward<T, kDim>, arguments, on_device);
+  });
+}
+
+/// Device copies of what the plain kernels look rows up in, and room for delta.
+struct PlainTables {
+  const int32_t *starts, *sequence_of;
+};
+PlainTables upload_tables(TrainState& state, std::span<const int32_t> starts,
+                          const std::vector<int32_t>& sequence_of) {
+  return {state.workspace.upload(starts), state.workspace.upload(std::span(sequence_of))};
+}
+
+void start_delta(TrainState& state, const AttentionArguments& arguments) {
+  const size_t items = static_cast<size_t>(arguments.rows) * static_cast<size_t>(arguments.heads);
+  with_type(state.precision, [&]<class T>() {
+    launch(state.runtime, {"attention_delta", {blocks_for(items, kDeltaWarps)}, {32 * kDeltaWarps}},
+           attention_delta<T>, arguments);
+  });
+}
+
+void flash_backward_on(TrainState& state, AttentionArguments arguments,
+                       std::span<const int32_t> starts) {
+  const std::vector<AttentionTile> tiles = tiles_of(starts);
+  const size_t deltas = static_cast<size_t>(arguments.rows) * static_cast<size_t>(arguments.heads);
+  if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()) +
+                             Workspace::room<float>(deltas)))
+    return;
+  const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
+  arguments.delta = state.workspace.take<float>(deltas);
+  start_delta(state, arguments);
+  const unsigned n = static_cast<unsigned>(tiles.size());
+  with_flash_shape(state.precision, arguments.head_dim, [&]<class T, int kDim>() {
+    const dim3 queries(n, static_cast<unsigned>(arguments.heads));
+    const dim3 keys(n, static_cast<unsigned>(arguments.kv_heads));
+    constexpr size_t kShared = kFlashBackwardShared<T, kDim>;
+    launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, kShared}, flash_dq<T, kDim>,
+           arguments, on_device);
+    launch(state.runtime, {"flash_dkv", keys, {kFlashThreads}, kShared}, flash_dkv<T, kDim>,
+           arguments, on_device);
+  });
+}
+
+}  // namespace
+
+void attention_forward(TrainState& state, const AttentionForward& op) {
+  if (op.starts.back() == 0) return;
+  if (flash_takes(state.precision, op)) return flash_forward_on(state, op);
+  FS_CHECK(op.shape.head_dim <= kPlainMaxDim);
+  const std::vector<int32_t> sequence_of = sequence_of_rows(op.starts);
+  if (!state.workspace.begin(Workspace::room<int32_t>(op.starts.size()) +
+                             Workspace::room<int32_t>(sequence_of.size())))
+    return;
+  const PlainTables tables = upload_tables(state, op.starts, sequence_of);
+  const size_t items = sequence_of.size() * static_cast<size_t>(op.shape.heads);
+  with_type(state.precision, [&]<class T>() {
+    launch(state.runtime,
+           {"plain_attention_forward", {blocks_for(items, kPlainWarps)}, {32 * kPlainWarps}},
+           plain_attention_forward<T>, arguments_of(op), tables.starts, tables.sequence_of);
+  });
+}
+
+void attention_backward(TrainState& state, const AttentionBackward& op) {
+  if (op.forward.starts.back() == 0) return;
+  AttentionArguments arguments = arguments_of(op.forward);
+  arguments.dout = op.dout;
+  arguments.dqkv = op.dqkv;
+  if (flash_takes(state.precision, op.forward))
+    return flash_backward_on(state, arguments, op.forward.starts);
+  const std::vector<int32_t> sequence_of = sequence_of_rows(op.forward.starts);
+  const size_t items = sequence_of.size() * static_cast<size_t>(arguments.heads);
+  if (!state.workspace.begin(Workspace::room<int32_t>(op.forward.starts.size()) +
+                             Workspace::room<int32_t>(sequence_of.size()) +
+                             Workspace::room<float>(items)))
+    return;
+  const PlainTables tables = upload_tables(state, op.forward.starts, sequence_of);
+  arguments.delta = state.workspace.take<float>(items);
+  start_delta(state, arguments);
+  const size_t keys = sequence_of.size() * static_cast<size_t>(arguments.kv_heads);
+  with_type(state.precision, [&]<class T>() {
+    launch(state.runtime,
+           {"plain_attention_dq", {blocks_for(items, kPlainWarps)}, {32 * kPlainWarps}},
+           plain_attention_dq<T>, arguments, tables.starts, tables.sequence_of);
+    launch(state.runtime,
+           {"plain_attention_dkv", {blocks_for(keys, kPlainWarps)}, {32 * kPlainWarps}},
+           plain_attention_dkv<T>, arguments, tables.starts, tables.sequence_of);
+  });
+}
+
+}  // namespace fastserve::gpu

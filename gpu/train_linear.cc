@@ -1,0 +1,156 @@
+// The three products of a linear layer, and the classifier's loss on top of one.
+#include <algorithm>
+
+#include "gpu/kernels/classifier.cuh"
+#include "gpu/kernels/columns.cuh"
+#include "gpu/train_state.h"
+
+namespace fastserve::gpu {
+
+size_t column_sum_scratch(int rows, int cols) {
+  return static_cast<size_t>(blocks_for(static_cast<size_t>(rows), kSumRows)) *
+         static_cast<size_t>(cols);
+}
+
+void sum_columns_into(Runtime& runtime, Precision precision, const void* in, int rows, int cols,
+                      int ld, float* out, bool accumulate, float* scratch) {
+  const unsigned parts = blocks_for(static_cast<size_t>(rows), kSumRows);
+  const Launch how{"sum_columns",
+                   {blocks_for(static_cast<size_t>(cols), 32), parts},
+                   {32, 8},
+                   8 * 33 * sizeof(float)};
+  with_type(precision, [&]<class T>() {
+    const T* const from = static_cast<const T*>(in);
+    if (parts == 1)
+      launch(runtime, how, sum_columns<T>, from, rows, cols, ld, out, cols, accumulate);
+    else
+      launch(runtime, how, sum_columns<T>, from, rows, cols, ld, scratch, cols, false);
+  });
+  if (parts == 1) return;
+  // A few hundred parts at most of any microbatch: one block goes through them.
+  FS_CHECK(parts <= static_cast<unsigned>(kSumRows));
+  launch(runtime, {how.kernel, {how.grid.x}, how.block, how.shared_bytes}, sum_columns<float>,
+         static_cast<const float*>(scratch), static_cast<int>(parts), cols, cols, out, cols,
+         accumulate);
+}
+
+void matmul_forward(TrainState& state, const MatmulForward& op) {
+  const auto& w = static_cast<const GpuMatrix&>(*op.weight);
+  constexpr ProductEpilogue kEpilogues[] = {ProductEpilogue::kStore, ProductEpilogue::kStoreFloat,
+                                            ProductEpilogue::kAddResidual, ProductEpilogue::kGelu,
+                                            ProductEpilogue::kSwiGlu};
+  state.multiply({.kind = ProductKind::kForward,
+                  .epilogue = kEpilogues[static_cast<size_t>(op.epilogue)],
+                  .precision = state.precision,
+                  .m = op.rows,
+                  .n = w.out(),
+                  .k = w.in(),
+                  .a = op.x,
+                  .b = w.data(),
+                  .lda = op.x_ld,
+                  .ldb = w.ld(),
+                  .bias = op.bias,
+                  .out = op.out,
+                  .out_ld = op.out_ld,
+                  .residual = op.residual,
+                  .slope = op.slope,
+                  .slope_ld = w.out()});
+}
+
+void matmul_backward_input(TrainState& state, const MatmulBackwardInput& op) {
+  const auto& w = static_cast<const GpuMatrix&>(*op.weight);
+  constexpr ProductEpilogue kEpilogues[] = {ProductEpilogue::kStore, ProductEpilogue::kStoreFloat,
+                                            ProductEpilogue::kTimesSlope};
+  state.multiply({.kind = ProductKind::kInputGrad,
+                  .epilogue = kEpilogues[static_cast<size_t>(op.epilogue)],
+                  .precision = state.precision,
+                  .m = op.rows,
+                  .n = w.in(),
+                  .k = w.out(),
+                  .a = op.dy,
+                  .b = w.data(),
+                  .lda = op.dy_ld,
+                  .ldb = w.ld(),
+                  .out = op.dx,
+                  .out_ld = op.dx_ld,
+                  .slope = const_cast<void*>(op.slope),
+                  .slope_ld = op.dx_ld,
+                  .slope_parts = op.slope_parts});
+}
+
+void matmul_backward_weight(TrainState& state, const MatmulBackwardWeight& op) {
+  state.multiply(
+      {.kind = ProductKind::kWeightGrad,
+       .epilogue = op.accumulate ? ProductEpilogue::kAddResidual : ProductEpilogue::kStoreFloat,
+       .precision = state.precision,
+       .m = op.out,
+       .n = op.in,
+       .k = op.rows,
+       .a = op.dy,
+       .b = op.x,
+       .lda = op.dy_ld,
+       .ldb = op.x_ld,
+       .out = op.dweight,
+       .out_ld = op.in,
+       .residual = op.dweight});
+  if (!op.dbias || op.rows == 0) return;
+  const size_t scratch = column_sum_scratch(op.rows, op.out);
+  if (!state.workspace.begin(Workspace::room<float>(scratch))) return;
+  sum_columns_into(state.runtime, state.precision, op.dy, op.rows, op.out, op.dy_ld, op.dbias, true,
+                   state.workspace.take<float>(scratch));
+}
+
+namespace {
+
+/// Rows of logits at a time: few enough that they are still in the cache when they are read.
+constexpr size_t kLogitBytes = 24 << 20;
+
+}  // namespace
+
+void classifier_loss(TrainState& state, const ClassifierLoss& op) {
+  const auto& head = static_cast<const GpuMatrix&>(*op.head);
+  const int vocab = head.out(), ld = (vocab + 3) / 4 * 4;
+  const size_t fitting = kLogitBytes / (static_cast<size_t>(ld) * sizeof(float));
+  const int chunk = std::min(op.rows, static_cast<int>(std::max<size_t>(fitting / 128 * 128, 128)));
+  const size_t rows = static_cast<size_t>(op.rows);
+  std::fill_n(op.losses, rows, 0.0);
+  if (rows == 0 ||
+      !state.workspace.begin(Workspace::room<float>(at(chunk, ld)) + Workspace::room<double>(rows) +
+                             Workspace::room<int32_t>(rows)))
+    return;
+  float* const logits = state.workspace.take<float>(at(chunk, ld));
+  double* const losses = state.workspace.take<double>(rows);
+  const int32_t* const targets = state.workspace.upload(op.targets);
+  const bool fours = op.dlogits_ld % 4 == 0 && reinterpret_cast<uintptr_t>(op.dlogits) % 16 == 0;
+  for (int row = 0; row < op.rows; row += chunk) {
+    const int count = std::min(chunk, op.rows - row);
+    const size_t bytes = state.element_bytes();
+    state.multiply({.kind = ProductKind::kForward,
+                    .epilogue = ProductEpilogue::kStoreFloat,
+                    .precision = state.precision,
+                    .m = count,
+                    .n = vocab,
+                    .k = head.in(),
+                    .a = static_cast<const std::byte*>(op.x) + at(row, head.in()) * bytes,
+                    .b = head.data(),
+                    .lda = head.in(),
+                    .ldb = head.ld(),
+                    .out = logits,
+                    .out_ld = ld});
+    with_type(state.precision, [&]<class T>() {
+      T* const dlogits =
+          op.dlogits ? static_cast<T*>(op.dlogits) + at(row, op.dlogits_ld) : nullptr;
+      launch(state.runtime,
+             {"classifier_loss",
+              {static_cast<unsigned>(count)},
+              {kClassifierThreads},
+              16 * sizeof(float)},
+             fours ? classifier_loss<T, 4> : classifier_loss<T, 1>,
+             static_cast<const float*>(logits), vocab, ld, targets + row, losses + row, dlogits,
+             op.dlogits_ld, op.scale);
+    });
+  }
+  state.runtime.copy_out(op.losses, losses, rows * sizeof(double));
+}
+
+}  // namespace fastserve::gpu

@@ -1,0 +1,73 @@
+// What the families of training operations share.
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "gpu/launch.h"
+#include "gpu/matmul_engine.h"
+#include "gpu/workspace.h"
+#include "model/train_ops.h"
+
+namespace fastserve::gpu {
+
+inline unsigned blocks_for(size_t n, size_t each) {
+  return static_cast<unsigned>((n + each - 1) / each);
+}
+
+/// A weight matrix [out, in] in the training precision, rows on 16 bytes: both directions read it.
+class GpuMatrix final : public TrainMatrix {
+ public:
+  GpuMatrix(int out, int in, int ld, Memory memory)
+      : TrainMatrix(out, in), ld_(ld), memory_(std::move(memory)) {}
+  void* data() const { return memory_.data(); }
+  int ld() const { return ld_; }
+
+ private:
+  int ld_;
+  Memory memory_;
+};
+
+/// The runtime and the scratch of one TrainOps.
+struct TrainState {
+  TrainState(Runtime& on, std::span<MatmulEngine* const> by, Precision in)
+      : runtime(on), engines(by.begin(), by.end()), precision(in), workspace(on) {}
+  Runtime& runtime;
+  std::vector<MatmulEngine*> engines;
+  Precision precision;
+  Workspace workspace;
+
+  size_t element_bytes() const { return precision == Precision::kFloat32 ? 4 : 2; }
+  void multiply(const Product& product) const {
+    for (MatmulEngine* engine : engines)
+      if (engine->supports(product)) return engine->run(product);
+  }
+};
+
+/// Calls body.operator()<T>() with the type of a precision.
+template <class Body>
+void with_type(Precision precision, const Body& body) {
+  switch (precision) {
+    case Precision::kFloat32:
+      return body.template operator()<float>();
+    case Precision::kBFloat16:
+      return body.template operator()<BFloat16>();
+    case Precision::kFloat16:
+      return body.template operator()<Float16>();
+  }
+}
+
+/// Scratch that sum_columns_into takes, in floats.
+size_t column_sum_scratch(int rows, int cols);
+/// out[c] (+)= the sum of column c of `in` [rows, ld], of the type of `precision`.
+void sum_columns_into(Runtime& runtime, Precision precision, const void* in, int rows, int cols,
+                      int ld, float* out, bool accumulate, float* scratch);
+
+void matmul_forward(TrainState& state, const MatmulForward& op);
+void matmul_backward_input(TrainState& state, const MatmulBackwardInput& op);
+void matmul_backward_weight(TrainState& state, const MatmulBackwardWeight& op);
+void classifier_loss(TrainState& state, const ClassifierLoss& op);
+void attention_forward(TrainState& state, const AttentionForward& op);
+void attention_backward(TrainState& state, const AttentionBackward& op);
+
+}  // namespace fastserve::gpu

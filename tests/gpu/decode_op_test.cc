@@ -1,0 +1,130 @@
+// The GPU's inference operations against the reference, on the emulator.
+#include "tests/cpu/decode_attention_cases.h"
+#include "tests/cpu/decode_cases.h"
+#include "tests/gpu/gpu_tests.h"
+
+namespace fastserve::harness {
+namespace {
+
+using decode_cases::kFormats;
+
+/// Against the reference in one order, then the same bits in others.
+template <class Shape, class Run>
+void check_gpu_decode_op(const std::string& op, const std::vector<Shape>& shapes, const Run& run) {
+  const auto device = emulated_gpu();
+  check_decode_op_on(*device, op, shapes, run);
+  const Outputs expected = run(*device->make_decode_ops(), shapes.back());
+  for (const simt::Options& options : unlike_orders()) {
+    const auto other = emulated_gpu(options);
+    require_same_bits(op + " in another order", expected,
+                      run(*other->make_decode_ops(), shapes.back()));
+    CHECK(other->sync().ok());
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the GPU multiplies by every weight format as the reference does") {
+  std::vector<decode_cases::MatmulShape> shapes;
+  for (const WeightFormat format : kFormats) {
+    shapes.push_back({format, 1, {1}, 1});
+    shapes.push_back({format, 4, {17}, 33});
+    shapes.push_back({format, 7, {100, 20, 20}, 300});
+    shapes.push_back({format, 33, {24}, 96});
+    shapes.push_back({format, 9, {64, 32, 32}, 1100});
+  }
+  check_gpu_decode_op("decode matmul", shapes, decode_cases::run_matmul);
+}
+
+TEST_CASE("the GPU gates the MLP as the reference does") {
+  std::vector<decode_cases::MatmulShape> shapes;
+  for (const WeightFormat format : kFormats)
+    for (const auto& [rows, neurons, in] : {std::tuple{1, 1, 3}, {5, 23, 40}, {33, 20, 130}})
+      shapes.push_back({format, rows, {neurons, neurons}, in});
+  check_gpu_decode_op("gated MLP", shapes, decode_cases::run_gated);
+}
+
+TEST_CASE("a row's product on the GPU has the same bits alone and in any batch") {
+  const auto device = emulated_gpu();
+  const auto ops = device->make_decode_ops();
+  for (const WeightFormat format : kFormats) {
+    Rng rng(55);
+    constexpr int kRows = 37, kIn = 200, kOut = 40;
+    Array x = random_floats(rng, kRows * kIn), weight = random_floats(rng, kIn);
+    const int rows[] = {kOut};
+    const auto matrix = decode_cases::random_matrix(*ops, rng, format, rows, kIn, false);
+    const DecodeNorm norm{NormKind::kRmsNorm, weight.floats(), nullptr, 1e-5f};
+    const auto run = [&](int chunk) {
+      Array out = unwritten_floats(kRows * kOut);
+      for (int r = 0; r < kRows; r += chunk)
+        ops->matmul({matrix.get(),
+                     x.floats() + r * kIn,
+                     std::min(chunk, kRows - r),
+                     kIn,
+                     {},
+                     &norm,
+                     nullptr,
+                     DecodeEpilogue::kStore,
+                     out.floats() + r * kOut,
+                     kOut});
+      return Outputs{float_output("out", out, 1)};
+    };
+    const Outputs whole = run(kRows);
+    for (const int chunk : {1, 9, 31})
+      require_same_bits(
+          std::string(weight_format_name(format)) + ", chunks of " + std::to_string(chunk), whole,
+          run(chunk));
+  }
+  CHECK(device->sync().ok());
+}
+
+TEST_CASE("the GPU looks embeddings up exactly and finds cross-entropy") {
+  std::vector<decode_cases::EmbedShape> shapes;
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16})
+    for (const int channels : {1, 17, 64}) shapes.push_back({type, 9, channels, channels != 64});
+  check_gpu_decode_op("decode embed", shapes, decode_cases::run_embed);
+  check_gpu_decode_op("cross-entropy",
+                      std::vector<decode_cases::LossShape>{{1, 2}, {3, 17}, {2, 5000}, {9, 512}},
+                      decode_cases::run_cross_entropy);
+}
+
+TEST_CASE("the GPU attends over a paged cache as the reference does") {
+  using decode_attention_cases::kMixed;
+  std::vector<decode_attention_cases::AttentionShape> shapes;
+  const std::vector<std::vector<decode_attention_cases::Chunk>> far = {
+      {{0, 0, 131}, {1, 0, 1}}, {{0, 131, 1}, {1, 1, 7}}, {{0, 132, 1}}};
+  for (const KvType type : {KvType::kFloat16, KvType::kFloat32}) {
+    shapes.push_back({{4, 1, 64}, 16, type, 0, true, true, kMixed});
+    shapes.push_back({{6, 2, 16}, 16, type, 9, true, false, kMixed});
+    shapes.push_back({{1, 1, 10}, 16, type, 0, true, true, kMixed});
+    shapes.push_back({{2, 1, 5}, 16, type, 0, false, true, kMixed});
+    shapes.push_back({{2, 1, 128}, 16, type, 0, true, false, far});
+    shapes.push_back({{1, 1, 160}, 32, type, 0, false, false, kMixed});
+    shapes.push_back({{8, 1, 80}, 16, type, 100, true, false, far});
+  }
+  check_gpu_decode_op("decode attention", shapes, decode_attention_cases::run_attention);
+}
+
+TEST_CASE("a prompt's attention on the GPU has the same bits whole, in chunks and token by token") {
+  // Past the length at which few rows are split over blocks and many are not.
+  constexpr int kTokens = 150;
+  const auto device = emulated_gpu();
+  const auto ops = device->make_decode_ops();
+  for (const int window : {0, 13}) {
+    decode_attention_cases::AttentionShape s{{2, 1, 16}, 16,    KvType::kFloat16,   window,
+                                             true,       false, {{{0, 0, kTokens}}}};
+    const Outputs whole = decode_attention_cases::run_attention(*ops, s);
+    std::vector<std::vector<std::vector<decode_attention_cases::Chunk>>> cuts = {
+        {{{0, 0, 5}}, {{0, 5, 16}}, {{0, 21, kTokens - 21}}}};
+    auto& late = cuts.emplace_back();
+    late.push_back({{0, 0, 120}});
+    for (int t = 120; t < kTokens; ++t) late.push_back({{0, t, 1}});
+    for (const auto& cut : cuts) {
+      s.batches = cut;
+      require_same_bits("chunked attention", whole, decode_attention_cases::run_attention(*ops, s));
+    }
+  }
+  CHECK(device->sync().ok());
+}
+
+}  // namespace fastserve::harness

@@ -1,0 +1,164 @@
+// What the emulator catches: kernels that break a rule of the machine.
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include "gpu/kernels/reduce.cuh"
+#include "gpu/launch.h"
+#include "gpu/simt/tensor_core.h"
+
+namespace fastserve::gpu {
+namespace {
+
+using simt::Options;
+using simt::Order;
+
+/// A block's sum, with one of its barriers left out, an early exit, or too little shared memory.
+enum class Bug { kNone, kNoBarrier, kDivergent, kExit, kPastEnd, kNarrowMask };
+
+template <Bug kBug>
+__global__ void sum_block(const float* x, float* out, int n) {
+  FS_SHARED(float, room);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  if (kBug == Bug::kExit && threadIdx.x >= 64) return;
+  float sum = 0;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
+  if (kBug == Bug::kNarrowMask && lane < 16)
+    sum = __shfl_xor_sync(0xffffu, sum, 16);
+  else
+    sum = warp_reduce<Add>(sum);
+  if (lane == 0) room[kBug == Bug::kPastEnd ? warp + 8 : warp] = sum;
+  if (kBug == Bug::kDivergent && warp == 0) __syncthreads();
+  if (kBug != Bug::kNoBarrier) __syncthreads();
+  float all = 0;
+  for (unsigned w = 0; w < blockDim.x / 32; ++w) all += room[w];
+  if (threadIdx.x == 0) *out = all;
+}
+
+struct Outcome {
+  float sum;
+  std::string wrong;  ///< empty: the kernel went well
+};
+
+template <Bug kBug>
+Outcome sum_of_ones(const Options& options) {
+  const auto runtime = simt::make_emulated_runtime(options);
+  std::vector<float> x(300, 1.0f);
+  float out = -1;
+  launch(*runtime, {"sum_block", {1}, {128}, 4 * sizeof(float)}, sum_block<kBug>, x.data(), &out,
+         static_cast<int>(x.size()));
+  const Status status = runtime->sync();
+  return {out, status.ok() ? "" : status.error().message()};
+}
+
+const std::vector<Options> kOrders = {{.order = Order::kLockstep},
+                                      {.order = Order::kForward},
+                                      {.order = Order::kReverse},
+                                      {.order = Order::kShuffled, .seed = 3}};
+
+bool mentions(const std::string& text, const char* words) {
+  return text.find(words) != std::string::npos;
+}
+
+/// Two tiles, one copied while the other is added up.
+template <bool kWait, bool kBarrier>
+__global__ void add_tiles(const float* x, float* out, int tiles) {
+  FS_SHARED(float, room);  // [2][128]
+  const int next = (threadIdx.x + 32) % 128;
+  const auto start = [&](int tile) {
+    if (threadIdx.x < 32)
+      copy_async(room + tile % 2 * 128 + threadIdx.x * 4, x + tile * 128 + threadIdx.x * 4, 16);
+  };
+  float sum = 0;
+  start(0);
+  copy_commit();
+  for (int tile = 0; tile < tiles; ++tile) {
+    if (tile + 1 < tiles) start(tile + 1);
+    copy_commit();
+    copy_wait<kWait ? 1 : 2>();
+    __syncthreads();
+    sum += room[tile % 2 * 128 + next];
+    if (kBarrier) __syncthreads();
+  }
+  out[threadIdx.x] = sum;
+}
+
+template <bool kWait, bool kBarrier>
+bool tiles_add_up(const Options& options) {
+  const auto runtime = simt::make_emulated_runtime(options);
+  alignas(16) float x[4 * 128];
+  float out[128];
+  for (int i = 0; i < 512; ++i) x[i] = static_cast<float>(i);
+  launch(*runtime, {"add_tiles", {1}, {128}, 2 * 128 * sizeof(float)}, add_tiles<kWait, kBarrier>,
+         static_cast<const float*>(x), static_cast<float*>(out), 4);
+  CHECK(runtime->sync().ok());
+  for (int i = 0; i < 128; ++i)
+    if (out[i] != static_cast<float>(4 * ((i + 32) % 128) + 6 * 128)) return false;
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("a kernel that keeps the rules gives its result in any order of threads") {
+  for (const Options& options : kOrders) {
+    const Outcome outcome = sum_of_ones<Bug::kNone>(options);
+    CHECK(outcome.wrong == "");
+    CHECK(outcome.sum == 300);
+    CHECK(tiles_add_up<true, true>(options));
+  }
+}
+
+// Races on purpose: ThreadSanitizer ends the program at the first, which is how it says that it
+// sees them; so these run without it.
+#if !defined(__SANITIZE_THREAD__)
+TEST_CASE("a missing barrier gives a wrong sum in some order of threads") {
+  int wrong = 0;
+  for (const Options& options : kOrders) wrong += sum_of_ones<Bug::kNoBarrier>(options).sum != 300;
+  CHECK(wrong > 0);
+}
+
+TEST_CASE("a missing wait for a copy shows when copies land late, a missing barrier when early") {
+  CHECK_FALSE(tiles_add_up<false, true>({.order = Order::kForward}));
+  int wrong = 0;
+  for (Options options : kOrders) {
+    options.early_copies = true;
+    wrong += !tiles_add_up<true, false>(options);
+  }
+  CHECK(wrong > 0);
+}
+#endif
+
+TEST_CASE("a barrier that some threads do not reach is an error with its line") {
+  CHECK(mentions(sum_of_ones<Bug::kDivergent>({}).wrong, "divergent __syncthreads"));
+  CHECK(mentions(sum_of_ones<Bug::kDivergent>({}).wrong, "emulator_test.cc:"));
+  CHECK(mentions(sum_of_ones<Bug::kExit>({}).wrong, "after a thread has ended"));
+}
+
+#if !defined(__SANITIZE_ADDRESS__)
+TEST_CASE("a write past the shared memory that the launch asked for is an error") {
+  CHECK(mentions(sum_of_ones<Bug::kPastEnd>({}).wrong, "past its 16 bytes"));
+}
+#endif
+
+TEST_CASE("a shuffle that reads outside its mask is an error") {
+  CHECK(sum_of_ones<Bug::kNarrowMask>({}).wrong != "");
+}
+
+TEST_CASE("a failure is told once, by sync, with the kernel's name; memory is refused with sizes") {
+  const auto runtime = simt::make_emulated_runtime();
+  float x = 1, out = 0;
+  launch(*runtime, {"sum_block", {1}, {128}, 4 * sizeof(float)}, sum_block<Bug::kExit>,
+         static_cast<const float*>(&x), &out, 1);
+  const Status status = runtime->sync();
+  REQUIRE(!status.ok());
+  CHECK(mentions(status.error().message(), "the kernel sum_block failed"));
+  CHECK(runtime->sync().ok());
+  launch(*runtime, {"sum_block", {1}, {128}, size_t{1} << 20}, sum_block<Bug::kNone>,
+         static_cast<const float*>(&x), &out, 1);
+  CHECK(mentions(runtime->sync().error().message(), "bytes of shared memory"));
+  const Result<void*> memory = runtime->allocate(size_t{1} << 50);
+  REQUIRE(!memory.ok());
+  CHECK(memory.error().code == ErrorCode::kResourceExhausted);
+}
+
+}  // namespace fastserve::gpu

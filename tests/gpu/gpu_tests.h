@@ -1,0 +1,44 @@
+// The emulated GPU as a device for tests, and what tests of its operations share.
+#pragma once
+
+#include <memory>
+
+#include "gpu/gpu_device.h"
+#include "gpu/simt/emulated_runtime.h"
+#include "tests/cpu/op_harness.h"
+
+namespace fastserve::harness {
+
+inline std::unique_ptr<Device> emulated_gpu(const simt::Options& options = {}) {
+  return gpu::make_gpu_device(simt::make_emulated_runtime(options));
+}
+
+/// Orders of threads, blocks and copies that have little in common with the default.
+inline const std::vector<simt::Options>& unlike_orders() {
+  static const std::vector<simt::Options> orders = {
+      {.order = simt::Order::kReverse, .early_copies = true},
+      {.order = simt::Order::kLockstep, .early_copies = true},
+      {.order = simt::Order::kShuffled, .seed = 5, .os_threads = 2}};
+  return orders;
+}
+
+/// Against the reference in one order; then the same bits whatever the order of threads and blocks
+/// and whenever asynchronous copies land.
+template <class Shape, class Run>
+void check_gpu_train_op(const std::string& op, const std::vector<Shape>& shapes, const Run& run) {
+  const auto device = emulated_gpu();
+  check_train_op_on(*device, kPrecisions, op, shapes, run);
+  const Shape& shape = shapes.back();
+  for (const Precision precision : kPrecisions) {
+    const Outputs expected = run(*device->make_train_ops(precision), shape);
+    for (const simt::Options& options : unlike_orders()) {
+      const auto other = emulated_gpu(options);
+      const std::string what = op + " " + shape.text() + " in another order";
+      require_same_bits(what, expected, run(*other->make_train_ops(precision), shape));
+      const Status status = other->sync();
+      CHECK_MESSAGE(status.ok(), what << ": " << status.error().message());
+    }
+  }
+}
+
+}  // namespace fastserve::harness

@@ -1,0 +1,100 @@
+// The GPU's training operations against the reference, on the emulator.
+#include "tests/cpu/attention_cases.h"
+#include "tests/cpu/loss_cases.h"
+#include "tests/cpu/matmul_cases.h"
+#include "tests/cpu/norm_cases.h"
+#include "tests/gpu/gpu_tests.h"
+
+namespace fastserve::harness {
+
+TEST_CASE("the GPU normalises as the reference does, forward and backward") {
+  std::vector<norm_cases::NormShape> shapes;
+  for (const NormKind kind : {NormKind::kLayerNorm, NormKind::kRmsNorm})
+    for (const auto& [rows, channels] : {std::pair{1, 2}, {3, 7}, {17, 64}, {2, 768}, {35, 97}}) {
+      const bool layer = kind == NormKind::kLayerNorm;
+      shapes.push_back({kind, rows, channels, layer, true});
+      shapes.push_back({kind, rows, channels, false, false});
+    }
+  check_gpu_train_op("norm", shapes, norm_cases::run_norm);
+}
+
+TEST_CASE("the GPU embeds and sums embedding gradients in row order") {
+  check_gpu_train_op("embed",
+                     std::vector<norm_cases::EmbedShape>{
+                         {1, 1, 1, 1}, {9, 5, 4, 7}, {40, 65, 16, 64}, {33, 3, 40, 17}},
+                     norm_cases::run_embed);
+}
+
+TEST_CASE("the GPU rotates and normalises heads as the reference does") {
+  std::vector<norm_cases::RotaryShape> shapes;
+  for (const HeadShape& heads : {HeadShape{1, 1, 2}, {3, 1, 24}, {5, 5, 10}, {4, 2, 128}})
+    for (const int rows : {1, 17}) {
+      shapes.push_back({heads, rows, false, true, true});
+      shapes.push_back({heads, rows, true, false, false});
+      shapes.push_back({heads, rows, true, true, false});
+    }
+  check_gpu_train_op("rotary", shapes, norm_cases::run_rotary);
+}
+
+TEST_CASE("the GPU multiplies by a weight matrix as the reference does") {
+  check_gpu_train_op(
+      "matmul",
+      std::vector<matmul_cases::MatmulShape>{
+          {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {70, 18, 200}, {33, 130, 100}},
+      matmul_cases::run_forward);
+}
+
+TEST_CASE("the GPU carries gradients back through a weight matrix") {
+  check_gpu_train_op("matmul dx",
+                     std::vector<matmul_cases::MatmulShape>{
+                         {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {33, 130, 100}},
+                     matmul_cases::run_backward_input);
+}
+
+TEST_CASE("the GPU sums weight gradients in one chain per element") {
+  check_gpu_train_op(
+      "matmul dw",
+      std::vector<matmul_cases::MatmulShape>{
+          {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {600, 20, 18}, {33, 130, 100}},
+      matmul_cases::run_backward_weight);
+}
+
+TEST_CASE("the GPU attends as the reference does, forward and backward") {
+  check_gpu_train_op("attention",
+                     std::vector<attention_cases::AttentionShape>{{{1, 1, 1}, {1}, 0},
+                                                                  {{1, 1, 5}, {3}, 0},
+                                                                  {{1, 1, 16}, {1}, 0},
+                                                                  {{2, 2, 64}, {64, 64}, 0},
+                                                                  {{4, 2, 16}, {5, 17, 1}, 0},
+                                                                  {{2, 1, 80}, {70}, 0},
+                                                                  {{2, 1, 32}, {67, 2}, 1},
+                                                                  {{2, 1, 128}, {40, 3}, 0},
+                                                                  {{2, 2, 64}, {90}, 0, 30},
+                                                                  {{2, 1, 33}, {19, 21}, 0},
+                                                                  {{4, 2, 64}, {130, 31}, 50}},
+                     attention_cases::run_attention);
+}
+
+TEST_CASE("the GPU finds the loss and its gradient as the reference does") {
+  check_gpu_train_op(
+      "classifier",
+      std::vector<loss_cases::LossShape>{
+          {1, 2, 3, 1}, {5, 65, 128, 3}, {9, 1000, 33, 2}, {37, 256, 64, 30}, {130, 97, 16, 1}},
+      loss_cases::run_loss);
+}
+
+TEST_CASE("the GPU takes AdamW's step, adds, and sums squares") {
+  const std::vector<loss_cases::FlatShape> shapes = {{1}, {7}, {64}, {5000}, {1031}};
+  check_gpu_train_op("adamw", shapes, loss_cases::run_adamw);
+  check_gpu_train_op("add", shapes, loss_cases::run_add);
+  check_gpu_train_op("sum_squares", shapes, loss_cases::run_sum_squares);
+  const auto device = emulated_gpu();
+  const auto ops = device->make_train_ops(Precision::kFloat32);
+  for (const float bad : {INFINITY, -INFINITY, NAN}) {
+    std::vector<float> x(5000, 1.0f);
+    x[617] = bad;
+    CHECK_FALSE(std::isfinite(ops->sum_squares(x.data(), x.size())));
+  }
+}
+
+}  // namespace fastserve::harness
