@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "api/bulk_protocols.h"
 #include "api/cluster_folder.h"
 #include "api/cluster_jobs.h"
 #include "api/train_request.h"
@@ -48,6 +49,7 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
     const ClusterSettings& settings = folder_->settings();
     if (options_.address.empty()) options_.address = settings.address;
     if (options_.port < 0) options_.port = settings.port;
+    FS_ASSIGN(bulk_, BulkProtocols::make(options_.plain_bulk, options_.address));
     FS_ASSIGN(members_, Membership::open(folder_->state(), clock_, folder_->authority()));
     // Another address than loopback was the user's word to `cluster init` or `start`.
     FS_ASSIGN(BoundPort bound, bind_to(options_.address, options_.port, true));
@@ -182,17 +184,18 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
           kJoining);
       if (!served.ok()) options_.log.warning("a node did not join: " + served.error().message());
     };
-    return {{kJoinProtocol, true, join},
-            {kClusterClientProtocol, true,
-             [this](TlsConnection connection) { server_->adopt(std::move(connection.stream)); }},
-            {kControlProtocol, false,
-             [this](TlsConnection connection) {
-               members_->heard(connection.claim->node);
-               coordinator_->control_connected(std::move(connection));
-             }},
-            {kBulkProtocol, false, [this](TlsConnection connection) {
-               coordinator_->bulk_connected(std::move(connection));
-             }}};
+    auto all = bulk_.offers(
+        [this](TlsConnection connection) { coordinator_->bulk_connected(std::move(connection)); });
+    const std::vector<Gate::Protocol> others = {
+        {kJoinProtocol, true, join},
+        {kClusterClientProtocol, true,
+         [this](TlsConnection connection) { server_->adopt(std::move(connection.stream)); }},
+        {kControlProtocol, false, [this](TlsConnection connection) {
+           members_->heard(connection.claim->node);
+           coordinator_->control_connected(std::move(connection));
+         }}};
+    all.insert(all.end(), others.begin(), others.end());
+    return all;
   }
 
   /// The coordinator's own certificate never runs out while it runs.
@@ -209,6 +212,7 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   }
 
   CoordinatorOptions options_;
+  BulkProtocols bulk_;
   SystemClock clock_;
   const int64_t started_ = clock_.unix_seconds();
   std::string endpoint_;

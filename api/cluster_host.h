@@ -26,10 +26,19 @@ struct ClusterMade {
 /// kAlreadyExists when the folder holds a cluster. Opens no port.
 Result<ClusterMade> init_cluster(const ClusterInit& init);
 
+/// Whether tensors may travel without TLS, by the user's word: only between two ends that both say
+/// so, each of which has the other's address in a network it trusts, and after both have shown
+/// their certificates.
+struct PlainBulk {
+  bool allowed = false;
+  std::vector<std::string> networks;  ///< beside this host: like "10.1.0.0/16"
+};
+
 struct CoordinatorOptions {
   Path root;
   std::string address;  ///< empty: as init_cluster() was told
   int port = -1;        ///< -1: the same
+  PlainBulk plain_bulk;
   Log log;
 };
 
@@ -57,7 +66,7 @@ struct NodeHostOptions {
   std::string address = "127.0.0.1";  ///< its bulk lane listens here ...
   int port = 0;                       ///< ... 0: any
   std::string advertise;              ///< how peers reach it; empty: `address`
-  bool plain_bulk = false;  ///< tensors without TLS: inside a trusted network, by the user's word
+  PlainBulk plain_bulk;
   Log log;
 };
 

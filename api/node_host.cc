@@ -9,6 +9,7 @@
 
 #include "actors/cluster_coordinator.h"
 #include "actors/cluster_node.h"
+#include "api/bulk_protocols.h"
 #include "api/cluster_folder.h"
 #include "api/cluster_host.h"
 #include "api/node.h"
@@ -53,9 +54,7 @@ class Host final : public NodeHost {
   }
 
   Status open() {
-    if (options_.plain_bulk)
-      return Error{ErrorCode::kUnsupported, "is not supported yet", "--plain-bulk",
-                   "leave it out: tensors travel in TLS"};
+    FS_ASSIGN(bulk_, BulkProtocols::make(options_.plain_bulk, options_.address));
     FS_ASSIGN(folder_, NodeFolder::open(options_.root));
     FS_TRY(join());
     FS_ASSIGN(TlsParty party, TlsParty::create(membership_.identity));
@@ -66,13 +65,13 @@ class Host final : public NodeHost {
     FS_TRY(start_node(port));
     Gate::Options gate;
     gate.log = options_.log;
-    FS_ASSIGN(
-        gate_,
-        Gate::start(
-            std::move(bound), std::move(serving),
-            {{kBulkProtocol, false,
-              [this](TlsConnection connection) { node_->bulk_connected(std::move(connection)); }}},
-            [](const NodeClaim&) { return Status(); }, gate));
+    FS_ASSIGN(gate_, Gate::start(
+                         std::move(bound), std::move(serving),
+                         bulk_.offers([this](TlsConnection connection) {
+                           tell(connection);
+                           node_->bulk_connected(std::move(connection));
+                         }),
+                         [](const NodeClaim&) { return Status(); }, gate));
     options_.log.info(fmt::format("node {} of cluster {}: {} lanes, roles {}, tensors at {}:{}",
                                   membership_.name, membership_.cluster, options_.lanes,
                                   fmt::join(membership_.roles, ","), host(), port));
@@ -149,15 +148,34 @@ class Host final : public NodeHost {
     }
   }
 
-  Result<TlsConnection> dial(const std::string& host, int port, const std::string& node,
-                             const char* protocol) const {
+  void tell(const TlsConnection& connection) const {
+    options_.log.info(fmt::format("lane to {}: {}", connection.claim ? connection.claim->node : "?",
+                                  BulkProtocols::told(connection.protocol)));
+  }
+
+  Result<TlsConnection> dial_bulk(const std::string& host, int port,
+                                  const std::string& node) const {
     FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
+    const auto protocols = bulk_.wanted(socket);
+    FS_ASSIGN(TlsConnection connection, greet(std::move(socket), host, port, node, protocols));
+    tell(connection);
+    return connection;
+  }
+
+  Result<TlsConnection> dial_control(const std::string& host, int port) const {
+    FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
+    return greet(std::move(socket), host, port, kCoordinatorName, {kControlProtocol});
+  }
+
+  Result<TlsConnection> greet(Socket socket, const std::string& host, int port,
+                              const std::string& node,
+                              const std::vector<std::string>& protocols) const {
     std::shared_ptr<const TlsParty> party;
     {
       std::lock_guard lock(mutex_);
       party = party_;
     }
-    return party->connect(std::move(socket), endpoint_text(host, port), node, protocol, kDialling);
+    return party->connect(std::move(socket), endpoint_text(host, port), node, protocols, kDialling);
   }
 
   /// From the next connection on, the node shows its new certificate.
@@ -189,11 +207,9 @@ class Host final : public NodeHost {
     config.data_folder = options_.root / "node-data";
     config.clock = &clock_;
     config.log = options_.log;
-    config.dial_control = [this, place = place] {
-      return dial(place.first, place.second, kCoordinatorName, kControlProtocol);
-    };
+    config.dial_control = [this, place = place] { return dial_control(place.first, place.second); };
     config.dial_bulk = [this, place = place] {
-      return dial(place.first, place.second, kCoordinatorName, kBulkProtocol);
+      return dial_bulk(place.first, place.second, kCoordinatorName);
     };
     config.renewal = [this]() -> std::optional<std::string> {
       const auto claim = read_claim(membership_.identity.certificate);
@@ -203,13 +219,14 @@ class Host final : public NodeHost {
     };
     config.renewed = [this](const std::string& certificate) { return renew(certificate); };
     config.dial_peer = [this](const std::string& node, const std::string& host, int at) {
-      return dial(host, at, node, kBulkProtocol);
+      return dial_bulk(host, at, node);
     };
     FS_ASSIGN(node_, ClusterNode::start(std::move(config)));
     return {};
   }
 
   NodeHostOptions options_;
+  BulkProtocols bulk_;
   SystemClock clock_;
   std::unique_ptr<NodeFolder> folder_;
   NodeMembership membership_;

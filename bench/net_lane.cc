@@ -134,7 +134,7 @@ std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>> streams(bool tls) {
                    .stream;
   });
   auto asked =
-      party.connect(std::move(client), "server", "", "bulk/1", std::chrono::seconds(5)).value();
+      party.connect(std::move(client), "server", "", {"bulk/1"}, std::chrono::seconds(5)).value();
   server_side.join();
   return {std::move(asked.stream), std::move(answered)};
 }

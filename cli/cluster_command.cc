@@ -10,6 +10,7 @@
 #include "api/cluster_host.h"
 #include "cli/cluster_client.h"
 #include "cli/command.h"
+#include "cli/plain_bulk.h"
 #include "cluster/access_role.h"
 #include "cluster/tokens.h"
 #include "net/socket.h"
@@ -131,6 +132,7 @@ void add_start(CLI::App& group, CommandLine& line, Body& run) {
                 "Address to listen at (default: as `cluster init` was told)");
   c->add_option("--port", words->options.port, "Port to listen at (default: the same); 0: any")
       ->check(CLI::Range(0, 65535));
+  add_plain_bulk(*c, words->options.plain_bulk);
   c->add_option("--endpoint-file", words->endpoint_file, "Write HOST:PORT here once ready");
   c->footer(
       "Examples:\n"

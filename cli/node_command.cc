@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "cli/cluster_client.h"
 #include "cli/command.h"
+#include "cli/plain_bulk.h"
 
 namespace fastserve {
 namespace {
@@ -85,13 +86,13 @@ void add_start(CLI::App& group, CommandLine& line, Body& run) {
       ->capture_default_str()
       ->check(CLI::Range(0, 65535));
   c->add_option("--advertise", o->advertise, "Host by which peers reach it (default: --address)");
-  c->add_flag("--plain-bulk", o->plain_bulk,
-              "Tensors without TLS: only where the network between nodes is trusted");
+  add_plain_bulk(*c, o->plain_bulk);
   c->footer(
       "Examples:\n"
       "  fsctl node start --join 10.0.0.1:7070 --token fsj1-... --address 10.0.0.2\n"
       "  fsctl node start --join 10.0.0.1:7070 --token fsj1-... --roles trainer --lanes 8\n"
       "  fsctl node start                        # again, where it joined before\n"
+      "  fsctl node start --plain-bulk --trusted-network 10.0.0.0/24\n"
       "Its identity and certificate lie in the store's folder, --store.");
   c->callback([&line, &run, o] { run = [&line, o] { return start_node(line, *o); }; });
 }

@@ -76,10 +76,7 @@ class ThreadedGate final : public Gate {
         protocols_(std::move(protocols)),
         admitted_(std::move(admitted)),
         options_(std::move(options)),
-        wake_(std::move(wake)) {
-    for (const Protocol& protocol : protocols_)
-      (protocol.open ? open_names_ : closed_names_).push_back(protocol.name);
-  }
+        wake_(std::move(wake)) {}
 
   ~ThreadedGate() override {
     {
@@ -222,8 +219,9 @@ class ThreadedGate final : public Gate {
       const bool crowded = in_handshake_.size() * 2 > static_cast<size_t>(options_.threads);
       const auto party = party_;
       lock.unlock();
-      auto made = party->accept(std::move(stranger.socket), stranger.endpoint, closed_names_,
-                                open_names_, crowded ? options_.timeout / 5 : options_.timeout);
+      const auto open = offered(stranger.socket, true), closed = offered(stranger.socket, false);
+      auto made = party->accept(std::move(stranger.socket), stranger.endpoint, closed, open,
+                                crowded ? options_.timeout / 5 : options_.timeout);
       lock.lock();
       in_handshake_.erase(entry);
       if (stopped_) return;
@@ -231,6 +229,14 @@ class ThreadedGate final : public Gate {
       hand_over(std::move(made), stranger.endpoint);
       lock.lock();
     }
+  }
+
+  std::vector<std::string> offered(const Socket& socket, bool open) const {
+    std::vector<std::string> names;
+    for (const Protocol& protocol : protocols_)
+      if (protocol.open == open && (!protocol.offered_to || protocol.offered_to(socket)))
+        names.push_back(protocol.name);
+    return names;
   }
 
   void hand_over(Result<TlsConnection> made, const std::string& endpoint) {
@@ -269,7 +275,6 @@ class ThreadedGate final : public Gate {
   BoundPort port_;
   std::shared_ptr<const TlsParty> party_;
   const std::vector<Protocol> protocols_;
-  std::vector<std::string> closed_names_, open_names_;
   const Admitted admitted_;
   const Options options_;
   Wake wake_;

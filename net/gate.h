@@ -28,6 +28,8 @@ class Gate {
     std::string name;   ///< as ALPN says it
     bool open = false;  ///< also to peers without a certificate
     std::function<void(TlsConnection)> handler;
+    /// Who may ask for it, by where the connection comes from; empty: anyone.
+    std::function<bool(const Socket&)> offered_to = {};
   };
   /// Whether the holder of a valid certificate is let in: nodes that were removed are not.
   using Admitted = std::function<Status(const NodeClaim&)>;

@@ -159,10 +159,12 @@ Result<SslHandle> new_ssl(SSL_CTX* context, int fd, Handshake& handshake) {
   return ssl;
 }
 
-/// From here on OpenSSL is out of it. It has read nothing beyond the handshake's last record; the
-/// welcome is the one record that has gone under the new keys.
+/// From here on OpenSSL is out of it, or all of TLS. It has read nothing beyond the handshake's
+/// last record; the welcome is the one record that has gone under the new keys.
 Result<std::unique_ptr<Stream>> stream_after(SSL* ssl, Handshake& handshake, bool client,
                                              Socket socket, std::string peer) {
+  if (chosen_protocol(ssl).ends_with(kPlainEnding))
+    return plain_stream(std::move(socket), std::move(peer));
   FS_ASSIGN(const RecordSuite suite, record_suite(SSL_get_current_cipher(ssl)));
   TrafficSecret& ours = client ? handshake.of_client : handshake.of_server;
   TrafficSecret& theirs = client ? handshake.of_server : handshake.of_client;
@@ -189,10 +191,14 @@ Result<ContextHandle> new_context() {
 /// 1.3 the handshake of the side that speaks first ends before it knows.
 constexpr unsigned char kWelcome = 1;
 
-Status say_hello(SSL* ssl, int fd, const std::string& protocol, Nanoseconds deadline) {
-  std::string wire(1, static_cast<char>(protocol.size()));
-  wire += protocol;
-  FS_CHECK(protocol.size() < 256);
+Status say_hello(SSL* ssl, int fd, const std::vector<std::string>& protocols,
+                 Nanoseconds deadline) {
+  std::string wire;
+  for (const std::string& protocol : protocols) {
+    FS_CHECK(protocol.size() < 256);
+    wire += static_cast<char>(protocol.size());
+    wire += protocol;
+  }
   SSL_set_alpn_protos(ssl, reinterpret_cast<const unsigned char*>(wire.data()),
                       static_cast<unsigned int>(wire.size()));
   SSL_set_connect_state(ssl);
@@ -203,8 +209,10 @@ Status say_hello(SSL* ssl, int fd, const std::string& protocol, Nanoseconds dead
   unsigned char welcome = 0;
   Status welcomed = drive(ssl, fd, deadline, [&] { return SSL_read(ssl, &welcome, 1); });
   if (!welcomed.ok()) return explain_alert(std::move(welcomed).error());
-  if (welcome == kWelcome && chosen_protocol(ssl) == protocol) return {};
-  return Error{ErrorCode::kUnsupported, "does not speak " + protocol, "",
+  const bool known =
+      std::find(protocols.begin(), protocols.end(), chosen_protocol(ssl)) != protocols.end();
+  if (welcome == kWelcome && known) return {};
+  return Error{ErrorCode::kUnsupported, "does not speak " + protocols.front(), "",
                "the two sides run versions that do not speak with each other: update the older"};
 }
 
@@ -258,12 +266,13 @@ Result<TlsParty> TlsParty::create(const Identity& identity) {
 }
 
 Result<TlsConnection> TlsParty::connect(Socket socket, const std::string& endpoint,
-                                        const std::string& node, const std::string& protocol,
+                                        const std::string& node,
+                                        const std::vector<std::string>& protocols,
                                         Nanoseconds timeout) const {
   Handshake handshake;
   FS_ASSIGN(SslHandle ssl, new_ssl(state_->context.get(), socket.get(), handshake));
   SSL_set_verify(ssl.get(), SSL_VERIFY_PEER, nullptr);
-  const Status greeted = say_hello(ssl.get(), socket.get(), protocol, now() + timeout);
+  const Status greeted = say_hello(ssl.get(), socket.get(), protocols, now() + timeout);
   if (!greeted.ok()) return at(greeted.error(), endpoint);
   auto claim = read_claim(peer_certificate(ssl.get()));
   if (!claim.ok()) return at(claim.error(), endpoint);
@@ -274,7 +283,7 @@ Result<TlsConnection> TlsParty::connect(Socket socket, const std::string& endpoi
   const std::string peer = fmt::format("{} ({})", claim->node, endpoint);
   FS_ASSIGN(made.stream, stream_after(ssl.get(), handshake, true, std::move(socket), peer));
   made.claim = std::move(*claim);
-  made.protocol = protocol;
+  made.protocol = chosen_protocol(ssl.get());
   return made;
 }
 
@@ -329,7 +338,7 @@ Result<TlsConnection> connect_to_join(Socket socket, const std::string& endpoint
   const Error stranger{ErrorCode::kInvalidArgument, "is not of the cluster that the token is for",
                        endpoint, "check the address, and that the token is whole"};
   const Nanoseconds deadline = now() + timeout;
-  const Status greeted = say_hello(ssl.get(), socket.get(), protocol, deadline);
+  const Status greeted = say_hello(ssl.get(), socket.get(), {protocol}, deadline);
   if (!greeted.ok()) return at(greeted.error(), endpoint);
   const CertificateHandle leaf(SSL_get1_peer_certificate(ssl.get()));
   STACK_OF(X509)* const chain = SSL_get_peer_cert_chain(ssl.get());

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -11,6 +12,10 @@
 #include "net/stream.h"
 
 namespace fastserve {
+
+/// A protocol whose name ends so is spoken without TLS once both sides have proven who they are:
+/// what follows is neither secret nor safe from a network that changes it.
+inline constexpr std::string_view kPlainEnding = "+plain";
 
 /// A stream whose peer has proven what `claim` says. No claim: the peer showed no certificate,
 /// which only a port that lets nodes join allows.
@@ -34,9 +39,11 @@ class TlsParty {
   TlsParty& operator=(TlsParty&&) noexcept;
   ~TlsParty();
 
-  /// Speaks first. `node`: who must answer; empty: any node of the cluster.
+  /// Speaks first. `node`: who must answer; empty: any node of the cluster. Of `protocols`, the one
+  /// preferred first, the first that the peer offers is spoken.
   Result<TlsConnection> connect(Socket socket, const std::string& endpoint, const std::string& node,
-                                const std::string& protocol, Nanoseconds timeout) const;
+                                const std::vector<std::string>& protocols,
+                                Nanoseconds timeout) const;
   /// Answers. `open_protocols` may be spoken without a certificate.
   Result<TlsConnection> accept(Socket socket, const std::string& endpoint,
                                const std::vector<std::string>& protocols,

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "net/trusted_networks.h"
 #include "tests/net/lane_fixture.h"
 #include "tests/thread_count.h"
 
@@ -43,9 +44,15 @@ class Doorkeeper {
       came_.push_back(std::move(connection));
       changed_.notify_all();
     };
+    const auto here = [](const Socket& socket) {
+      return TrustedNetworks::parse({}).value().hold_peer_of(socket);
+    };
     gate = Gate::start(
                bind_to("127.0.0.1", 0, false).value(), cluster.party("coordinator"),
-               {{"nodes/1", false, keep}, {"anyone/1", true, keep}},
+               {{"nodes/1", false, keep},
+                {"anyone/1", true, keep},
+                {"far/1", false, keep, [](const Socket&) { return false; }},
+                {"near/1", false, keep, here}},
                [this](const NodeClaim& claim) -> Status {
                  asked++;
                  if (claim.node != "removed") return {};
@@ -59,7 +66,7 @@ class Doorkeeper {
 
   Socket knock() const { return connect_to("127.0.0.1", gate->port(), 5s).value(); }
   Result<TlsConnection> enter(const TlsParty& who, const std::string& protocol = "nodes/1") const {
-    return who.connect(knock(), gate->endpoint(), "", protocol, 5s);
+    return who.connect(knock(), gate->endpoint(), "", {protocol}, 5s);
   }
   TlsConnection wait_for_one() {
     std::unique_lock lock(mutex_);
@@ -182,7 +189,7 @@ TEST_CASE("a gate closes at once though handshakes are under way, and leaves no 
     // A hello of a client that then says nothing: taken off the wire of one that does.
     SocketPair pair;
     std::thread client([&] {
-      (void)keeper.cluster.party("a").connect(std::move(pair.a), "x", "", "nodes/1", 100ms);
+      (void)keeper.cluster.party("a").connect(std::move(pair.a), "x", "", {"nodes/1"}, 100ms);
     });
     std::vector<std::byte> hello(16 << 10);
     const ssize_t size = ::recv(pair.b.get(), hello.data(), hello.size(), 0);
@@ -239,4 +246,12 @@ TEST_CASE("a renewed certificate is shown to those who come later") {
   const auto made = keeper.enter(keeper.cluster.party("a"));
   REQUIRE(made.ok());
   CHECK(made->claim->node == "renewed");
+}
+
+TEST_CASE("a protocol that is not offered where a connection comes from is as good as unknown") {
+  Doorkeeper keeper;
+  const TlsParty node = keeper.cluster.party("a");
+  CHECK_FALSE(keeper.enter(node, "far/1").ok());
+  CHECK(node.connect(keeper.knock(), "x", "", {"far/1", "near/1"}, 5s)->protocol == "near/1");
+  CHECK(keeper.wait_for_one().protocol == "near/1");
 }

@@ -6,6 +6,7 @@
 #include <future>
 
 #include "net/identity.h"
+#include "net/trusted_networks.h"
 #include "tests/net/lane_fixture.h"
 
 using namespace fastserve;
@@ -46,10 +47,12 @@ Meeting meet(const TlsParty& server, const Connect& connect,
 }
 
 Meeting meet(const TlsParty& client, const TlsParty& server, const std::string& node = "",
-             const std::string& protocol = "bulk/1") {
-  return meet(server, [&](Socket socket) {
-    return client.connect(std::move(socket), "server:1", node, protocol, 5s);
-  });
+             const std::vector<std::string>& protocols = {"bulk/1"},
+             const std::vector<std::string>& offered = {"bulk/1"}) {
+  const auto connect = [&](Socket socket) {
+    return client.connect(std::move(socket), "server:1", node, protocols, 5s);
+  };
+  return meet(server, connect, offered);
 }
 
 std::string said(const Result<TlsConnection>& made) {
@@ -139,7 +142,7 @@ TEST_CASE("an address that leads to another node is noticed") {
 
 TEST_CASE("versions that share no protocol say which way out there is") {
   const Cluster cluster;
-  CHECK(contains(said(meet(cluster.party("a"), cluster.party("b"), "", "bulk/2").client),
+  CHECK(contains(said(meet(cluster.party("a"), cluster.party("b"), "", {"bulk/2"}).client),
                  "update the older"));
 }
 
@@ -191,6 +194,45 @@ TEST_CASE("a lane under TLS carries what a plain one does") {
   CHECK(at_a.wait_for({2, 0, 0, 0}) == *bytes);
   a.reset();
   CHECK(at_b.wait_for_end().code == ErrorCode::kUnavailable);
+}
+
+TEST_CASE("two nodes that both allow it leave TLS once they have proven who they are") {
+  const Cluster cluster;
+  const std::vector<std::string> both = {"bulk/1+plain", "bulk/1"}, one = {"bulk/1"};
+  for (const auto& [asked, offered] : {std::pair(both, both), {both, one}, {one, both}}) {
+    Meeting met = meet(cluster.party("a"), cluster.party("b"), "b", asked, offered);
+    REQUIRE_MESSAGE(met.client.ok(), said(met.client));
+    REQUIRE_MESSAGE(met.server.ok(), said(met.server));
+    const bool plain = asked == both && offered == both;
+    CHECK(met.client->protocol == (plain ? "bulk/1+plain" : "bulk/1"));
+    CHECK(met.server->protocol == met.client->protocol);
+    CHECK(met.server->claim->node == "a");
+    CHECK(met.client->stream->detects_change() != plain);
+    const SharedBytes bytes = shared_noise(1000, 1);
+    const std::span<const std::byte> part(*bytes);
+    REQUIRE(met.client->stream->write({&part, 1})->bytes == bytes->size());
+    std::vector<std::byte> wire(1000);
+    CHECK(::recv(met.server->stream->fd(), wire.data(), wire.size(), MSG_PEEK) == 1000);
+    CHECK((wire == *bytes) == plain);
+    CHECK(met.server->stream->read(wire)->bytes == 1000);
+    CHECK(wire == *bytes);
+  }
+  const Cluster foreign;
+  CHECK_FALSE(meet(foreign.party("spy"), cluster.party("b"), "", both, both).client.ok());
+}
+
+TEST_CASE("a trusted network holds its own addresses and this host's, and no others") {
+  const auto trusted =
+      TrustedNetworks::parse({"10.1.0.0/16", "fd00:1::/33", "192.168.7.9"}).value();
+  for (const char* const inside : {"127.0.0.1", "::1", "localhost", "10.1.255.1", "fd00:1:7fff::1",
+                                   "192.168.7.9", "::ffff:10.1.2.3"})
+    CHECK_MESSAGE(trusted.hold(inside), inside);
+  for (const char* const outside :
+       {"10.2.0.1", "11.1.0.1", "fd00:1:8000::1", "192.168.7.8", "::2", "somewhere", ""})
+    CHECK_MESSAGE(!trusted.hold(outside), outside);
+  for (const char* const bad : {"10.1.0.0/33", "10.1.0.0/", "10.1.0.0/x", "10.1.0.0/-1", "10.1/16",
+                                "fd00::/129", "0.0.0.0/0", "::/0", "", "10.1.0.0/8 "})
+    CHECK_MESSAGE(TrustedNetworks::parse({bad}).error().code == ErrorCode::kInvalidArgument, bad);
 }
 
 TEST_CASE("names that could forge another claim are refused") {

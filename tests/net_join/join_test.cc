@@ -114,7 +114,7 @@ TEST_CASE("a node trades its token for a certificate by which the cluster's node
   auto accepted = std::async(std::launch::async, [&] {
     return server.accept(std::move(pair.b), "client:1", {"bulk/1"}, {}, 5s);
   });
-  CHECK(node.connect(std::move(pair.a), "server:1", "coordinator", "bulk/1", 5s).ok());
+  CHECK(node.connect(std::move(pair.a), "server:1", "coordinator", {"bulk/1"}, 5s).ok());
   const auto claim = accepted.get();
   REQUIRE_MESSAGE(claim.ok(), said(claim));
   CHECK(cluster.members->admitted(*claim->claim).ok());
