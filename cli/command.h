@@ -70,6 +70,7 @@ void add_status_command(CLI::App& app, CommandLine& line, Body& run);
 void add_cluster_command(CLI::App& app, CommandLine& line, Body& run);
 void add_node_command(CLI::App& app, CommandLine& line, Body& run);
 void add_top_command(CLI::App& app, CommandLine& line, Body& run);
+void add_devices_command(CLI::App& app, CommandLine& line, Body& run);
 void add_parity_command(CLI::App& app, CommandLine& line, Body& run);
 void add_bench_command(CLI::App& app, CommandLine& line, Body& run);
 void add_completion_command(CLI::App& app, CommandLine& line, Body& run);

@@ -154,6 +154,7 @@ int main(int argc, char** argv) {
   add_cluster_command(app, line, run);
   add_node_command(app, line, run);
   add_top_command(app, line, run);
+  add_devices_command(app, line, run);
   add_parity_command(app, line, run);
   add_bench_command(app, line, run);
   add_completion_command(app, line, run);

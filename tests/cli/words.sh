@@ -27,6 +27,7 @@ json_from 0 --json version
 json_from 0 status --json
 json_from 0 models list --json
 json_from 0 jobs list --json
+json_from 0 devices --json
 json_from 0 bench --json
 json_from 0 completion zsh --json
 json_from 12 models show absent --json
