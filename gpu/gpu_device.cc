@@ -32,7 +32,7 @@ class GpuDevice final : public Device {
     const DeviceProperties& p = runtime_->properties();
     std::string id =
         "gpu/" + p.name + "/" + std::to_string(p.major) + "." + std::to_string(p.minor);
-    for (const MatmulEngine* engine : engines_) id += "/" + engine->name();
+    for (const MatmulEngine* engine : engines_) id.append("/").append(engine->name());
     return id;
   }
   Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) override {

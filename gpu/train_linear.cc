@@ -8,30 +8,26 @@
 namespace fastserve::gpu {
 
 size_t column_sum_scratch(int rows, int cols) {
-  return static_cast<size_t>(blocks_for(static_cast<size_t>(rows), kSumRows)) *
-         static_cast<size_t>(cols);
+  const unsigned parts = blocks_for(static_cast<size_t>(rows), kSumRows);
+  if (parts <= 1) return 0;
+  return at(static_cast<int>(parts), cols) + column_sum_scratch(static_cast<int>(parts), cols);
 }
 
 void sum_columns_into(Runtime& runtime, Precision precision, const void* in, int rows, int cols,
                       int ld, float* out, bool accumulate, float* scratch) {
   const unsigned parts = blocks_for(static_cast<size_t>(rows), kSumRows);
-  const Launch how{"sum_columns",
-                   {blocks_for(static_cast<size_t>(cols), 32), parts},
-                   {32, 8},
-                   8 * 33 * sizeof(float)};
   with_type(precision, [&]<class T>() {
-    const T* const from = static_cast<const T*>(in);
-    if (parts == 1)
-      launch(runtime, how, sum_columns<T>, from, rows, cols, ld, out, cols, accumulate);
-    else
-      launch(runtime, how, sum_columns<T>, from, rows, cols, ld, scratch, cols, false);
+    const bool pairs = cols % 2 == 0 && ld % 2 == 0 && reinterpret_cast<uintptr_t>(in) % 8 == 0;
+    const unsigned across = blocks_for(static_cast<size_t>(cols), pairs ? 64 : 32);
+    const bool once = parts == 1;
+    launch(runtime,
+           {"sum_columns", {across, parts}, {32, 8}, pairs ? kSumShared<2> : kSumShared<1>},
+           pairs ? sum_columns<T, 2> : sum_columns<T, 1>, static_cast<const T*>(in), rows, cols, ld,
+           once ? out : scratch, cols, once && accumulate);
   });
   if (parts == 1) return;
-  // A few hundred parts at most of any microbatch: one block goes through them.
-  FS_CHECK(parts <= static_cast<unsigned>(kSumRows));
-  launch(runtime, {how.kernel, {how.grid.x}, how.block, how.shared_bytes}, sum_columns<float>,
-         static_cast<const float*>(scratch), static_cast<int>(parts), cols, cols, out, cols,
-         accumulate);
+  sum_columns_into(runtime, Precision::kFloat32, scratch, static_cast<int>(parts), cols, cols, out,
+                   accumulate, scratch + at(static_cast<int>(parts), cols));
 }
 
 void matmul_forward(TrainState& state, const MatmulForward& op) {

@@ -6,26 +6,39 @@
 namespace fastserve::gpu {
 
 constexpr int kSumRows = 256;  ///< rows that one block of sum_columns takes
+template <int kWide>
+constexpr size_t kSumShared = 8 * (32 * kWide + 1) * sizeof(float);
 
 /// out[blockIdx.y * out_ld + c] (+)= the sum of column c over the block's kSumRows rows.
 ///
-/// Grid: (columns / 32, rows / kSumRows), rounded up. Block: (32, 8). Shared: 8 * 33 floats.
-/// Bits: eight chains of every eighth row, added in order.
-template <class T>
+/// Grid:   (columns / (32 kWide), rows / kSumRows), rounded up. Block: (32, 8). Shared: kSumShared.
+/// Needs:  kWide = 2: cols and ld even, `in` on two numbers.
+/// Bits:   eight chains of every eighth row, added in order.
+template <class T, int kWide>
 __global__ void sum_columns(const T* in, int rows, int cols, int ld, float* out, int out_ld,
                             bool accumulate) {
   FS_SHARED(float, room);
-  const int col = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * kSumRows;
+  constexpr int kLd = 32 * kWide + 1;
+  const int own = threadIdx.x * kWide, col = blockIdx.x * 32 * kWide + own;
+  const int first = blockIdx.y * kSumRows;
   const int end = first + kSumRows < rows ? first + kSumRows : rows;
-  float sum = 0;
+  Wide<kWide> sum{};
   if (col < cols)
-    for (int r = first + threadIdx.y; r < end; r += 8) sum += as_float(in[at(r, ld, col)]);
-  room[threadIdx.y * 33 + threadIdx.x] = sum;
+    for (int r = first + threadIdx.y; r < end; r += 8) {
+      const Wide<kWide> x = load_wide<kWide>(in + at(r, ld, col));
+      FS_UNROLL
+      for (int i = 0; i < kWide; ++i) sum.v[i] += x.v[i];
+    }
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) room[threadIdx.y * kLd + own + i] = sum.v[i];
   __syncthreads();
   if (threadIdx.y != 0 || col >= cols) return;
-  for (int i = 1; i < 8; ++i) sum += room[i * 33 + threadIdx.x];
-  float* const to = out + at(blockIdx.y, out_ld, col);
-  *to = accumulate ? *to + sum : sum;
+  for (int i = 0; i < kWide; ++i) {
+    float all = room[own + i];
+    for (int k = 1; k < 8; ++k) all += room[k * kLd + own + i];
+    float* const to = out + at(blockIdx.y, out_ld, col + i);
+    *to = accumulate ? *to + all : all;
+  }
 }
 
 }  // namespace fastserve::gpu

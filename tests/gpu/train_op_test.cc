@@ -36,27 +36,38 @@ TEST_CASE("the GPU rotates and normalises heads as the reference does") {
   check_gpu_train_op("rotary", shapes, norm_cases::run_rotary);
 }
 
+// Among the shapes: leading dimensions on 16 bytes and not (the cases add a few to each), and
+// products of enough tiles that large ones are taken.
 TEST_CASE("the GPU multiplies by a weight matrix as the reference does") {
-  check_gpu_train_op(
-      "matmul",
-      std::vector<matmul_cases::MatmulShape>{
-          {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {70, 18, 200}, {33, 130, 100}},
-      matmul_cases::run_forward);
+  check_gpu_train_op("matmul",
+                     std::vector<matmul_cases::MatmulShape>{{1, 2, 1},
+                                                            {2, 4, 3},
+                                                            {7, 66, 63},
+                                                            {64, 192, 59},
+                                                            {70, 18, 200},
+                                                            {256, 258, 59},
+                                                            {33, 130, 99}},
+                     matmul_cases::run_forward);
 }
 
 TEST_CASE("the GPU carries gradients back through a weight matrix") {
-  check_gpu_train_op("matmul dx",
-                     std::vector<matmul_cases::MatmulShape>{
-                         {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {33, 130, 100}},
-                     matmul_cases::run_backward_input);
+  check_gpu_train_op(
+      "matmul dx",
+      std::vector<matmul_cases::MatmulShape>{
+          {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {300, 66, 480}, {33, 130, 100}},
+      matmul_cases::run_backward_input);
 }
 
 TEST_CASE("the GPU sums weight gradients in one chain per element") {
-  check_gpu_train_op(
-      "matmul dw",
-      std::vector<matmul_cases::MatmulShape>{
-          {1, 2, 1}, {2, 4, 3}, {7, 66, 63}, {64, 192, 64}, {600, 20, 18}, {33, 130, 100}},
-      matmul_cases::run_backward_weight);
+  check_gpu_train_op("matmul dw",
+                     std::vector<matmul_cases::MatmulShape>{{1, 2, 1},
+                                                            {2, 4, 3},
+                                                            {7, 65, 62},
+                                                            {600, 20, 18},
+                                                            {66000, 1, 1},
+                                                            {40, 257, 254},
+                                                            {33, 129, 102}},
+                     matmul_cases::run_backward_weight);
 }
 
 TEST_CASE("the GPU attends as the reference does, forward and backward") {
