@@ -102,17 +102,22 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
       .chunks = chunks};
   const unsigned n = static_cast<unsigned>(rows);
   const unsigned items = n * static_cast<unsigned>(op.shape.heads + 2 * op.shape.kv_heads);
+  const dim3 grid(n, static_cast<unsigned>(op.shape.kv_heads) * groups,
+                  split ? static_cast<unsigned>(chunks) : 1);
+  const auto attend = [&]<class Kv, int kWide>() {
+    const size_t shared = AttendShared<kWide>::floats(dim) * sizeof(float);
+    launch(runtime, {"decode_attend", grid, {kAttendThreads}, shared}, decode_attend<Kv, kWide>,
+           arguments);
+  };
   const auto start = [&]<class Kv>() {
     launch(runtime,
            {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
            append_heads<Kv>, arguments);
-    launch(runtime,
-           {"decode_attend",
-            {n, static_cast<unsigned>(op.shape.kv_heads) * groups,
-             split ? static_cast<unsigned>(chunks) : 1},
-            {kAttendThreads},
-            attend_shared<Kv>(dim)},
-           decode_attend<Kv>, arguments);
+    constexpr int kWide = 16 / int(sizeof(Kv));
+    if (dim % kWide == 0)  // then every key and value of the pool is on 16 bytes
+      attend.template operator()<Kv, kWide>();
+    else
+      attend.template operator()<Kv, 1>();
   };
   if (kv.type == KvType::kFloat16)
     start.template operator()<Float16>();

@@ -78,162 +78,182 @@ __global__ void append_heads(DecodeAttentionArguments p) {
 }
 
 constexpr int kChunk = 128;          ///< positions; chunks begin at multiples of it
-constexpr int kAttendThreads = 128;  ///< one a position, then one a dimension and slice
+constexpr int kAttendThreads = 128;  ///< one a position, then one a run of dimensions and a slice
 constexpr int kAttendHeads = 4;      ///< query heads that share one reading of keys and values
 
-/// Softmax of a run of positions: sum of 2^(score - peak), and values weighed by it.
+/// Softmax of a run of positions: the sum of 2^(score - peak).
 struct Softmax {
   float peak, sum;
 };
-/// What `mine` is multiplied by, and `other` too, when they join. Exact operations only, so that
-/// any kernel that joins in the same order has the same bits.
+/// `mine` and `other` as one; what was weighed by each is multiplied by `keep` and `take`. Spelt
+/// out, so that any kernel that joins in the same order has the same bits.
 FS_DEVICE Softmax join(const Softmax& mine, const Softmax& other, float& keep, float& take) {
   const float peak = fmaxf(mine.peak, other.peak);
   keep = weight_of(mine.peak, peak);
   take = weight_of(other.peak, peak);
   return {peak, fmaf(other.sum, take, mine.sum * keep)};
 }
+FS_DEVICE float joined(float mine, float keep, float other, float take) {
+  return fmaf(other, take, mine * keep);
+}
 
-/// Dot products of a key with some queries, kWide numbers of the key at a time. One chain a query.
-template <int kWide, class Kv>
-FS_DEVICE void scores_by(float (&s)[kAttendHeads], const float* q, int q_heads, const Kv* k,
-                         int dim) {
-  for (int d = 0; d < dim; d += kWide) {
-    const Wide<kWide> key = load_wide<kWide>(k + d);
-    FS_UNROLL
-    for (int h = 0; h < kAttendHeads; ++h) {
-      if (h >= q_heads) continue;
+/// A block's shared memory.
+template <int kWide>
+struct AttendShared {
+  float *q, *acc;        ///< [kAttendHeads][head_dim]
+  float* weights;        ///< [kAttendHeads][kChunk]
+  float* slices;         ///< [kAttendHeads][kAttendThreads * kWide]
+  Softmax *chunk, *all;  ///< [kAttendHeads]
+  float *keep, *take;    ///< [kAttendHeads]
+  float* room;           ///< of block_reduce
+
+  static constexpr size_t floats(int dim) {
+    return 2 * kAttendHeads * size_t(dim) + kAttendHeads * (kChunk + kAttendThreads * kWide + 6) +
+           4;
+  }
+  FS_DEVICE AttendShared(float* from, int dim) {
+    q = from;
+    acc = q + kAttendHeads * dim;
+    weights = acc + kAttendHeads * dim;
+    slices = weights + kAttendHeads * kChunk;
+    chunk = reinterpret_cast<Softmax*>(slices + kAttendHeads * kAttendThreads * kWide);
+    all = chunk + kAttendHeads;
+    keep = reinterpret_cast<float*>(all + kAttendHeads);
+    take = keep + kAttendHeads;
+    room = take + kAttendHeads;
+  }
+};
+
+/// What a block works on: some query heads of one row over one key-value head.
+template <class Kv>
+struct AttendWork {
+  DecodeRow me;
+  int heads, dim, first;  ///< query heads; first position that the row sees
+  const Kv *keys, *values;
+};
+
+/// Weights of a chunk's positions for each query head, and their sums.
+template <class Kv, int kWide>
+FS_DEVICE void weigh_chunk(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
+                           const AttendShared<kWide>& shared) {
+  const int position = chunk * kChunk + threadIdx.x;
+  const bool seen = position >= work.first && position <= work.me.position;
+  float s[kAttendHeads] = {};
+  if (seen) {
+    const Kv* const key = work.keys + slot_of(p, work.me, position) * size_t(work.dim);
+    for (int d = 0; d < work.dim; d += kWide) {
+      const Wide<kWide> k = load_wide<kWide>(key + d);
       FS_UNROLL
-      for (int i = 0; i < kWide; ++i) s[h] = fmaf(q[h * dim + d + i], key.v[i], s[h]);
+      for (int h = 0; h < kAttendHeads; ++h) {
+        if (h >= work.heads) continue;
+        FS_UNROLL
+        for (int i = 0; i < kWide; ++i) s[h] = fmaf(shared.q[h * work.dim + d + i], k.v[i], s[h]);
+      }
     }
   }
-}
-template <class Kv>
-FS_DEVICE void scores_of(float (&s)[kAttendHeads], const float* q, int q_heads, const Kv* k,
-                         int dim) {
-  constexpr int kWide = 16 / int(sizeof(Kv));
-  if (dim % kWide == 0)  // then every key of the pool is on 16 bytes
-    scores_by<kWide>(s, q, q_heads, k, dim);
-  else
-    scores_by<1>(s, q, q_heads, k, dim);
+  FS_UNROLL
+  for (int h = 0; h < kAttendHeads; ++h) {
+    if (h >= work.heads) continue;
+    const float score = seen ? s[h] * p.scale * kLog2E : -INFINITY;
+    const float peak = block_reduce<Max>(score, shared.room);
+    const float weight = weight_of(score, peak), sum = block_reduce<Add>(weight, shared.room);
+    shared.weights[h * kChunk + threadIdx.x] = weight;
+    if (threadIdx.x == 0) shared.chunk[h] = {peak, sum};
+  }
+  __syncthreads();
 }
 
-template <class Kv>
-constexpr size_t attend_shared(int head_dim) {
-  return (size_t(kAttendHeads) * size_t(head_dim) + kAttendHeads * kChunk +
-          size_t(kAttendHeads) * kAttendThreads + 2 * kAttendHeads + 16) *
-         sizeof(float);
+/// acc = acc keep + (the chunk's values by its weights) take.
+template <class Kv, int kWide>
+FS_DEVICE void add_values(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
+                          const AttendShared<kWide>& shared) {
+  if (int(threadIdx.x) < work.heads) {
+    const int h = threadIdx.x;
+    shared.all[h] = join(shared.all[h], shared.chunk[h], shared.keep[h], shared.take[h]);
+  }
+  const int base = chunk * kChunk, from = base > work.first ? 0 : work.first - base;
+  const int left = work.me.position + 1 - base, to = left < kChunk ? left : kChunk;
+  for (int run = 0; run < work.dim / kWide; run += kAttendThreads) {
+    const int rest = work.dim / kWide - run, lanes = rest < kAttendThreads ? rest : kAttendThreads;
+    const int count = kAttendThreads / lanes, slice = threadIdx.x / lanes;
+    const int dimension = (run + threadIdx.x % lanes) * kWide;
+    Wide<kWide> sums[kAttendHeads] = {};
+    if (slice < count)
+      for (int i = from + slice; i < to; i += count) {
+        const size_t slot = slot_of(p, work.me, base + i);
+        const Wide<kWide> v = load_wide<kWide>(work.values + slot * size_t(work.dim) + dimension);
+        FS_UNROLL
+        for (int h = 0; h < kAttendHeads; ++h) {
+          if (h >= work.heads) continue;
+          const float weight = shared.weights[h * kChunk + i];
+          FS_UNROLL
+          for (int e = 0; e < kWide; ++e) sums[h].v[e] = fmaf(weight, v.v[e], sums[h].v[e]);
+        }
+      }
+    constexpr int kSlices = kAttendThreads * kWide;
+    FS_UNROLL
+    for (int h = 0; h < kAttendHeads; ++h)
+      store_wide(shared.slices + h * kSlices + threadIdx.x * kWide, sums[h]);
+    __syncthreads();
+    const int columns = lanes * kWide;
+    for (int i = threadIdx.x; i < work.heads * columns; i += kAttendThreads) {
+      const int h = i / columns, c = i % columns;
+      float sum = 0;
+      for (int k = 0; k < count; ++k) sum += shared.slices[h * kSlices + k * columns + c];
+      float& acc = shared.acc[h * work.dim + run * kWide + c];
+      acc = joined(acc, shared.keep[h], sum, shared.take[h]);
+    }
+    __syncthreads();  // slices, weights and what was found are overwritten next
+  }
 }
 
 /// out = softmax(scale q K^T) V over a row's positions so far.
 ///
 /// Grid:   (rows, kv_heads * groups of kAttendHeads query heads, chunks or 1). Block:
-/// kAttendThreads. Shared: attend_shared(head_dim). Bits:   chunks of kChunk positions, joined in
-/// order: the same whether one block walks all of a
-///         row's chunks (grid.z = 1) or each has its own and join_chunks follows.
-template <class Kv>
+/// kAttendThreads. Shared: AttendShared<kWide>::floats(head_dim) floats. Needs:  head_dim a
+/// multiple of kWide. Bits:   chunks of kChunk positions, joined in order: the same whether one
+/// block walks all of a
+///         row's chunks (grid.z = 1) or each has its own and join_chunks follows. In a chunk,
+///         slices of every so many positions, as head_dim has it, then the slices in order.
+template <class Kv, int kWide>
 __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionArguments p) {
-  FS_SHARED(float, shared);
+  FS_SHARED(float, memory);
   const int dim = p.head_dim, group = p.heads / p.kv_heads;
   const int groups = (group + kAttendHeads - 1) / kAttendHeads;
   const int row = blockIdx.x, kv = blockIdx.y / groups;
-  const int first_head = kv * group + blockIdx.y % groups * kAttendHeads;
-  const int left = (kv + 1) * group - first_head,
-            q_heads = left < kAttendHeads ? left : kAttendHeads;
+  const int head = kv * group + blockIdx.y % groups * kAttendHeads, left = (kv + 1) * group - head;
   const DecodeRow me = p.row[row];
-  const int first = p.window > 0 && me.position - p.window + 1 > 0 ? me.position - p.window + 1 : 0;
+  const int first = p.window > 0 && me.position >= p.window ? me.position - p.window + 1 : 0;
   const bool split = gridDim.z > 1;
-  const int last_chunk = me.position / kChunk;
-  const int begin = split ? int(blockIdx.z) : first / kChunk,
-            end = split ? begin + 1 : last_chunk + 1;
-  if (split && (begin < first / kChunk || begin > last_chunk)) return;
-
-  float* const q = shared;
-  float* const weights = q + kAttendHeads * dim;                // [head][kChunk]
-  float* const slices = weights + kAttendHeads * kChunk;        // [head][kAttendThreads]
-  float* const found = slices + kAttendHeads * kAttendThreads;  // [head][peak, sum]
-  float* const room = found + 2 * kAttendHeads;
-  const int width = (p.heads + 2 * p.kv_heads) * dim;
-  for (int i = threadIdx.x; i < q_heads * dim; i += kAttendThreads)
-    q[i] = p.qkv[at(row, width, first_head * dim) + size_t(i)];
+  const int begin = split ? int(blockIdx.z) : first / kChunk;
+  const int end = split ? begin + 1 : me.position / kChunk + 1;
+  if (begin < first / kChunk || begin > me.position / kChunk) return;
+  const size_t pool = size_t(kv) * p.slots * size_t(dim);
+  const AttendWork<Kv> work{
+      me,    left < kAttendHeads ? left : kAttendHeads, dim,
+      first, static_cast<const Kv*>(p.keys) + pool,     static_cast<const Kv*>(p.values) + pool};
+  const AttendShared<kWide> shared(memory, dim);
+  const float* const q = p.qkv + at(row, (p.heads + 2 * p.kv_heads) * dim, head * dim);
+  for (int i = threadIdx.x; i < work.heads * dim; i += kAttendThreads) shared.q[i] = q[i];
+  for (int i = threadIdx.x; i < kAttendHeads * dim; i += kAttendThreads) shared.acc[i] = 0;
+  if (threadIdx.x < kAttendHeads) shared.all[threadIdx.x] = {-INFINITY, 0};
   __syncthreads();
-  const Kv* const keys = static_cast<const Kv*>(p.keys) + size_t(kv) * p.slots * size_t(dim);
-  const Kv* const values = static_cast<const Kv*>(p.values) + size_t(kv) * p.slots * size_t(dim);
-  // Threads by dimension, several slices of positions where head_dim is small.
-  const int lanes = dim < kAttendThreads ? dim : kAttendThreads, count = kAttendThreads / lanes;
-  const int slice = threadIdx.x / lanes;
-
-  Softmax all[kAttendHeads];
-  float acc[2][kAttendHeads] = {};  // dimensions d and d + kAttendThreads
-  FS_UNROLL
-  for (int h = 0; h < kAttendHeads; ++h) all[h] = {-INFINITY, 0};
   for (int chunk = begin; chunk < end; ++chunk) {
-    const int position = chunk * kChunk + threadIdx.x;
-    const bool seen = position >= first && position <= me.position;
-    float s[kAttendHeads] = {};
-    if (seen) scores_of(s, q, q_heads, keys + slot_of(p, me, position) * size_t(dim), dim);
-    FS_UNROLL
-    for (int h = 0; h < kAttendHeads; ++h) {
-      if (h >= q_heads) continue;
-      const float score = seen ? s[h] * p.scale * kLog2E : -INFINITY;
-      const float peak = block_reduce<Max>(score, room);
-      const float weight = weight_of(score, peak), sum = block_reduce<Add>(weight, room);
-      weights[h * kChunk + threadIdx.x] = weight;
-      if (threadIdx.x == 0) found[2 * h] = peak, found[2 * h + 1] = sum;
-    }
-    __syncthreads();
-    const int from = chunk * kChunk > first ? 0 : first - chunk * kChunk;
-    const int to =
-        me.position + 1 - chunk * kChunk < kChunk ? me.position + 1 - chunk * kChunk : kChunk;
-    float keep[kAttendHeads], take[kAttendHeads];
-    FS_UNROLL
-    for (int h = 0; h < kAttendHeads; ++h)
-      all[h] = join(all[h], h < q_heads ? Softmax{found[2 * h], found[2 * h + 1]} : Softmax{0, 0},
-                    keep[h], take[h]);
-    FS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int d = threadIdx.x % lanes + half * kAttendThreads;
-      float sums[kAttendHeads] = {};
-      if (d < dim && slice < count && (half == 0 || dim > kAttendThreads))
-        for (int i = from + slice; i < to; i += count) {
-          const float v =
-              as_float(values[slot_of(p, me, chunk * kChunk + i) * size_t(dim) + size_t(d)]);
-          FS_UNROLL
-          for (int h = 0; h < kAttendHeads; ++h)
-            if (h < q_heads) sums[h] = fmaf(weights[h * kChunk + i], v, sums[h]);
-        }
-      if (half == 1 && dim <= kAttendThreads) continue;
-      FS_UNROLL
-      for (int h = 0; h < kAttendHeads; ++h) slices[h * kAttendThreads + threadIdx.x] = sums[h];
-      __syncthreads();
-      if (slice == 0) FS_UNROLL
-      for (int h = 0; h < kAttendHeads; ++h) {
-        float sum = 0;
-        for (int k = 0; k < count; ++k) sum += slices[h * kAttendThreads + k * lanes + threadIdx.x];
-        acc[half][h] = fmaf(sum, take[h], acc[half][h] * keep[h]);
-      }
-      __syncthreads();
-    }
+    weigh_chunk(p, work, chunk, shared);
+    add_values(p, work, chunk, shared);
   }
-  if (slice != 0) return;
-  FS_UNROLL
-  for (int h = 0; h < kAttendHeads; ++h) {
-    if (h >= q_heads) continue;
-    const int head = first_head + h;
-    float* const part =
-        split ? p.partials +
-                    (at(row, p.heads, head) * size_t(p.chunks) + size_t(begin)) * size_t(dim + 2)
-              : nullptr;
-    if (part && threadIdx.x == 0) part[dim] = all[h].peak, part[dim + 1] = all[h].sum;
-    FS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int d = threadIdx.x + half * kAttendThreads;
-      if (d >= dim) continue;
-      if (part)
-        part[d] = acc[half][h];
-      else
-        p.out[at(row, p.heads * dim, head * dim + d)] = acc[half][h] / all[h].sum;
+  for (int i = threadIdx.x; i < work.heads * dim; i += kAttendThreads) {
+    const int h = i / dim, d = i % dim;
+    if (!split) {
+      p.out[at(row, p.heads * dim, (head + h) * dim + d)] = shared.acc[i] / shared.all[h].sum;
+      continue;
     }
+    float* const part =
+        p.partials +
+        (at(row, p.heads, head + h) * size_t(p.chunks) + size_t(begin)) * size_t(dim + 2);
+    part[d] = shared.acc[i];
+    if (d == 0) part[dim] = shared.all[h].peak;
+    if (d == 0) part[dim + 1] = shared.all[h].sum;
   }
 }
 
@@ -241,7 +261,7 @@ __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionA
 static __global__ void join_chunks(DecodeAttentionArguments p) {
   const int row = blockIdx.x, head = blockIdx.y, dim = p.head_dim;
   const int position = p.row[row].position;
-  const int first = p.window > 0 && position - p.window + 1 > 0 ? position - p.window + 1 : 0;
+  const int first = p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
   const float* const parts =
       p.partials + at(row, p.heads, head) * size_t(p.chunks) * size_t(dim + 2);
   for (int d = threadIdx.x; d < dim; d += blockDim.x) {
@@ -251,7 +271,7 @@ static __global__ void join_chunks(DecodeAttentionArguments p) {
       const float* const part = parts + size_t(chunk) * size_t(dim + 2);
       float keep, take;
       all = join(all, {part[dim], part[dim + 1]}, keep, take);
-      acc = fmaf(part[d], take, acc * keep);
+      acc = joined(acc, keep, part[d], take);
     }
     p.out[at(row, p.heads * dim, head * dim + d)] = acc / all.sum;
   }

@@ -1,4 +1,4 @@
-// Several neighbouring numbers in one load or store of up to 16 bytes.
+// Several neighbouring numbers in one load or store.
 #pragma once
 
 #include "gpu/simt/simt.h"
@@ -11,13 +11,13 @@ struct Wide {
   float v[kWide];
 };
 
-/// As they lie in memory: copied whole, so that one instruction does.
+/// As they lie in memory: copied whole, so that one instruction does for each 16 bytes.
 template <int kWide, class T>
-struct alignas(kWide * sizeof(T)) Packed {
+struct alignas(kWide * sizeof(T) < 16 ? kWide * sizeof(T) : 16) Packed {
   T numbers[kWide];
 };
 
-/// `from` on kWide * sizeof(T) bytes.
+/// `from` on kWide * sizeof(T) bytes, or on 16.
 template <int kWide, class T>
 FS_DEVICE Wide<kWide> load_wide(const T* from) {
   const Packed<kWide, T> in = *reinterpret_cast<const Packed<kWide, T>*>(from);

@@ -100,6 +100,7 @@ TEST_CASE("the GPU attends over a paged cache as the reference does") {
     shapes.push_back({{2, 1, 5}, 16, type, 0, false, true, kMixed});
     shapes.push_back({{2, 1, 128}, 16, type, 0, true, false, far});
     shapes.push_back({{1, 1, 160}, 32, type, 0, false, false, kMixed});
+    shapes.push_back({{1, 1, 130}, 16, type, 0, true, false, {{{0, 0, 21}}}});
     shapes.push_back({{8, 1, 80}, 16, type, 100, true, false, far});
   }
   check_gpu_decode_op("decode attention", shapes, decode_attention_cases::run_attention);
