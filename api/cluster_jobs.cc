@@ -222,7 +222,10 @@ ClusterJob ClusterJobs::described(const JobInfo& info) {
   job.replayed_steps = now.run.replayed_steps;
   if (now.ended) return job;
   job.state = now.run.waiting_for.empty() ? "running" : "waiting";
-  job.note = now.run.waiting_for.empty() ? now.log.trouble() : "waits for " + now.run.waiting_for;
+  if (!now.run.waiting_for.empty())
+    job.note = "waits for " + now.run.waiting_for;
+  else if (const std::string trouble = now.log.trouble(); !trouble.empty())
+    job.note = trouble;
   if (now.last.steps == 0) return job;
   job.step = now.last.step;
   job.steps = now.last.steps;
