@@ -17,6 +17,8 @@ void add_message_types(caf::actor_system_config& config) {
       .add_message_type<UnitDone>("fs_unit_done")
       .add_message_type<ApplyShard>("fs_apply")
       .add_message_type<SkipShard>("fs_skip")
+      .add_message_type<CloseShard>("fs_close")
+      .add_message_type<DisplacementHere>("fs_displaced")
       .add_message_type<ShardGathered>("fs_gathered")
       .add_message_type<ShardApplied>("fs_applied")
       .add_message_type<CopyShard>("fs_copy")

@@ -15,7 +15,7 @@
 namespace fastserve::wire_messages {
 
 /// Raised with every change that an older process would not understand.
-inline constexpr uint32_t kProtocol = 1;
+inline constexpr uint32_t kProtocol = 2;
 
 /// An Error; code 0xff: none.
 struct Fault {
@@ -88,6 +88,11 @@ struct ShardApplied {
   uint32_t shard = 0;
   uint64_t step = 0;
 };
+struct DisplacementHere {
+  uint32_t shard = 0;
+  uint64_t step = 0;  ///< that the round began with
+  uint32_t attempt = 0;
+};
 struct PeerLost {
   std::string node, peer;
   Fault fault;
@@ -122,6 +127,7 @@ struct GiveUnit {
   uint64_t step = 0;
   uint32_t first = 0, count = 0;
   uint32_t scale = 0;  ///< bits
+  uint32_t steps = 1, attempt = 0;
 };
 struct ApplyShard {
   uint32_t shard = 0;
@@ -132,6 +138,12 @@ struct ApplyShard {
 struct SkipShard {
   uint32_t shard = 0;
   uint64_t step = 0;
+};
+struct CloseShard {  ///< RoundClose
+  uint32_t shard = 0;
+  uint64_t step = 0;
+  uint32_t steps = 1;
+  std::vector<uint32_t> attempts, shares;  ///< equally many
 };
 struct CopyShard {  ///< answered with a tensor
   uint32_t shard = 0;
@@ -205,7 +217,15 @@ typename I::result_type inspect(I& f, PartOrder& x) {
 template <class I>
 typename I::result_type inspect(I& f, GiveUnit& x) {
   return f(caf::meta::type_name("fs_give"), x.kind, x.round, x.unit, x.step, x.first, x.count,
-           x.scale);
+           x.scale, x.steps, x.attempt);
+}
+template <class I>
+typename I::result_type inspect(I& f, CloseShard& x) {
+  return f(caf::meta::type_name("fs_close"), x.shard, x.step, x.steps, x.attempts, x.shares);
+}
+template <class I>
+typename I::result_type inspect(I& f, DisplacementHere& x) {
+  return f(caf::meta::type_name("fs_displaced"), x.shard, x.step, x.attempt);
 }
 template <class I>
 typename I::result_type inspect(I& f, ApplyShard& x) {
@@ -262,8 +282,9 @@ inline std::vector<double> from_bits(const std::vector<uint64_t>& bits) {
 
 /// Kinds of a BulkTag, whose `job` is PartOrder::job.
 enum class BulkKind : uint64_t {
-  kGradient =
-      1,  ///< step, key: first << 32 | count; one message a shard, which is kind's upper half
+  kGradient = 1,  ///< step, key: first << 32 | count; one message a shard, which is kind's upper
+                  ///< half. With local steps a displacement of the round that began with the step:
+                  ///< attempt << 32 | count
   kWeights = 2,         ///< step, key: shard
   kMoments = 3,         ///< m and v of a shard; key: shard
   kState = 4,           ///< weights, m and v of a shard, to the coordinator; step, key: shard
@@ -281,15 +302,15 @@ namespace fastserve {
 /// A node's part in one job, as the coordinator sees it.
 using PartActor = caf::typed_actor<
     caf::reacts_to<wire_messages::GiveUnit>, caf::reacts_to<wire_messages::ApplyShard>,
-    caf::reacts_to<wire_messages::SkipShard>, caf::reacts_to<wire_messages::CopyShard>,
-    caf::reacts_to<wire_messages::AddPeer>, caf::reacts_to<wire_messages::DropPeer>,
-    caf::reacts_to<wire_messages::EndPart>>;
+    caf::reacts_to<wire_messages::CloseShard>, caf::reacts_to<wire_messages::SkipShard>,
+    caf::reacts_to<wire_messages::CopyShard>, caf::reacts_to<wire_messages::AddPeer>,
+    caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::EndPart>>;
 /// The coordinator's side of one incarnation of a job, as its parts see it.
 using ConductorActor = caf::typed_actor<
     caf::reacts_to<wire_messages::PartOpened, PartActor>, caf::reacts_to<wire_messages::PartReady>,
     caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
-    caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::ShardApplied>,
-    caf::reacts_to<wire_messages::PeerLost>>;
+    caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
+    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>>;
 /// A node, as the coordinator sees it.
 using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
                                    caf::reacts_to<wire_messages::Dismissed>>;

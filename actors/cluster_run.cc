@@ -77,6 +77,12 @@ Status TrainingRun::open() {
   };
   train_file_ = file(data.train);
   if (data.validation.size() > 0) validation_file_ = file(data.validation);
+  config_.log.info(fmt::format(
+      "job {}: consistency {}{}, gradients {}, weights back {}", id_, spec.consistency.text(),
+      spec.consistency.local() ? fmt::format(" (outer rate {}, momentum {})",
+                                             spec.outer_learning_rate, spec.outer_momentum)
+                               : "",
+      spec.gradients.text(), spec.weights_back.text()));
   header_ = {spec, {}, config_.tokenizer_json, data.fingerprint, ""};
   if (weights_ == nullptr) FS_TRY(first_weights());
   return {};

@@ -70,7 +70,7 @@ class Conductor {
 
   void ready(const PartReady& answer) {
     const auto it = members_.find(answer.node);
-    if (it == members_.end() || answer.job != parts_->job || it->second.ready) return;
+    if (it == members_.end() || answer.job != parts_->job || it->second.ready || failed_) return;
     it->second.ready = true;
     parts_->members->set(answer.node, {true, {}});
     if (coordinator_)
@@ -101,6 +101,11 @@ class Conductor {
                    "node " + owners_[gathered.shard], ""});
     self_->send(coordinator_,
                 Gathered{{gathered.shard}, {gathered.step}, from_bits(gathered.squares)});
+  }
+
+  void displaced(const DisplacementHere& here) {
+    if (coordinator_ && here.shard < ranges_.size())
+      self_->send(coordinator_, Displaced{{here.shard}, {here.step}, here.attempt});
   }
 
   void applied(const ShardApplied& applied) {
@@ -185,7 +190,10 @@ class Conductor {
     return {ErrorCode::kUnavailable, why.what, why.where, why.hint};
   }
 
-  void fail(const Error& why) { parts_->completion->set(why); }
+  void fail(const Error& why) {
+    failed_ = true;  // the others may yet get ready: it is not to begin without the lost one
+    parts_->completion->set(why);
+  }
 
   void order(const JobNode& node, bool joining) {
     MemberState& member = members_[node.name];
@@ -231,7 +239,8 @@ class Conductor {
       const auto urgency = static_cast<uint32_t>(1 + shard);
       parts_->hub->send(node, {static_cast<uint64_t>(BulkKind::kWeights), parts_->job, step, shard},
                         {run(parts_->weights, shard)}, urgency);
-      if (owners_[shard] == node && step > 0)
+      // With local steps every node has an optimiser of its own for all of the weights.
+      if ((owners_[shard] == node || parts_->spec.consistency.local()) && step > 0)
         parts_->hub->send(node,
                           {static_cast<uint64_t>(BulkKind::kMoments), parts_->job, step, shard},
                           {run(parts_->m, shard), run(parts_->v, shard)}, urgency);
@@ -304,6 +313,7 @@ class Conductor {
   std::map<std::string, Nanoseconds> left_;
   std::shared_ptr<ConductorSink> sink_;
   CoordinatorActor coordinator_;
+  bool failed_ = false;
   uint32_t trainers_ = 0;
   std::vector<caf::strong_actor_ptr> own_;
 };
@@ -363,6 +373,7 @@ ConductorShell::behavior_type conductor(ConductorShell::pointer self,
       [=](const PartFailed& failed) { all->failed(failed.node, to_error(failed.fault)); },
       [=](const UnitDone& done) { all->unit_done(done); },
       [=](const ShardGathered& gathered) { all->gathered(gathered); },
+      [=](const DisplacementHere& here) { all->displaced(here); },
       [=](const ShardApplied& applied) { all->applied(applied); },
       [=](const PeerLost& lost) { all->peer_lost(lost.node, lost.peer, to_error(lost.fault)); },
       [=](const Begin&) { all->begin(); },

@@ -98,10 +98,11 @@ struct ConductorParts {
 using ConductorShell = caf::typed_actor<
     caf::reacts_to<wire_messages::PartOpened, PartActor>, caf::reacts_to<wire_messages::PartReady>,
     caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
-    caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::ShardApplied>,
-    caf::reacts_to<wire_messages::PeerLost>, caf::reacts_to<messages::Begin>,
-    caf::reacts_to<messages::StateHere>, caf::reacts_to<messages::NodeJoins>,
-    caf::reacts_to<messages::PeerGone>, caf::reacts_to<messages::Tick>>;
+    caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
+    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>,
+    caf::reacts_to<messages::Begin>, caf::reacts_to<messages::StateHere>,
+    caf::reacts_to<messages::NodeJoins>, caf::reacts_to<messages::PeerGone>,
+    caf::reacts_to<messages::Tick>>;
 
 /// Opens parts on the nodes, brings them data and weights, and runs the job's coordinator over
 /// them. Spawn it detached and send it Begin.

@@ -114,6 +114,9 @@ class Shell {
   void carry_out(const ApplyStep& order) {
     for (const auto& shard : parts_->shards) self_->send(shard, Apply{order.order});
   }
+  void carry_out(const CloseRound& order) {
+    for (const auto& shard : parts_->shards) self_->send(shard, Close{order.order});
+  }
   void carry_out(const SkipStep& order) {
     for (const auto& shard : parts_->shards) self_->send(shard, Skip{order.step});
   }
@@ -208,6 +211,10 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
       [=](Gathered& gathered) {
         shell->carry_out(shell->job().shard_gathered(gathered.shard, gathered.step,
                                                      std::move(gathered.squares)));
+      },
+      [=](const Displaced& displaced) {
+        shell->carry_out(
+            shell->job().displaced(displaced.shard, displaced.step, displaced.attempt));
       },
       [=](const ShardReady& ready) {
         shell->carry_out(shell->job().shard_ready(ready.shard, ready.step));

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
-#include "actors/node_part.h"
+#include "actors/local_part.h"
+#include "actors/loose_server.h"
 #include "actors/parameter_server.h"
-#include "actors/part_room.h"
 #include "actors/slice_sender.h"
+#include "actors/taker.h"
 #include "actors/trainer.h"
 
 namespace fastserve {
@@ -14,43 +15,6 @@ using namespace messages;
 using namespace wire_messages;
 
 namespace {
-
-/// Takes tensors in, beside the deputy.
-using TakerActor = caf::typed_actor<caf::reacts_to<WeightsHere>, caf::reacts_to<GradientHere>>;
-
-TakerActor::behavior_type taker(TakerActor::pointer self, std::shared_ptr<PartRoom> room,
-                                std::vector<ParameterServerActor> shards, DeputyActor deputy) {
-  return {
-      [=](const WeightsHere& here) {
-        const auto& range = room->ranges[here.shard];
-        if (here.frame == 0) {
-          room->replica->take(here.shard, here.step,
-                              {here.weights->data(), range.end - range.begin});
-        } else if (const Status status = room->replica->take_frame(
-                       here.shard, here.step, PartRoom::frame_in(here.weights, here.frame),
-                       room->weight_codecs[here.shard]);
-                   !status.ok()) {
-          self->send(deputy, ShardFailed{status.error()});
-          return;
-        }
-        self->send(deputy, Tick{});  // look what is whole now
-      },
-      [=](const GradientHere& here) {
-        const GradientCodec& codec = room->gradient_codecs[here.shard];
-        auto slice = room->slices[here.shard]->take();
-        const Status status = slice.ok()
-                                  ? codec.decode(PartRoom::frame_in(here.gradient, here.frame),
-                                                 {(*slice)->data(), codec.elements()})
-                                  : Status(slice.error());
-        if (status.ok())
-          self->send(shards[here.shard], PushGradient{here.step, here.subtree, here.subtree,
-                                                      std::move(*slice), here.peer});
-        else
-          room->node->log.warning("node " + here.peer + ": " + status.error().message() +
-                                  "; dropped");
-      },
-  };
-}
 
 class Deputy {
  public:
@@ -67,6 +31,7 @@ class Deputy {
     if (sink_ != nullptr) node_->hub->close(order_.job, *sink_);
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
     own_.clear();
+    local_ = nullptr;
     room_ = nullptr;
   }
 
@@ -96,8 +61,9 @@ class Deputy {
   }
 
   void weights_here(WeightsHere& here) {
-    if (room_ != nullptr && !takers_.empty())
-      self_->send(takers_[here.shard % takers_.size()], std::move(here));
+    if (room_ == nullptr || takers_.empty()) return;
+    if (local_ != nullptr) return local_->weights_here(here);
+    self_->send(takers_[here.shard % takers_.size()], std::move(here));
   }
 
   void gradient_here(GradientHere& here) {
@@ -108,8 +74,11 @@ class Deputy {
   void moments_here(const MomentsHere& here) {
     if (room_ == nullptr || room_->backend == nullptr) return;
     const std::span<const float> both(*here.both);
-    room_->shards[here.shard]->restore_range(both.first(both.size() / 2),
-                                             both.subspan(both.size() / 2));
+    if (local_ != nullptr)
+      local_->restore(here);
+    else
+      room_->shards[here.shard]->restore_range(both.first(both.size() / 2),
+                                               both.subspan(both.size() / 2));
     moments_missing_ -= moments_missing_ > 0;
     look();
   }
@@ -119,7 +88,11 @@ class Deputy {
     if (room_ == nullptr || room_->replica == nullptr) return;
     const auto whole = room_->replica->whole();
     if (!whole || moments_missing_ > 0) return;
-    work_->weights_ready(*whole);
+    if (local_ != nullptr && !ready_) local_->open(*whole);
+    if (local_ != nullptr)
+      local_->carry_out(local_->rounds().weights_ready(*whole));
+    else
+      work_->weights_ready(*whole);
     if (!ready_) {
       ready_ = true;
       room_->make_shadows();
@@ -135,17 +108,27 @@ class Deputy {
     item.round = unit.round;
     item.unit = unit.unit;
     item.step = {unit.step};
+    item.weights = local_ != nullptr ? local_->weights_of(item.step) : item.step;
     item.subtree = item.whole = {unit.first, unit.count};
     item.scale = std::bit_cast<float>(unit.scale);
+    item.steps = unit.steps;
+    item.attempt = unit.attempt;
     const bool evaluation = item.kind == WorkItem::Kind::kEvaluation;
     const StepLayout layout(static_cast<uint32_t>(room_->plan.microbatches));
-    const bool sound = evaluation ? room_->evaluation != nullptr && unit.count == 1 &&
-                                        unit.first < room_->evaluation->chunks()
-                                  : layout.is_node(item.subtree);
+    const bool chunk =
+        room_->evaluation != nullptr && unit.count == 1 && unit.first < room_->evaluation->chunks();
+    const bool run = unit.count >= 1 && unit.count <= layout.microbatches() &&
+                     unit.first <= layout.microbatches() - unit.count && unit.steps >= 1 &&
+                     unit.steps <= static_cast<uint32_t>(Consistency::kMostLocal);
+    const bool sound =
+        evaluation ? chunk : (local_ != nullptr ? run : layout.is_node(item.subtree));
     if (!sound || room_->workers.empty())
       return fail(
           {ErrorCode::kCorrupt, "was given work that cannot be", "node " + node_->name, ""});
-    work_->give(std::move(item));
+    if (local_ != nullptr && !evaluation)
+      local_->carry_out(local_->rounds().give(std::move(item)));
+    else
+      work_->give(std::move(item));
     pump();
   }
 
@@ -158,15 +141,43 @@ class Deputy {
   void work_done(const WorkDone& done) {
     if (work_ == nullptr) return;
     const auto unit = work_->done(done.trainer.value, done.round, done.unit, done.losses);
-    if (unit)
-      self_->send(conductor_,
-                  UnitDone{node_->name, unit->round, unit->unit, to_bits(unit->losses)});
+    if (unit && local_ != nullptr && unit->kind == WorkItem::Kind::kGradient)
+      local_->carry_out(local_->rounds().computed(*unit));
+    else if (unit)
+      report(*unit);
+    pump();
+  }
+
+  void report(const NodeWork::UnitDone& unit) {
+    self_->send(conductor_, UnitDone{node_->name, unit.round, unit.unit, to_bits(unit.losses)});
+  }
+
+  void gathered(Gathered& gathered) {
+    if (local_ == nullptr) {
+      self_->send(conductor_, ShardGathered{gathered.shard.value, gathered.step.value,
+                                            to_bits(gathered.squares)});
+      return;
+    }
+    local_->carry_out(local_->rounds().gathered(gathered.shard.value, gathered.step,
+                                                std::move(gathered.squares)));
+    pump();
+  }
+
+  void local_applied(const LocalApplied& applied) {
+    if (local_ == nullptr) return;
+    local_->carry_out(local_->rounds().applied(applied.range, applied.step));
+    pump();
+  }
+
+  void local_displaced(const LocalDisplaced& displaced) {
+    if (local_ == nullptr) return;
+    local_->carry_out(local_->rounds().displaced(displaced.range, displaced.round));
     pump();
   }
 
   void shard_ready(const ShardReady& ready) {
     if (room_ == nullptr) return;
-    room_->replica->applied(ready.shard.value, {ready.step.value + 1});
+    if (local_ == nullptr) room_->replica->applied(ready.shard.value, {ready.step.value + 1});
     self_->send(conductor_, ShardApplied{ready.shard.value, ready.step.value});
     look();
   }
@@ -267,15 +278,24 @@ class Deputy {
       own_.push_back(caf::actor_cast<caf::strong_actor_ptr>(actor));
       return actor;
     };
+    std::vector<LocalServerActor> local;
     for (uint32_t i = 0; i < room_->ranges.size(); i++) {
+      if (!room_->spec.consistency.exact()) {
+        const bool alone = room_->spec.consistency.local();
+        local.push_back(
+            keep(system.spawn<caf::detached>(alone ? local_server : loose_server, room_, i, me)));
+        shards_.push_back(local.back());
+        moments_missing_ += order_.step > 0 && !order_.joining && (alone || room_->owns(i));
+        continue;
+      }
       if (!room_->owns(i)) {
         shards_.push_back(keep(system.spawn<caf::detached>(slice_sender, room_, i)));
         continue;
       }
       ParameterServerParts parts{with_room(room_->shards[i]), &room_->gate, {}, node_->log};
-      parts.publish = [room = room_, i](StepId at, const ParameterShard& shard,
+      parts.publish = [room = room_, i](StepId at, std::span<const float> weights,
                                         const std::string* only) {
-        room->publish(i, at, shard, only);
+        room->publish(i, at, weights, only);
       };
       shards_.push_back(keep(
           system.spawn<caf::detached>(parameter_server, ShardId{i}, std::move(parts), superior)));
@@ -289,6 +309,10 @@ class Deputy {
     caf::logger::set_current_actor_system(nullptr);
     work_ =
         std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
+    if (!local.empty())
+      local_ =
+          std::make_unique<LocalPart>(self_, room_, *work_, std::move(local),
+                                      [this](const NodeWork::UnitDone& unit) { report(unit); });
     sink_->set_shards(shards_);
     return {};
   }
@@ -300,6 +324,7 @@ class Deputy {
   std::shared_ptr<PartRoom> room_;
   std::shared_ptr<PartSink> sink_;
   std::unique_ptr<NodeWork> work_;
+  std::unique_ptr<LocalPart> local_;  // unless the job is exact
   std::vector<ParameterServerActor> shards_;
   std::vector<TrainerActor> trainers_;
   std::vector<TakerActor> takers_;
@@ -327,6 +352,12 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
         apply.update = order.update;
         part->to_shard(order.shard, Apply{apply});
       },
+      [=](const CloseShard& order) {
+        RoundClose close{{order.step}, order.steps, {}};
+        for (size_t i = 0; i < std::min(order.attempts.size(), order.shares.size()); i++)
+          close.counted.push_back({order.attempts[i], order.shares[i]});
+        part->to_shard(order.shard, Close{std::move(close)});
+      },
       [=](const SkipShard& order) { part->to_shard(order.shard, Skip{{order.step}}); },
       [=](const CopyShard& order) {
         if (order.weights_only)
@@ -341,11 +372,13 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       [=](const WorkDone& done) { part->work_done(done); },
       [=](const WorkDropped&) { part->pump(); },
       [=](const TrainerFailed& failed) { part->fail(failed.error); },
-      [=](Gathered& gathered) {
-        self->send(conductor, ShardGathered{gathered.shard.value, gathered.step.value,
-                                            to_bits(gathered.squares)});
+      [=](Gathered& gathered) { part->gathered(gathered); },
+      [=](const Displaced& here) {
+        self->send(conductor, DisplacementHere{here.shard.value, here.step.value, here.attempt});
       },
       [=](const ShardReady& ready) { part->shard_ready(ready); },
+      [=](const LocalApplied& applied) { part->local_applied(applied); },
+      [=](const LocalDisplaced& displaced) { part->local_displaced(displaced); },
       [=](const ShardFailed& failed) { part->fail(failed.error); },
       [=](const StateCopied& copied) { part->copied(copied.part); },
       [=](const WeightsCopied& copied) { part->copied(copied.part); },

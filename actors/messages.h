@@ -27,7 +27,8 @@ struct PushGradient {
   Subtree subtree;
   Subtree whole;  // as WorkItem's
   GradientHandle sum;
-  std::string peer;  // the node that it came from; empty: this one
+  std::string peer;  // the node that it came from; empty: this one. From others, with local steps,
+                     // the displacement of a round, and subtree.first is its attempt
   float scale = 1;   // as WorkItem's
 };
 struct Apply {
@@ -35,6 +36,9 @@ struct Apply {
 };
 struct Skip {
   StepId step;
+};
+struct Close {  // of local steps
+  RoundClose order;
 };
 struct CopyState {};    // answered with StateCopied
 struct CopyWeights {};  // answered with WeightsCopied
@@ -69,6 +73,11 @@ struct Gathered {
   StepId step;
   std::vector<double> squares;
 };
+struct Displaced {
+  ShardId shard;
+  StepId step;  // that the round began with
+  uint32_t attempt;
+};
 struct ShardReady {
   ShardId shard;
   StepId step;
@@ -97,6 +106,8 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Work)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::PushGradient)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Apply)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Skip)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Close)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Displaced)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::CopyState)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WriteCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Begin)
@@ -120,8 +131,9 @@ namespace fastserve {
 using TrainerActor = caf::typed_actor<caf::reacts_to<messages::Work>>;
 using ParameterServerActor =
     caf::typed_actor<caf::reacts_to<messages::PushGradient>, caf::reacts_to<messages::Apply>,
-                     caf::reacts_to<messages::Skip>, caf::reacts_to<messages::CopyState>,
-                     caf::reacts_to<messages::CopyWeights>, caf::reacts_to<messages::SendWeights>>;
+                     caf::reacts_to<messages::Close>, caf::reacts_to<messages::Skip>,
+                     caf::reacts_to<messages::CopyState>, caf::reacts_to<messages::CopyWeights>,
+                     caf::reacts_to<messages::SendWeights>>;
 namespace messages {
 struct TrainerJoined {  // to the coordinator; the trainer's id is its place in the order of joining
   TrainerActor trainer;
@@ -138,9 +150,9 @@ using CheckpointWriterActor = caf::typed_actor<caf::reacts_to<messages::WriteChe
 using CoordinatorActor =
     caf::typed_actor<caf::reacts_to<messages::Begin>, caf::reacts_to<messages::WorkDone>,
                      caf::reacts_to<messages::WorkDropped>, caf::reacts_to<messages::TrainerFailed>,
-                     caf::reacts_to<messages::Gathered>, caf::reacts_to<messages::ShardReady>,
-                     caf::reacts_to<messages::ShardFailed>, caf::reacts_to<messages::StateCopied>,
-                     caf::reacts_to<messages::WeightsCopied>,
+                     caf::reacts_to<messages::Gathered>, caf::reacts_to<messages::Displaced>,
+                     caf::reacts_to<messages::ShardReady>, caf::reacts_to<messages::ShardFailed>,
+                     caf::reacts_to<messages::StateCopied>, caf::reacts_to<messages::WeightsCopied>,
                      caf::reacts_to<messages::TrainerJoined>,
                      caf::reacts_to<messages::CheckpointWritten>, caf::reacts_to<messages::Tick>>;
 

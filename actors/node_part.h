@@ -36,12 +36,23 @@ struct MomentsHere {
   std::shared_ptr<const std::vector<float>> both;  // m, then v
 };
 
+struct LocalApplied {  // a step, or passed it over
+  uint32_t range;
+  StepId step;
+};
+struct LocalDisplaced {  // the range's displacement is on its way
+  uint32_t range;
+  StepId round;
+};
+
 }  // namespace fastserve::messages
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::GradientHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::MomentsHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::LocalApplied)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::LocalDisplaced)
 
 namespace fastserve {
 
@@ -64,12 +75,14 @@ inline const std::string kCoordinatorPeer = "";
 /// Speaks to the coordinator as a part, and to the node's own actors in the coordinator's place.
 using DeputyActor = caf::typed_actor<
     caf::reacts_to<wire_messages::GiveUnit>, caf::reacts_to<wire_messages::ApplyShard>,
-    caf::reacts_to<wire_messages::SkipShard>, caf::reacts_to<wire_messages::CopyShard>,
-    caf::reacts_to<wire_messages::AddPeer>, caf::reacts_to<wire_messages::DropPeer>,
-    caf::reacts_to<wire_messages::EndPart>, caf::reacts_to<messages::Begin>,
-    caf::reacts_to<messages::WorkDone>, caf::reacts_to<messages::WorkDropped>,
-    caf::reacts_to<messages::TrainerFailed>, caf::reacts_to<messages::Gathered>,
-    caf::reacts_to<messages::ShardReady>, caf::reacts_to<messages::ShardFailed>,
+    caf::reacts_to<wire_messages::CloseShard>, caf::reacts_to<wire_messages::SkipShard>,
+    caf::reacts_to<wire_messages::CopyShard>, caf::reacts_to<wire_messages::AddPeer>,
+    caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::EndPart>,
+    caf::reacts_to<messages::Begin>, caf::reacts_to<messages::WorkDone>,
+    caf::reacts_to<messages::WorkDropped>, caf::reacts_to<messages::TrainerFailed>,
+    caf::reacts_to<messages::Gathered>, caf::reacts_to<messages::Displaced>,
+    caf::reacts_to<messages::ShardReady>, caf::reacts_to<messages::LocalApplied>,
+    caf::reacts_to<messages::LocalDisplaced>, caf::reacts_to<messages::ShardFailed>,
     caf::reacts_to<messages::StateCopied>, caf::reacts_to<messages::WeightsCopied>,
     caf::reacts_to<messages::TrainerJoined>, caf::reacts_to<messages::CheckpointWritten>,
     caf::reacts_to<messages::Tick>, caf::reacts_to<messages::DataHere>,

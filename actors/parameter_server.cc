@@ -9,7 +9,7 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
                                                      CoordinatorActor coordinator) {
   const auto shard = parts.shard;
   const auto ready = [=](StepId step) {
-    if (parts.publish) parts.publish({step.value + 1}, *shard, nullptr);
+    if (parts.publish) parts.publish({step.value + 1}, shard->weights(), nullptr);
     self->send(coordinator, ShardReady{id, step});
   };
   return {
@@ -28,6 +28,7 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
         parts.gate->leave_write();
         ready(apply.order.step);
       },
+      [](const Close&) {},
       [=](const Skip& skip) {
         shard->skip(skip.step);
         ready(skip.step);
@@ -40,7 +41,7 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
         self->send(coordinator, WeightsCopied{std::move(part)});
       },
       [=](const SendWeights& to) {
-        if (parts.publish) parts.publish(shard->step(), *shard, &to.peer);
+        if (parts.publish) parts.publish(shard->step(), shard->weights(), &to.peer);
       },
   };
 }

@@ -17,7 +17,7 @@ struct ParameterServerParts {
   WeightsGate* gate = nullptr;  ///< outlives the actor
   /// Where other nodes read these weights: called after each step and skip with the step that the
   /// weights are at, and with one peer alone when it has joined. May be empty.
-  std::function<void(StepId at, const ParameterShard& shard, const std::string* only)> publish;
+  std::function<void(StepId at, std::span<const float> weights, const std::string* only)> publish;
   Log log;
 };
 

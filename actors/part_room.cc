@@ -86,8 +86,9 @@ void PartRoom::make_codecs(const std::vector<ParameterTile>& tiles, const Parame
         first);
   };
   WeightsBack back = spec.weights_back;
-  // Rounding what is rounded anyway costs no bit.
-  if (back.kind == WeightsBack::Kind::kExact && spec.precision == Precision::kBFloat16)
+  // Rounding what is rounded anyway costs no bit, unless it is trained further first.
+  if (!spec.consistency.local() && back.kind == WeightsBack::Kind::kExact &&
+      spec.precision == Precision::kBFloat16)
     back.kind = WeightsBack::Kind::kBFloat16;
   for (const auto& range : ranges) {
     const auto own = std::span(tiles).subspan(range.first_tile, range.tiles);
@@ -151,7 +152,12 @@ Status PartRoom::build() {
   FS_ASSIGN(backend, make_device_backend(spec.model, spec.precision, make_device));
   replica = std::make_unique<WeightReplica>(*backend, gate, ranges);
   const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
-  for (uint32_t i = 0; i < ranges.size(); i++)
+  for (uint32_t i = 0; i < ranges.size() && spec.consistency.local(); i++)
+    local.push_back(std::make_shared<LocalRange>(*backend, gate, *replica, i, spec, owns(i)));
+  for (uint32_t i = 0; i < ranges.size() && spec.consistency.loose(); i++)
+    loose.push_back(std::make_shared<LooseRange>(*backend, gate, *replica, i, spec,
+                                                 layout.microbatches(), owns(i)));
+  for (uint32_t i = 0; i < ranges.size() && spec.consistency.exact(); i++)
     shards.push_back(owns(i) ? std::make_shared<ParameterShard>(*backend, ranges[i], spec, layout,
                                                                 StepId{order.step})
                              : nullptr);
@@ -167,7 +173,7 @@ Status PartRoom::build() {
   return {};
 }
 
-void PartRoom::publish(uint32_t index, StepId at, const ParameterShard& shard,
+void PartRoom::publish(uint32_t index, StepId at, std::span<const float> weights,
                        const std::string* only) {
   const WeightCodec& codec = weight_codecs[index];
   const bool delta = codec.format().kind == WeightsBack::Kind::kDelta;
@@ -181,7 +187,7 @@ void PartRoom::publish(uint32_t index, StepId at, const ParameterShard& shard,
   if (whole) {
     codec.encode_whole(shadows[index], frame);
   } else if (const Status status =
-                 codec.encode(shard.weights().first(codec.elements()), shadows[index], frame);
+                 codec.encode(weights.first(codec.elements()), shadows[index], frame);
              !status.ok()) {
     return node->log.warning(status.error().message());  // the step's loss says so, too
   }
@@ -217,8 +223,11 @@ Result<BulkPlace> PartSink::place_gradient(const std::string& peer, const BulkTa
       !room_->owns(static_cast<uint32_t>(shard)))
     return refuse("sent a gradient for a shard that is not here");
   const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
-  if (!StepLayout(static_cast<uint32_t>(room_->plan.microbatches)).is_node(subtree))
-    return refuse("sent a gradient that is no part of the step");
+  const auto microbatches = static_cast<uint32_t>(room_->plan.microbatches);
+  const bool known = !room_->spec.consistency.exact()
+                         ? subtree.count >= 1 && subtree.count <= microbatches
+                         : StepLayout(microbatches).is_node(subtree);
+  if (!known) return refuse("sent a gradient that is no part of the step");
   const bool framed = static_cast<BulkKind>(tag.kind & 0xffffffff) == BulkKind::kGradientFrame;
   const GradientCodec& codec = room_->gradient_codecs[shard];
   FS_ASSIGN(GradientHandle buffer, (framed ? room_->frames : room_->slices)[shard]->take());
@@ -262,7 +271,8 @@ Result<BulkPlace> PartSink::place(const std::string& peer, const BulkTag& tag, u
       return place_weights(peer, tag, bytes);
     case BulkKind::kMoments: {
       FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 2));
-      if (!from_coordinator || !room_->owns(shard)) return refuse("sent moments");
+      if (!from_coordinator || !(room_->owns(shard) || room_->spec.consistency.local()))
+        return refuse("sent moments");
       auto both = std::make_shared<std::vector<float>>(bytes / sizeof(float));
       return place_in(std::as_writable_bytes(std::span(*both)), both);
     }

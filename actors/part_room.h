@@ -10,6 +10,8 @@
 #include "train/device_backend.h"
 #include "train/gradient_codec.h"
 #include "train/gradient_worker.h"
+#include "train/local_range.h"
+#include "train/loose_range.h"
 #include "train/node_work.h"
 #include "train/weight_codec.h"
 #include "train/weight_replica.h"
@@ -49,7 +51,7 @@ struct PartRoom {
     return {reinterpret_cast<std::byte*>(buffer->data()), bytes};
   }
   /// Sends a shard's weights to the peers, or to one of them.
-  void publish(uint32_t shard_index, StepId at, const ParameterShard& shard,
+  void publish(uint32_t shard_index, StepId at, std::span<const float> weights,
                const std::string* only);
 
   std::shared_ptr<const NodeParts> node;
@@ -71,6 +73,8 @@ struct PartRoom {
   WeightsGate gate;
   std::unique_ptr<WeightReplica> replica;
   std::vector<std::shared_ptr<ParameterShard>> shards;  ///< null: another node's
+  std::vector<std::shared_ptr<LocalRange>> local;  ///< of each shard, with local steps; or none
+  std::vector<std::shared_ptr<LooseRange>> loose;  ///< the same with loose consistency
   std::vector<std::shared_ptr<GradientWorker>> workers;
   std::atomic<bool> closing{false};
 

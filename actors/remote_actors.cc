@@ -10,7 +10,7 @@ TrainerActor::behavior_type remote_trainer(TrainerActor::pointer self, PartActor
     const WorkItem& item = work.item;
     self->send(part, GiveUnit{static_cast<uint8_t>(item.kind), item.round, item.unit,
                               item.step.value, item.subtree.first, item.subtree.count,
-                              std::bit_cast<uint32_t>(item.scale)});
+                              std::bit_cast<uint32_t>(item.scale), item.steps, item.attempt});
   }};
 }
 
@@ -23,6 +23,14 @@ ParameterServerActor::behavior_type remote_shard(ParameterServerActor::pointer s
                    ApplyShard{shard, apply.order.step.value,
                               std::bit_cast<uint64_t>(apply.order.learning_rate),
                               std::bit_cast<uint64_t>(apply.order.grad_scale), apply.order.update});
+      },
+      [=](const Close& close) {
+        CloseShard order{shard, close.order.step.value, close.order.steps, {}, {}};
+        for (const RoundClose::Counted& counted : close.order.counted) {
+          order.attempts.push_back(counted.attempt);
+          order.shares.push_back(counted.share);
+        }
+        self->send(part, std::move(order));
       },
       [=](const Skip& skip) {
         self->send(part, SkipShard{shard, skip.step.value});

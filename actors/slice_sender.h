@@ -10,4 +10,9 @@ namespace fastserve {
 ParameterServerActor::behavior_type slice_sender(ParameterServerActor::pointer self,
                                                  std::shared_ptr<PartRoom> room, uint32_t shard);
 
+/// Sends the shard's range of something to its owner in the job's form of gradients; `values` lie
+/// in `owner`. What is not finite goes as it is.
+void send_slice(PartRoom& room, uint32_t shard, StepId step, Subtree name, const float* values,
+                GradientHandle owner, ErrorFeedback& owed);
+
 }  // namespace fastserve

@@ -77,6 +77,10 @@ TrainingSystem::State::~State() {
 }
 
 Status TrainingSystem::State::open() {
+  if (!config.spec.consistency.exact())
+    return Error{ErrorCode::kInvalidArgument,
+                 "is " + config.spec.consistency.text() + ", and one process has one node",
+                 "consistency", "leave it out, or give --cluster HOST:PORT"};
   TrainSpec& spec = config.spec;
   FS_CHECK(config.dataset != nullptr);
   if (config.backend == nullptr) FS_TRY(spec.validate());

@@ -259,6 +259,7 @@ Status check_resumable(const CheckpointHeader& saved, const TrainSpec& spec,
   if (old.microbatches != spec.microbatches) return differs("microbatches");
   if (old.precision != spec.precision) return differs("precision");
   if (old.seed != spec.seed) return differs("seed");
+  if (old.consistency.local() != spec.consistency.local()) return differs("consistency");
   if (saved.dataset_fingerprint != dataset_fingerprint) return data_changed("data");
   return {};
 }

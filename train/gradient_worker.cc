@@ -31,7 +31,8 @@ Result<GradientWorker::Done> GradientWorker::compute(const WorkItem& item) {
   }
   if (item.kind == WorkItem::Kind::kEvaluation) {
     FS_CHECK(evaluation_ != nullptr);
-    FS_ASSIGN(const auto loss, run(item.step, evaluation_->chunk(item.subtree.first), 0, nullptr));
+    FS_ASSIGN(const auto loss,
+              run(item.weights, evaluation_->chunk(item.subtree.first), 0, nullptr));
     done.dropped = !loss;
     if (loss) done.losses.push_back(*loss);
     return done;
@@ -47,7 +48,7 @@ Result<GradientHandle> GradientWorker::sum(const WorkItem& item, Subtree node,
     FS_ASSIGN(GradientHandle gradient, pool_.take());
     const Microbatch batch =
         sampler_.microbatch(static_cast<int64_t>(item.step.value), static_cast<int>(node.first));
-    FS_ASSIGN(const auto loss, run(item.step, batch, item.scale, gradient->data()));
+    FS_ASSIGN(const auto loss, run(item.weights, batch, item.scale, gradient->data()));
     if (!loss) return GradientHandle();
     losses.push_back(*loss);
     return gradient;

@@ -39,7 +39,7 @@ class GradientWorker {
   /// Null when it was dropped.
   Result<GradientHandle> sum(const WorkItem& item, Subtree node, std::vector<double>& losses);
   bool cancelled() const { return cancelled_ && cancelled_(); }
-  /// Nothing when the weights have gone past the step.
+  /// Nothing when the weights have gone past those of `step`.
   Result<std::optional<double>> run(StepId step, const Microbatch& batch, float scale, float* grad);
 
   std::unique_ptr<GradientSource> source_;

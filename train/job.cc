@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "train/schedule.h"
 
 namespace fastserve {
 namespace {
-
-double seconds(Nanoseconds time) { return std::chrono::duration<double>(time).count(); }
 
 /// A unit at work for this long is given to somebody idle as well.
 Nanoseconds straggler_limit(Nanoseconds step_time) {
@@ -48,6 +47,7 @@ Actions TrainingJob::trainers_joined(std::span<const TrainerId> trainers) {
     trainers_.insert(trainer);
     ledger_.join(trainer);
     ranges_.join(trainer);
+    if (window_) window_->join(trainer);
   }
   if (phase_ == Phase::kIdle)
     at_boundary(out);
@@ -59,10 +59,9 @@ Actions TrainingJob::trainers_joined(std::span<const TrainerId> trainers) {
 Actions TrainingJob::trainer_lost(TrainerId trainer, const Error& why) {
   Actions out;
   if (phase_ == Phase::kDone || trainers_.erase(trainer) == 0) return out;
-  const bool gathering =
-      phase_ == Phase::kComputing && answered_.size() != static_cast<size_t>(setup_.shards);
-  ledger_.lose(trainer, gathering);
+  ledger_.lose(trainer, phase_ == Phase::kComputing && !safe(trainer));
   ranges_.lose(trainer);
+  if (window_) window_->lose(trainer);
   if (trainers_.empty()) {
     finish(why, out);
     return out;
@@ -77,7 +76,10 @@ Actions TrainingJob::trainer_lost(TrainerId trainer, const Error& why) {
 void TrainingJob::at_boundary(Actions& out) {
   phase_ = Phase::kIdle;
   const int64_t done = state_.steps_done;
-  const auto due = [&](int64_t every) { return every > 0 && done > 0 && done % every == 0; };
+  // A round of local steps may pass over the step at which something was due.
+  const auto due = [&](int64_t every) {
+    return every > 0 && done > 0 && done % every < round_steps_;
+  };
   const bool ending = cancelled() || last_step_done();
   const bool evaluation_due = setup_.evaluation_chunks > 0 && state_.evaluated_at != done &&
                               done > 0 && (last_step_done() || due(setup_.spec.evaluate_every));
@@ -106,6 +108,8 @@ void TrainingJob::at_boundary(Actions& out) {
 }
 
 void TrainingJob::begin_step(Actions& out) {
+  if (local()) return begin_local_round(out);
+  if (loose()) return begin_segment(out);
   StepLedger ledger(static_cast<uint32_t>(units_.size()));
   if (setup_.ranges) {
     std::vector<TrainerId> owners;
@@ -121,7 +125,9 @@ void TrainingJob::begin_round(Phase phase, StepLedger ledger, Actions& out) {
   repeated_ += ledger_.repeated();
   ledger_ = std::move(ledger);
   for (const TrainerId trainer : trainers_) ledger_.join(trainer);
-  losses_.assign(phase == Phase::kComputing ? layout_.microbatches() : setup_.evaluation_chunks, 0);
+  const auto steps = static_cast<size_t>(round_steps_);
+  losses_.assign(
+      phase == Phase::kComputing ? steps * layout_.microbatches() : setup_.evaluation_chunks, 0);
   answered_.clear();
   hand_out(out);
 }
@@ -129,6 +135,7 @@ void TrainingJob::begin_round(Phase phase, StepLedger ledger, Actions& out) {
 void TrainingJob::hand_out(Actions& out) {
   if (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating) return;
   const bool gradient = phase_ == Phase::kComputing;
+  if (gradient && loose()) return hand_out_runs(out);
   const bool half = setup_.spec.precision == Precision::kFloat16;
   const double loss_scale = half ? state_.scaler.scale : 1;
   for (Handout& given : ledger_.hand_out(setup_.clock->now())) {
@@ -136,11 +143,12 @@ void TrainingJob::hand_out(Actions& out) {
     item.kind = gradient ? WorkItem::Kind::kGradient : WorkItem::Kind::kEvaluation;
     item.round = round_;
     item.unit = given.unit;
-    item.step = {static_cast<uint64_t>(state_.steps_done)};
+    item.step = item.weights = {static_cast<uint64_t>(state_.steps_done)};
     item.subtree = gradient ? units_[given.unit] : Subtree{given.unit, 1};
     item.whole = item.subtree;
     item.scale = static_cast<float>(loss_scale / static_cast<double>(setup_.plan.tokens_per_step));
     item.claim = std::move(given.claim);
+    if (gradient && local()) describe_local(item, given.trainer);
     out.push_back(GiveWork{given.trainer, std::move(item)});
   }
 }
@@ -148,19 +156,31 @@ void TrainingJob::hand_out(Actions& out) {
 Actions TrainingJob::work_done(TrainerId trainer, uint64_t round, uint32_t unit,
                                std::span<const double> losses) {
   Actions out;
+  if (phase_ == Phase::kComputing && loose()) return run_done(trainer, round, unit, losses);
   if (round != round_ || (phase_ != Phase::kComputing && phase_ != Phase::kEvaluating)) return out;
   if (!trainers_.contains(trainer)) return out;  // lost since; its gradients may be lost as well
   const bool gradient = phase_ == Phase::kComputing;
   const size_t units = gradient ? units_.size() : setup_.evaluation_chunks;
-  if (unit >= units || losses.size() != (gradient ? units_[unit].count : 1))
+  const auto steps = static_cast<uint32_t>(gradient ? round_steps_ : 1);
+  if (unit >= units || losses.size() != (gradient ? size_t{units_[unit].count} * steps : 1))
     return trainer_lost(trainer,
                         {ErrorCode::kCorrupt, "answered for work that nobody has", "", ""});
   const Subtree subtree = gradient ? units_[unit] : Subtree{unit, 1};
+  const auto finite = [](double loss) { return std::isfinite(loss); };
+  if (gradient && local() && !std::all_of(losses.begin(), losses.end(), finite)) {
+    finish(not_finite("loss or gradient"), out);
+    return out;
+  }
   if (ledger_.complete(trainer, unit))
-    std::copy(losses.begin(), losses.end(), losses_.begin() + subtree.first);
-  if (gradient) ranges_.completed(trainer, subtree.count, setup_.clock->now());
+    for (size_t step = 0; step < steps; step++)
+      std::ranges::copy(
+          losses.subspan(step * subtree.count, subtree.count),
+          std::span(losses_).subspan(step * layout_.microbatches()).begin() + subtree.first);
+  if (gradient) ranges_.completed(trainer, subtree.count * steps, setup_.clock->now());
   if (!ledger_.done())
     hand_out(out);
+  else if (gradient && local())
+    close_round_if_whole(out);
   else if (gradient)
     close_step_if_whole(out);
   else
@@ -241,19 +261,26 @@ Commit TrainingJob::commit(bool applied) const {
 }
 
 Actions TrainingJob::shard_ready(ShardId shard, StepId step) {
+  if (loose()) return segment_closed(shard, step);
   Actions out;
   if (phase_ != Phase::kApplying || static_cast<int64_t>(step.value) != state_.steps_done)
     return out;
   answered_.insert(shard);
   if (answered_.size() != static_cast<size_t>(setup_.shards)) return out;
-  const Nanoseconds took = setup_.clock->now() - step_started_;
-  train_time_ += took;
-  step_time_ = step_time_.count() == 0 ? took : step_time_ + (took - step_time_) / 16;
-  history_.push_back(loss_);
-  state_.steps_done++;
+  note_time(round_steps_);
+  if (!local()) history_.push_back(loss_);
+  state_.steps_done += round_steps_;
   out.push_back(Report{progress()});
   at_boundary(out);
   return out;
+}
+
+/// So many steps have ended now.
+void TrainingJob::note_time(int64_t steps) {
+  const Nanoseconds now = setup_.clock->now(), took = now - std::exchange(step_started_, now);
+  train_time_ += took;
+  const Nanoseconds each = took / steps;
+  step_time_ = step_time_.count() == 0 ? each : step_time_ + (each - step_time_) / 16;
 }
 
 void TrainingJob::close_evaluation(Actions& out) {
@@ -302,12 +329,21 @@ Actions TrainingJob::tick() {
   Actions out;
   const bool at_work = phase_ == Phase::kComputing || phase_ == Phase::kEvaluating;
   // No weight has changed since the round began: what was computed of it can be dropped.
+  if (loose() && phase_ == Phase::kComputing) {
+    // Shards have applied of it what has come: it is brought to where all meet.
+    if (cancelled()) window_->end_early();
+    window_->reopen_overdue(setup_.clock->now(), straggler_limit(step_time_));
+    take_whole_steps(out);
+    return out;
+  }
   if (cancelled() && (at_work || phase_ == Phase::kIdle)) {
     at_boundary(out);
     return out;
   }
   if (!at_work) return out;
-  ledger_.reopen_overdue(setup_.clock->now(), straggler_limit(step_time_));
+  const bool local_round = local() && phase_ == Phase::kComputing;
+  ledger_.reopen_overdue(setup_.clock->now(),
+                         straggler_limit(step_time_ * (local_round ? round_steps_ : 1)));
   hand_out(out);
   return out;
 }
@@ -315,73 +351,6 @@ Actions TrainingJob::tick() {
 void TrainingJob::finish(Result<TrainEnd> end, Actions& out) {
   phase_ = Phase::kDone;
   out.push_back(Finish{std::move(end)});
-}
-
-TrainProgress TrainingJob::progress() const {
-  TrainProgress report;
-  report.step = state_.steps_done;
-  report.steps = setup_.spec.steps;
-  report.epoch = static_cast<double>(state_.steps_done) * setup_.plan.sequences /
-                 static_cast<double>(setup_.windows);
-  report.loss = loss_;
-  report.learning_rate = learning_rate_;
-  report.grad_norm = grad_norm_;
-  const double step_time = seconds(step_time_);
-  if (step_time > 0)
-    report.tokens_per_second = static_cast<double>(setup_.plan.tokens_per_step) / step_time;
-  report.eta_seconds = step_time * static_cast<double>(report.steps - report.step);
-  report.tokens = state_.steps_done * setup_.plan.tokens_per_step;
-  if (state_.early.best_step >= 0) report.best_validation_loss = state_.early.best_loss;
-  report.skipped = skipped_;
-  report.trainers = static_cast<int>(trainers_.size());
-  return report;
-}
-
-TrainOutcome TrainingJob::outcome() const {
-  TrainOutcome outcome;
-  outcome.steps = state_.steps_done;
-  outcome.tokens = state_.steps_done * setup_.plan.tokens_per_step;
-  outcome.losses = history_;
-  if (state_.evaluated_at >= 0) outcome.validation_loss = state_.validation_loss;
-  if (state_.early.best_step >= 0) outcome.best_validation_loss = state_.early.best_loss;
-  outcome.best_step = state_.early.best_step;
-  const double trained =
-      static_cast<double>(history_.size()) * static_cast<double>(setup_.plan.tokens_per_step);
-  if (train_time_.count() > 0) outcome.tokens_per_second = trained / seconds(train_time_);
-  outcome.seconds = seconds(setup_.clock->now() - started_);
-  outcome.skipped = skipped_;
-  outcome.repeated_units = repeated_ + ledger_.repeated();
-  outcome.checkpoint = checkpoint_;
-  return outcome;
-}
-
-Json JobState::to_json() const {
-  Json json = Json::object({{"steps_done", steps_done},
-                            {"updates", updates},
-                            {"evaluated_at", evaluated_at},
-                            {"validation_loss", validation_loss},
-                            {"loss_scale", scaler.scale},
-                            {"good_steps", scaler.good_steps},
-                            {"best_step", early.best_step},
-                            {"worse", early.worse}});
-  if (early.best_step >= 0) json.set("best_loss", early.best_loss);
-  return json;
-}
-
-Result<JobState> JobState::from_json(const Json& json, const std::string& where) {
-  JobState state;
-  FS_ASSIGN(state.steps_done, json.int_or("steps_done", -1));
-  FS_ASSIGN(state.updates, json.int_or("updates", 0));
-  FS_ASSIGN(state.evaluated_at, json.int_or("evaluated_at", -1));
-  FS_ASSIGN(state.validation_loss, json.double_or("validation_loss", 0));
-  FS_ASSIGN(state.scaler.scale, json.double_or("loss_scale", LossScaler::kStart));
-  FS_ASSIGN(state.scaler.good_steps, json.int_or("good_steps", 0));
-  FS_ASSIGN(state.early.best_step, json.int_or("best_step", -1));
-  FS_ASSIGN(state.early.best_loss, json.double_or("best_loss", state.early.best_loss));
-  FS_ASSIGN(const int64_t worse, json.int_or("worse", 0));
-  state.early.worse = static_cast<int>(worse);
-  if (state.steps_done >= 0) return state;
-  return Error{ErrorCode::kCorrupt, "has no `steps_done`", where, ""};
 }
 
 }  // namespace fastserve

@@ -11,12 +11,15 @@
 #include "base/ids.h"
 #include "train/early_stop.h"
 #include "train/loss_scaler.h"
+#include "train/outer_shard.h"
 #include "train/parameter_shard.h"
 #include "train/plan.h"
 #include "train/progress.h"
+#include "train/round_arrivals.h"
 #include "train/spec.h"
 #include "train/step_ledger.h"
 #include "train/step_ranges.h"
+#include "train/step_window.h"
 
 namespace fastserve {
 
@@ -41,10 +44,14 @@ struct WorkItem {
   uint64_t round = 0;  ///< names the step or evaluation in the answer
   uint32_t unit = 0;   ///< index in the round
   StepId step;
+  StepId weights;  ///< that it reads, as the gate counts them: those of `step`, but for local steps
   Subtree subtree;  ///< microbatches of the step, or the one chunk of the evaluation
   Subtree whole;    ///< of which this is a piece, when a node has cut it up; else the same
   float scale = 1;  ///< of the gradient
   Claim claim;
+  // Where `subtree` is a run of each step's microbatches and no node of its tree:
+  uint32_t steps = 1;    ///< from `step` on
+  uint32_t attempt = 0;  ///< names the displacement
 };
 
 /// What becomes of a step, and whose work each of its units was.
@@ -63,6 +70,9 @@ struct GiveWork {
 struct ApplyStep {  ///< to every shard, which answers with shard_ready
   ApplyOrder order;
 };
+struct CloseRound {  ///< to every shard, which answers with shard_ready
+  RoundClose order;
+};
 struct SkipStep {  ///< to every shard, which answers with shard_ready
   StepId step;
 };
@@ -80,17 +90,20 @@ struct Warn {
 struct Finish {
   Result<TrainEnd> end;
 };
-using Action = std::variant<GiveWork, Commit, ApplyStep, SkipStep, KeepBest, TakeSnapshot, Report,
-                            Warn, Finish>;
+using Action = std::variant<GiveWork, Commit, ApplyStep, CloseRound, SkipStep, KeepBest,
+                            TakeSnapshot, Report, Warn, Finish>;
 using Actions = std::vector<Action>;
 
 /// Drives steps, evaluations and checkpoints.
 ///
 /// Events come in through the calls below, in any order and as late as they like; what to do comes
 /// back. Late and repeated events change nothing. After Finish nothing more is asked.
-/// Threads:  not thread-safe.
-/// Promises: the weights' bits depend on the settings and the data alone: neither on how many
-///           trainers and shards there are, nor on who is lost when.
+/// With local steps (TrainSpec::consistency) a round is some steps, of each of which every trainer
+/// has a run of microbatches; a run is given away like a unit of a step, and counts once. With
+/// loose consistency each trainer goes through its runs of the steps of a segment, and all meet at
+/// its end. Threads:  not thread-safe. Promises: in exact jobs the weights' bits depend on the
+/// settings and the data alone: neither on
+///           how many trainers and shards there are, nor on who is lost when.
 class TrainingJob {
  public:
   struct Setup {
@@ -118,7 +131,10 @@ class TrainingJob {
                     std::span<const double> losses);
   /// A shard has the whole step's gradient; `squares` of its tiles in their order.
   Actions shard_gathered(ShardId shard, StepId step, std::vector<double> squares);
-  /// A shard has applied or skipped the step.
+  /// A shard has the displacement that the attempt was to make, of the round that `step` began; or,
+  /// with loose consistency, has applied the run of `step` whose first microbatch `attempt` is.
+  Actions displaced(ShardId shard, StepId step, uint32_t attempt);
+  /// A shard has applied or skipped the step, or closed the round that it began.
   Actions shard_ready(ShardId shard, StepId step);
   Actions shard_failed(const Error& why);
   Actions snapshot_taken();
@@ -143,6 +159,20 @@ class TrainingJob {
   void begin_step(Actions& out);
   void begin_round(Phase phase, StepLedger ledger, Actions& out);
   void hand_out(Actions& out);
+  bool local() const { return setup_.spec.consistency.local(); }
+  void begin_local_round(Actions& out);
+  void describe_local(WorkItem& item, TrainerId trainer);
+  float run_scale(Subtree run) const;
+  bool safe(TrainerId trainer) const;
+  void close_round_if_whole(Actions& out);
+  void commit_round(Actions& out) const;
+  bool loose() const { return setup_.spec.consistency.loose(); }
+  void begin_segment(Actions& out);
+  void hand_out_runs(Actions& out);
+  Actions run_done(TrainerId trainer, uint64_t round, uint32_t run, std::span<const double> losses);
+  void take_whole_steps(Actions& out);
+  Actions segment_closed(ShardId shard, StepId step);
+  void note_time(int64_t steps);
   void close_step_if_whole(Actions& out);
   void close_step(double squares, Actions& out);
   Commit commit(bool applied) const;
@@ -162,7 +192,12 @@ class TrainingJob {
   uint64_t round_ = 0;
   std::vector<double> losses_;                // of the round: per microbatch or chunk
   std::vector<std::vector<double>> squares_;  // per shard
-  std::set<ShardId> answered_;                // shards that gathered, then shards that are ready
+  int64_t round_steps_ = 1;                   // steps that the round makes
+  RoundArrivals arrivals_;                    // local steps alone
+  std::optional<StepWindow> window_;          // loose consistency alone, as what follows
+  int64_t segment_ = 0;                       // its first step
+  uint32_t attempts_ = 0;
+  std::set<ShardId> answered_;  // shards that gathered, then shards that are ready
   int64_t snapshot_at_;
   bool writing_ = false;
   Status checkpoint_;

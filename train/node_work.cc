@@ -77,7 +77,7 @@ std::optional<NodeWork::UnitDone> NodeWork::done(uint32_t trainer, uint64_t roun
     std::copy(losses.begin(), losses.end(),
               losses_.begin() + (pieces_[piece].first - current_->subtree.first));
   if (!ledger_.done()) return std::nullopt;
-  UnitDone unit{current_->round, current_->unit, std::move(losses_)};
+  UnitDone unit{current_->kind, current_->round, current_->unit, std::move(losses_)};
   current_.reset();
   return unit;
 }

@@ -26,6 +26,7 @@ class NodeWork {
     WorkItem item;
   };
   struct UnitDone {
+    WorkItem::Kind kind;
     uint64_t round;  ///< as the coordinator gave it
     uint32_t unit;
     std::vector<double> losses;

@@ -41,7 +41,9 @@ Result<OuterOptimiser> OuterOptimiser::restore(const OuterSettings& settings, Ou
 }
 
 Result<OuterOptimiser::Added> OuterOptimiser::add(uint64_t round, uint32_t node,
-                                                  std::span<const float> displacement) {
+                                                  std::span<const float> displacement,
+                                                  float share) {
+  FS_CHECK(share > 0);
   if (round < state_.round) return Added::kLate;
   const std::string where = fmt::format("node {}, round {}", node, round);
   if (round > state_.round)
@@ -61,13 +63,13 @@ Result<OuterOptimiser::Added> OuterOptimiser::add(uint64_t round, uint32_t node,
                    "this node's local steps diverged: leave it out, or lower the learning rate"};
   arrived_++;
   if (node != summed_) {
-    waiting_.emplace(node, std::vector<float>(displacement.begin(), displacement.end()));
+    waiting_.emplace(node, Displacement{{displacement.begin(), displacement.end()}, share});
     return Added::kNew;
   }
-  sum_up(displacement);
+  sum_up(displacement, share);
   summed_++;
   for (auto next = waiting_.find(summed_); next != waiting_.end(); next = waiting_.find(summed_)) {
-    sum_up(next->second);
+    sum_up(next->second.values, next->second.share);
     waiting_.erase(next);
     summed_++;
   }
@@ -76,14 +78,15 @@ Result<OuterOptimiser::Added> OuterOptimiser::add(uint64_t round, uint32_t node,
 
 bool OuterOptimiser::has(uint32_t node) const { return node < summed_ || waiting_.contains(node); }
 
-void OuterOptimiser::sum_up(std::span<const float> displacement) {
-  for (size_t i = 0; i < sum_.size(); i++) sum_[i] += displacement[i];
+void OuterOptimiser::sum_up(std::span<const float> displacement, float share) {
+  for (size_t i = 0; i < sum_.size(); i++) sum_[i] += share * displacement[i];
+  shares_ += share;
 }
 
 void OuterOptimiser::step() {
   FS_CHECK(arrived_ > 0);
-  for (const auto& [node, displacement] : waiting_) sum_up(displacement);
-  const float share = 1.0f / static_cast<float>(arrived_);
+  for (const auto& [node, waiting] : waiting_) sum_up(waiting.values, waiting.share);
+  const float share = 1.0f / shares_;
   for (size_t i = 0; i < sum_.size(); i++) {
     const float gradient = sum_[i] * share;
     float& momentum = state_.momentum[i];
@@ -94,6 +97,7 @@ void OuterOptimiser::step() {
   waiting_.clear();
   summed_ = 0;
   arrived_ = 0;
+  shares_ = 0;
   state_.round++;
 }
 

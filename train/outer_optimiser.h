@@ -26,8 +26,8 @@ struct OuterState {
 };
 
 /// DiLoCo's outer optimiser (Douillard et al. 2023) for one slice of the weights: every H local
-/// steps the mean of w_start - w_local over the nodes is a gradient for SGD with Nesterov's
-/// momentum:
+/// steps the mean of w_start - w_local over the nodes, each weighed by how many samples it has
+/// seen, is a gradient for SGD with Nesterov's momentum:
 ///   m = momentum m + g;  w = w - learning_rate (g + momentum m)
 ///
 /// Owns:     weights, momentum, a sum, and the displacements that came out of order: 4 bytes a
@@ -46,8 +46,10 @@ class OuterOptimiser {
   static Result<OuterOptimiser> restore(const OuterSettings& settings, OuterState state);
 
   enum class Added { kNew, kRepeated, kLate };
-  /// `displacement`: w_start - w_local of `node`, where w_start are weights() of `round`.
-  Result<Added> add(uint64_t round, uint32_t node, std::span<const float> displacement);
+  /// `displacement`: w_start - w_local of `node`, where w_start are weights() of `round`. Requires
+  /// share > 0, of which the unit does not matter.
+  Result<Added> add(uint64_t round, uint32_t node, std::span<const float> displacement,
+                    float share = 1);
   size_t arrived() const { return arrived_; }  ///< in this round
   bool has(uint32_t node) const;
 
@@ -61,14 +63,19 @@ class OuterOptimiser {
 
  private:
   OuterOptimiser(const OuterSettings& settings, OuterState state);
-  void sum_up(std::span<const float> displacement);
+  struct Displacement {
+    std::vector<float> values;
+    float share;
+  };
+  void sum_up(std::span<const float> displacement, float share);
 
   OuterSettings settings_;
   OuterState state_;
   uint32_t summed_ = 0;  ///< nodes below it are in the sum, all of them
   std::vector<float> sum_;
-  std::map<uint32_t, std::vector<float>> waiting_;  ///< for one with a lower number
+  std::map<uint32_t, Displacement> waiting_;  ///< for one with a lower number
   size_t arrived_ = 0;
+  float shares_ = 0;  ///< of those that are in the sum
 };
 
 }  // namespace fastserve

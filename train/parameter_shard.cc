@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 
@@ -82,6 +83,10 @@ void ParameterShard::apply(const ApplyOrder& order) {
   op.learning_rate = static_cast<float>(order.learning_rate);
   op.grad_scale = static_cast<float>(order.grad_scale);
   op.step = order.update;
+  if (order.share != 1) {
+    op.beta1 = static_cast<float>(std::pow(hyper_.beta1, order.share));
+    op.beta2 = static_cast<float>(std::pow(hyper_.beta2, order.share));
+  }
   float* masters = backend_.masters().data();
   for (size_t i = 0; i < tiles_.size(); i++) {
     const ParameterTile& tile = tiles_[i];
@@ -101,6 +106,13 @@ void ParameterShard::apply(const ApplyOrder& order) {
 void ParameterShard::skip(StepId step) {
   FS_CHECK(step == step_);
   next_step();
+}
+
+void ParameterShard::begin(StepLayout layout, StepId step) {
+  sums_.clear();
+  layout_ = layout;
+  tree_ = GradientTree(layout);
+  step_ = step;
 }
 
 void ParameterShard::next_step() {

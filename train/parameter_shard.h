@@ -25,6 +25,7 @@ struct ApplyOrder {
   double learning_rate = 0;
   double grad_scale = 1;  ///< clipping and loss scale
   int64_t update = 1;     ///< AdamW's t: updates so far, this one included
+  double share = 1;       ///< of a step: its decays go that part of their way
 };
 
 /// Sums the gradients of its run of tiles and updates the masters there with AdamW.
@@ -60,6 +61,8 @@ class ParameterShard {
   void apply(const ApplyOrder& order);
   /// Drops the step's gradient and begins the next step.
   void skip(StepId step);
+  /// Drops what there is of a gradient, and goes on with `step` and steps of another layout.
+  void begin(StepLayout layout, StepId step);
 
   StepId step() const { return step_; }
   const Range& range() const { return range_; }
@@ -71,6 +74,7 @@ class ParameterShard {
   std::span<const float> weights() const {
     return backend_.masters().subspan(range_.begin, range_.end - range_.begin);
   }
+  std::span<const float> second_moments() const { return v_; }
   /// Takes this range's part of m and v, each of all elements.
   void restore(std::span<const float> m, std::span<const float> v);
   /// The same from the range's own parts.

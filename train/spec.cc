@@ -49,6 +49,8 @@ void each_number(Spec& spec, const Visit& visit) {
   visit("evaluate_sequences", spec.evaluate_sequences);
   visit("patience", spec.patience);
   visit("checkpoint_every", spec.checkpoint_every);
+  visit("outer_learning_rate", spec.outer_learning_rate);
+  visit("outer_momentum", spec.outer_momentum);
 }
 
 }  // namespace
@@ -87,6 +89,17 @@ Status TrainSpec::validate() const {
   FS_TRY(within("weight_decay", weight_decay, 0, 1e3));
   FS_TRY(within("clip_norm", clip_norm, 0, 1e30));
   FS_TRY(within("validation_fraction", validation_fraction, 0, 0.9));
+  if (consistency.loose() && weights_back.kind == WeightsBack::Kind::kDelta)
+    return bad("weights_back",
+               fmt::format("is {}, which is one stream to all nodes; with consistency {} each gets "
+                           "weights of its own",
+                           weights_back.text(), consistency.text()),
+               "exact or bf16");
+  if (consistency.loose() && precision == Precision::kFloat16)
+    return bad("precision", fmt::format("is fp16 with consistency {}", consistency.text()),
+               "bf16 or fp32");
+  FS_TRY(within("outer_learning_rate", outer_learning_rate, 1e-6, 10));
+  FS_TRY(within("outer_momentum", outer_momentum, 0, 0.9999));
   return {};
 }
 
@@ -96,6 +109,7 @@ Json TrainSpec::to_json() const {
   json.set("publish_best", publish_best);
   json.set("gradients", gradients.text());
   json.set("weights_back", weights_back.text());
+  json.set("consistency", consistency.text());
   json.set("seed", Json(fmt::format("{}", seed)));  // all 64 bits, which a JSON number may lose
   return json;
 }
@@ -131,6 +145,8 @@ Result<TrainSpec> TrainSpec::from_json(const Json& json, const std::string& wher
   FS_ASSIGN(spec.gradients, GradientFormat::parse(gradients));
   FS_ASSIGN(const std::string back, json.string_or("weights_back", "exact"));
   FS_ASSIGN(spec.weights_back, WeightsBack::parse(back));
+  FS_ASSIGN(const std::string consistency, json.string_or("consistency", "exact"));
+  FS_ASSIGN(spec.consistency, Consistency::parse(consistency));
   FS_ASSIGN(const std::string seed, json.string_or("seed", "1337"));
   char* end = nullptr;
   spec.seed = std::strtoull(seed.c_str(), &end, 10);

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "model/config.h"
 #include "model/train_ops.h"
+#include "train/consistency.h"
 #include "train/gradient_format.h"
 
 namespace fastserve {
@@ -41,6 +42,9 @@ struct TrainSpec {
   /// travels. The defaults cost no bit.
   GradientFormat gradients;
   WeightsBack weights_back;
+  /// How far nodes may drift apart. In one process there is one node, which must be exact.
+  Consistency consistency;
+  double outer_learning_rate = 0.7, outer_momentum = 0.9;  ///< of local steps' averages
 
   /// kInvalidArgument naming the field.
   Status validate() const;

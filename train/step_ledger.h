@@ -46,6 +46,7 @@ class StepLedger {
   /// True when this is the unit's first result.
   bool complete(TrainerId trainer, uint32_t unit);
   bool done() const { return left_ == 0; }
+  bool is_done(uint32_t unit) const { return units_[unit].state == Unit::kDone; }
   /// Whose result counted. Requires a unit that is done.
   TrainerId done_by(uint32_t unit) const { return units_[unit].by; }
 

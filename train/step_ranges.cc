@@ -32,8 +32,7 @@ void StepRanges::measure() {
   }
 }
 
-std::vector<Subtree> StepRanges::cut(const StepLayout& layout, Nanoseconds now,
-                                     std::vector<TrainerId>& owners) {
+void StepRanges::place_cuts(uint32_t n, Nanoseconds now, double play) {
   FS_CHECK(!trainers_.empty());
   measure();
   started_ = now;
@@ -43,26 +42,50 @@ std::vector<Subtree> StepRanges::cut(const StepLayout& layout, Nanoseconds now,
     if (trainer.rate > 0) known += trainer.rate, measured++;
   const double usual = measured > 0 ? known / measured : 1;  // of one that is not measured yet
   for (const auto& [id, trainer] : trainers_) total += trainer.rate > 0 ? trainer.rate : usual;
-  const uint32_t n = layout.microbatches();
-  const double tolerance = 0.1 * n / static_cast<double>(trainers_.size());
-  std::vector<Subtree> units;
-  owners.clear();
+  const double tolerance = play * n / static_cast<double>(trainers_.size());
   uint32_t first = 0;
   double reached = 0;
   size_t left = trainers_.size();
   for (auto& [id, trainer] : trainers_) {
     reached += (trainer.rate > 0 ? trainer.rate : usual) / total * n;
     const uint32_t end = --left == 0 ? n : place_cut(reached, tolerance, first, n);
-    for (const Subtree subtree : layout.cover(first, end - first)) {
-      units.push_back(subtree);
-      owners.push_back(id);
-    }
     trainer.given = end - first;
     trainer.done = 0;
     trainer.share = static_cast<double>(trainer.given) / n;
     first = end;
   }
+}
+
+std::vector<Subtree> StepRanges::cut(const StepLayout& layout, Nanoseconds now,
+                                     std::vector<TrainerId>& owners) {
+  place_cuts(layout.microbatches(), now, 0.1);
+  std::vector<Subtree> units;
+  owners.clear();
+  uint32_t first = 0;
+  for (const auto& [id, trainer] : trainers_) {
+    for (const Subtree subtree : layout.cover(first, trainer.given)) {
+      units.push_back(subtree);
+      owners.push_back(id);
+    }
+    first += trainer.given;
+  }
   return units;
+}
+
+std::vector<Subtree> StepRanges::runs(const StepLayout& layout, Nanoseconds now,
+                                      std::vector<TrainerId>& owners) {
+  place_cuts(layout.microbatches(), now, 0);
+  std::vector<Subtree> runs;
+  owners.clear();
+  uint32_t first = 0;
+  for (const auto& [id, trainer] : trainers_) {
+    if (trainer.given > 0) {
+      runs.push_back({first, trainer.given});
+      owners.push_back(id);
+    }
+    first += trainer.given;
+  }
+  return runs;
 }
 
 void StepRanges::completed(TrainerId trainer, uint32_t microbatches, Nanoseconds now) {
@@ -70,6 +93,14 @@ void StepRanges::completed(TrainerId trainer, uint32_t microbatches, Nanoseconds
   if (it == trainers_.end()) return;
   it->second.done += microbatches;
   it->second.last = now;
+}
+
+void StepRanges::measured(TrainerId trainer, uint32_t microbatches, Nanoseconds took) {
+  const auto it = trainers_.find(trainer);
+  const double seconds = std::chrono::duration<double>(took).count();
+  if (it == trainers_.end() || seconds <= 0) return;
+  double& rate = it->second.rate;
+  rate = rate == 0 ? microbatches / seconds : rate + (microbatches / seconds - rate) / 8;
 }
 
 double StepRanges::share(TrainerId trainer) const {

@@ -24,8 +24,15 @@ class StepRanges {
   /// The step's subtrees in order, and whose each is. Requires a trainer.
   std::vector<Subtree> cut(const StepLayout& layout, Nanoseconds now,
                            std::vector<TrainerId>& owners);
+  /// The same for trainers that keep what they compute: one run each, cut where the shares say,
+  /// whatever the tree. A trainer so slow that its share is none gets no run.
+  std::vector<Subtree> runs(const StepLayout& layout, Nanoseconds now,
+                            std::vector<TrainerId>& owners);
   /// A trainer has done `microbatches` of the current step.
   void completed(TrainerId trainer, uint32_t microbatches, Nanoseconds now);
+
+  /// Instead, where steps overlap: it took that long for so many.
+  void measured(TrainerId trainer, uint32_t microbatches, Nanoseconds took);
 
   double share(TrainerId trainer) const;  ///< of the current step, 0 to 1
   double rate(TrainerId trainer) const;   ///< microbatches a second; 0: not measured yet
@@ -38,6 +45,8 @@ class StepRanges {
     double share = 0;
   };
   void measure();
+  /// How many microbatches each trainer is given, in their order; `play`: of an even share.
+  void place_cuts(uint32_t microbatches, Nanoseconds now, double play);
 
   std::map<TrainerId, Trainer> trainers_;
   Nanoseconds started_{0};

@@ -31,13 +31,14 @@ class WeightReplica {
   /// the last.
   Status take_frame(size_t r, StepId step, std::span<const std::byte> frame,
                     const WeightCodec& codec);
+  /// Whether `step` would be news of the range.
+  bool behind(size_t r, StepId step) const;
   /// A shard of this node has brought its own range to `step`.
   void applied(size_t r, StepId step);
   /// The step that all ranges are at, when they are at the same.
   std::optional<StepId> whole() const;
 
  private:
-  bool behind(size_t r, StepId step) const;
   void refresh(size_t r);
 
   TrainBackend& backend_;

@@ -1,21 +1,10 @@
 // Jobs over several nodes: the same bits as in one process, whoever is lost when.
-#include <condition_variable>
-#include <cstdio>
-#include <mutex>
-
-#include "in_process_cluster.h"
+#include "background_job.h"
 #include "train/checkpoint.h"
 
 using namespace fastserve;
 
 namespace {
-
-Log log_of_test() {
-  if (std::getenv("FASTSERVE_TEST_LOG") == nullptr) return {};
-  return Log([](LogLevel, std::string_view line) {
-    std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
-  });
-}
 
 TrainingSystem::Config job_in(const Folder& folder, Precision precision = Precision::kBFloat16) {
   TrainingSystem::Config config = real_job(1, 1, precision);
@@ -23,52 +12,6 @@ TrainingSystem::Config job_in(const Folder& folder, Precision precision = Precis
   config.log = log_of_test();
   return config;
 }
-
-/// Runs the job on its own thread; `at(step)` is called after each step, on the coordinator's.
-class BackgroundJob {
- public:
-  BackgroundJob(InProcessCluster& cluster, TrainingSystem::Config config) {
-    config.progress = [this](const TrainProgress& progress) {
-      std::lock_guard lock(mutex_);
-      step_ = std::max(step_, progress.step);
-      changed_.notify_all();
-    };
-    config.cancel = &cancel;
-    thread_ = std::thread([this, &cluster, config = std::move(config)]() mutable {
-      outcome_.emplace(
-          cluster.coordinator().train(std::move(config), "job", [this](const ClusterRun& run) {
-            std::lock_guard lock(mutex_);
-            run_ = run;
-          }));
-    });
-  }
-  ~BackgroundJob() {
-    if (thread_.joinable()) thread_.join();
-  }
-  /// False when the job did not get there within half a minute.
-  bool wait_for_step(int64_t step) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(30), [&] { return step_ >= step; });
-  }
-  Result<TrainOutcome> end() {
-    thread_.join();
-    return std::move(*outcome_);
-  }
-  ClusterRun run() {
-    std::lock_guard lock(mutex_);
-    return run_;
-  }
-
-  CancelFlag cancel;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  int64_t step_ = 0;
-  ClusterRun run_;
-  std::optional<Result<TrainOutcome>> outcome_;
-  std::thread thread_;
-};
 
 TrainingSystem::Config long_job_in(const Folder& folder, int64_t steps = 60) {
   TrainingSystem::Config config = job_in(folder);

@@ -44,6 +44,7 @@ class Cluster {
       if (!world_.step()) return "nothing goes on";
       if (faults_ > 0 && world_.rng.below(spacing_) == 0) disturb();
       if (!trouble_.empty()) return trouble_;
+      if (!world_.trouble.empty()) return world_.trouble;
     }
     return "";
   }

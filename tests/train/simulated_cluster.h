@@ -137,6 +137,7 @@ struct SimulatedCluster {
     });
   }
   void carry_out(const Commit& commit) { commits.push_back(commit); }
+  void carry_out(const CloseRound&) {}  // of jobs over nodes
   void carry_out(const ApplyStep& order) {
     for (uint32_t s = 0; s < shards.size(); s++)
       post([this, s, apply = order.order] {

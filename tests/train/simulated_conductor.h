@@ -82,6 +82,9 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     if (job_)
       tell(job_channel_, [=, this] { carry_out(job_->shard_gathered({shard}, step, squares)); });
   }
+  void displaced(uint32_t shard, StepId step, uint32_t attempt) {
+    if (job_) tell(job_channel_, [=, this] { carry_out(job_->displaced({shard}, step, attempt)); });
+  }
   void applied(uint32_t shard, StepId step) {
     if (job_) tell(job_channel_, [=, this] { carry_out(job_->shard_ready({shard}, step)); });
   }
@@ -139,10 +142,12 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   void trainer_down(TrainerId trainer);
   void copied(std::shared_ptr<const ShardState> part);
 
+  void check_ahead(const WorkItem& item);
   void carry_out(Actions actions) {
     for (Action& action : actions) std::visit([&](auto& order) { carry_out(order); }, action);
   }
   void carry_out(GiveWork& order) {
+    check_ahead(order.item);
     Trainer& to = trainers_[order.trainer.value];
     if (to.dead) return;
     order.item.claim = nullptr;
@@ -153,6 +158,10 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   void carry_out(const Commit& commit) { committed_(commit); }
   void carry_out(const ApplyStep& step) {
     each_shard([order = step.order](Part& part, uint32_t shard) { part.apply(shard, order); });
+  }
+  void carry_out(const CloseRound& round) {
+    each_shard(
+        [order = round.order](Part& part, uint32_t shard) { part.close_round(shard, order); });
   }
   void carry_out(const SkipStep& order) {
     each_shard([step = order.step](Part& part, uint32_t shard) { part.skip(shard, step); });
@@ -208,7 +217,7 @@ inline void Conductor::opened(const std::string& node, const PartRef& part) {
 
 inline void Conductor::ready(const std::string& node) {
   const auto it = members_.find(node);
-  if (it == members_.end() || it->second.ready) return;
+  if (it == members_.end() || it->second.ready || end_) return;
   it->second.ready = true;
   if (job_) {
     const TrainerId trainer = add_trainer(it->second);
@@ -334,7 +343,8 @@ inline void Conductor::send_weights(const Member& member) {
               false, 1 + shard);
     };
     send(Tensor::kWeights, run(around_.from.weights), {});
-    if (owners_[shard] == member.node.name && around_.from.state.steps_done > 0)
+    const bool local = around_.common->spec.consistency.local();
+    if ((local || owners_[shard] == member.node.name) && around_.from.state.steps_done > 0)
       send(Tensor::kMoments, run(around_.from.m), run(around_.from.v));
   }
 }

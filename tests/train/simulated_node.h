@@ -1,5 +1,6 @@
 // A node of a simulated cluster. Its part in a job follows actors/deputy.cc, part_room.cc,
-// parameter_server.cc, slice_sender.cc and trainer.cc, with their classes of train/.
+// parameter_server.cc, slice_sender.cc and trainer.cc, with their classes of train/; with local
+// steps local_server.cc.
 #pragma once
 
 #include <map>
@@ -10,6 +11,9 @@
 #include "fake_backend.h"
 #include "simulated_world.h"
 #include "train/gradient_worker.h"
+#include "train/local_range.h"
+#include "train/local_rounds.h"
+#include "train/loose_range.h"
 #include "train/node_work.h"
 #include "train/unit_sum.h"
 #include "train/weight_replica.h"
@@ -27,6 +31,7 @@ struct Broken {
   bool ledger_unsynced = false;       ///< a checkpoint does not wait for the ledger
   bool weights_in_any_order = false;  ///< a range may go back to an earlier step
   bool units_before_weights = false;  ///< a unit does not wait for its step's weights
+  bool arrivals_presumed = false;     ///< a displacement counts as arrived when it is sent
 };
 
 /// What all simulated processes know.
@@ -109,6 +114,7 @@ class Part : public std::enable_shared_from_this<Part> {
   void give(const WorkItem& item);
   void apply(uint32_t shard, const ApplyOrder& order);
   void skip(uint32_t shard, StepId step);
+  void close_round(uint32_t shard, const RoundClose& order);
   void copy(uint32_t shard, bool weights_only);
   void add_peer(const std::string& peer);
   void drop_peer(const std::string& peer) { std::erase(peers_, peer); }
@@ -131,6 +137,8 @@ class Part : public std::enable_shared_from_this<Part> {
   struct Shard {
     std::unique_ptr<ParameterShard> owned;  // or
     std::unique_ptr<UnitSum> elsewhere;
+    std::unique_ptr<LocalRange> local;  // or, with local steps, this alone
+    std::unique_ptr<LooseRange> loose;  // or, with loose consistency
     std::unique_ptr<GradientPool> slices;
     Channel from_deputy, from_lanes, to_deputy, to_taker, from_taker;
   };
@@ -151,8 +159,30 @@ class Part : public std::enable_shared_from_this<Part> {
   void push(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
   void publish(uint32_t shard, const std::string* only);
   void ready(uint32_t shard, StepId step);
-  void take_weights(const Parcel& parcel);
+  void take_weights(const std::string& peer, const Parcel& parcel);
   bool owns(uint32_t shard) const;
+  // Unless the job is exact: simulated_local.h.
+  bool apart() const;
+  void build_apart(uint32_t shard);
+  void restore(Shard& shard, const std::vector<float>& m, const std::vector<float>& v);
+  void open(StepId whole);
+  void give_apart(WorkItem item);
+  void push_apart(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
+  void take_apart(const std::string& peer, const Parcel& parcel);
+  void gradient_here(const std::string& peer, const Parcel& parcel, GradientHandle values);
+  static std::span<const float> weights_of(const Shard& shard);
+  static StepId version_of(const Shard& shard, const std::string* only);
+  static std::shared_ptr<const ShardState> snapshot_of(const Shard& shard);
+  void send(uint32_t shard, const LocalRounds::Push& order);
+  void apply_loose(uint32_t shard, const std::string& peer, StepId step, Subtree run,
+                   GradientHandle gradient);
+  void carry_out(const LocalRounds::Orders& orders);
+  void displace(uint32_t shard, const LocalRounds::Displace& order);
+  void displacement_here(uint32_t shard, StepId round, uint32_t attempt, GradientHandle values);
+  void arrived_here(uint32_t shard, StepId step, uint32_t name);
+  void check_counted(uint32_t shard, const RoundClose& order);
+  /// To the deputy's LocalRounds.
+  void to_rounds(uint32_t shard, std::function<LocalRounds::Orders(LocalRounds&)> what);
   /// In the process's time, through a channel, unless the part has ended by then.
   void later(Channel& channel, Call call);
 
@@ -162,6 +192,7 @@ class Part : public std::enable_shared_from_this<Part> {
   WeightsGate gate_;
   std::unique_ptr<WeightReplica> replica_;
   std::unique_ptr<NodeWork> work_;
+  std::optional<LocalRounds> rounds_;
   GradientPool pool_{[this] { return backend_.allocate(FakeBackend::kElements * 4); }};
   std::vector<Shard> shards_;
   std::vector<Trainer> trainers_;

@@ -88,7 +88,9 @@ inline void Part::build() {
     const size_t bytes = (ranges_[i].end - ranges_[i].begin) * sizeof(float);
     shard.slices = std::make_unique<GradientPool>(
         [this, bytes] { return backend_.allocate(bytes); }, ranges_[i].begin);
-    if (owns(i)) {
+    if (apart()) {
+      build_apart(i);
+    } else if (owns(i)) {
       shard.owned = std::make_unique<ParameterShard>(backend_, ranges_[i], node_.common.spec,
                                                      layout, order_.step);
       moments_missing_ += order_.step.value > 0;
@@ -104,6 +106,7 @@ inline void Part::build() {
         &*node_.common.evaluation, pool_, [this] { return ended_; }, &gate_);
   }
   work_ = std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
+  if (apart()) rounds_.emplace(node_.common.spec, *work_, ranges_);
   built_ = true;
 }
 
@@ -138,32 +141,40 @@ inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
   if (parcel.floats.size() != range.end - range.begin) return;
   if (parcel.tensor == Tensor::kGradient) {
     if (!ours) return;
+    if (apart())
+      return later(shards_[parcel.shard].from_lanes,
+                   [this, peer, parcel, slice = copied()] { gradient_here(peer, parcel, slice); });
     later(shards_[parcel.shard].from_lanes, [this, parcel, slice = copied()] {
       push(parcel.shard, parcel.step, parcel.subtree, parcel.subtree, slice);
     });
   } else if (parcel.tensor == Tensor::kWeights) {
     if (peer != kCoordinator && order_.owners[parcel.shard] != peer) return;
-    tell([this, parcel, slice = copied()] {
+    tell([this, peer, parcel, slice = copied()] {
       Shard& shard = shards_[parcel.shard];
-      later(shard.to_taker, [this, parcel, slice, &shard] {
+      later(apart() ? shard.from_deputy : shard.to_taker, [this, peer, parcel, slice, &shard] {
         Parcel here = parcel;
         here.floats = {slice->data(), slice->elements()};
-        take_weights(here);
+        take_weights(peer, here);
         later(shard.from_taker, [this] { tell([this] { look(); }); });
       });
     });
-  } else if (peer == kCoordinator && ours) {
+  } else if (peer == kCoordinator && (ours || node_.common.spec.consistency.local())) {
     const std::vector<float> m(parcel.floats.begin(), parcel.floats.end());
     const std::vector<float> v(parcel.more.begin(), parcel.more.end());
     tell([=, this] {
-      if (!node_.common.broken.moments_forgotten) shards_[parcel.shard].owned->restore_range(m, v);
+      Shard& shard = shards_[parcel.shard];
+      if (apart())
+        restore(shard, m, v);
+      else if (!node_.common.broken.moments_forgotten)
+        shard.owned->restore_range(m, v);
       moments_missing_ -= moments_missing_ > 0;
       look();
     });
   }
 }
 
-inline void Part::take_weights(const Parcel& parcel) {
+inline void Part::take_weights(const std::string& peer, const Parcel& parcel) {
+  if (apart()) return take_apart(peer, parcel);
   if (!node_.common.broken.weights_in_any_order)
     return replica_->take(parcel.shard, parcel.step, parcel.floats);
   const auto& range = ranges_[parcel.shard];
@@ -177,7 +188,11 @@ inline void Part::look() {
   if (!built_) return;
   const auto whole = replica_->whole();
   if (!whole || moments_missing_ > 0) return;
-  work_->weights_ready(*whole);
+  if (apart() && !ready_) open(*whole);
+  if (apart())
+    carry_out(rounds_->weights_ready(*whole));
+  else
+    work_->weights_ready(*whole);
   if (!ready_) {
     ready_ = true;
     to_conductor([name = node_.name](Conductor& conductor) { conductor.ready(name); }, true);
@@ -188,7 +203,10 @@ inline void Part::look() {
 inline void Part::give(const WorkItem& item) {
   if (!built_) return;
   if (trainers_.empty()) return fail();
-  work_->give(item);
+  if (apart())
+    give_apart(item);
+  else
+    work_->give(item);
   if (node_.common.broken.units_before_weights) work_->weights_ready(item.step);
   pump();
 }
@@ -229,9 +247,11 @@ inline void Part::finish(uint32_t index, const WorkItem& item,
   if (done.dropped) return later(trainer.to_deputy, [this] { tell([this] { pump(); }); });
   if (done.gradient != nullptr)
     for (uint32_t shard = 0; shard < shards_.size(); shard++)
-      later(trainer.to_shards[shard], [this, shard, item, gradient = done.gradient] {
-        push(shard, item.step, item.subtree, item.whole, gradient);
-      });
+      // With local steps behind what the deputy has ordered before the trainer was asked.
+      later(apart() ? shards_[shard].from_deputy : trainer.to_shards[shard],
+            [this, shard, item, gradient = done.gradient] {
+              push(shard, item.step, item.subtree, item.whole, gradient);
+            });
   later(trainer.to_deputy, [this, index, item, losses = done.losses] {
     tell([=, this] { work_done(index, item.round, item.unit, losses); });
   });
@@ -239,7 +259,10 @@ inline void Part::finish(uint32_t index, const WorkItem& item,
 
 inline void Part::work_done(uint32_t trainer, uint64_t round, uint32_t piece,
                             const std::vector<double>& losses) {
-  if (const auto unit = work_->done(trainer, round, piece, losses))
+  const auto unit = work_->done(trainer, round, piece, losses);
+  if (unit && apart() && unit->kind == WorkItem::Kind::kGradient)
+    carry_out(rounds_->computed(*unit));
+  else if (unit)
     to_conductor(
         [name = node_.name, unit = *unit](Conductor& conductor) {
           conductor.unit_done(name, unit.round, unit.unit, unit.losses);
@@ -252,6 +275,7 @@ inline void Part::work_done(uint32_t trainer, uint64_t round, uint32_t piece,
 inline void Part::push(uint32_t index, StepId step, Subtree subtree, Subtree whole,
                        GradientHandle sum) {
   Shard& shard = shards_[index];
+  if (apart()) return push_apart(index, step, subtree, whole, std::move(sum));
   if (shard.elsewhere) {
     const auto unit = shard.elsewhere->add(step, whole, subtree, std::move(sum));
     if (!unit) return;
@@ -301,18 +325,20 @@ inline void Part::ready(uint32_t index, StepId step) {
 
 inline void Part::publish(uint32_t index, const std::string* only) {
   const std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers_;
-  const ParameterShard& shard = *shards_[index].owned;
-  const auto copy =
-      std::make_shared<const std::vector<float>>(shard.weights().begin(), shard.weights().end());
+  const Shard& shard = shards_[index];
+  const auto weights = apart() ? weights_of(shard) : shard.owned->weights();
+  const StepId step = apart() ? version_of(shard, only) : shard.owned->step();
+  const auto copy = std::make_shared<const std::vector<float>>(weights.begin(), weights.end());
   for (const std::string& peer : to)
-    node_.send(peer, {Tensor::kWeights, order_.job, shard.step(), index, {}, *copy, {}, copy},
-               index);
+    node_.send(peer, {Tensor::kWeights, order_.job, step, index, {}, *copy, {}, copy}, index);
 }
 
 inline void Part::copy(uint32_t index, bool weights_only) {
   if (!built_ || !owns(index)) return;
   later(shards_[index].from_deputy, [=, this] {
-    later(shards_[index].to_deputy, [=, this, state = shards_[index].owned->snapshot()] {
+    const Shard& shard = shards_[index];
+    const auto state = apart() ? snapshot_of(shard) : shard.owned->snapshot();
+    later(shards_[index].to_deputy, [=, this] {
       tell([=, this] {
         const auto at = node_.bulk.find(kCoordinator);
         if (at == node_.bulk.end()) return;
@@ -335,7 +361,11 @@ inline void Part::add_peer(const std::string& peer) {
                if (std::find(peers_.begin(), peers_.end(), peer) == peers_.end())
                  peers_.push_back(peer);
                for (uint32_t i = 0; i < shards_.size(); i++)
-                 if (owns(i)) later(shards_[i].from_deputy, [=, this] { publish(i, &peer); });
+                 if (owns(i))
+                   later(shards_[i].from_deputy, [=, this] {
+                     if (shards_[i].loose) shards_[i].loose->joined(peer);
+                     publish(i, &peer);
+                   });
              });
 }
 
@@ -347,3 +377,5 @@ inline void Part::peer_gone(const std::string& peer) {
 }
 
 }  // namespace fastserve::simulated
+
+#include "simulated_local.h"

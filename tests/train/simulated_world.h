@@ -8,10 +8,12 @@
 #include <map>
 #include <memory>
 #include <queue>
+#include <string>
 #include <vector>
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/ids.h"
 #include "base/rng.h"
 
 namespace fastserve::simulated {
@@ -93,6 +95,11 @@ class World {
   }
 
   Rng rng;
+  /// Microbatches of the segment that a shard of an incarnation has applied.
+  std::map<std::pair<uint64_t, uint32_t>, uint64_t> applied;
+  /// What each round of an incarnation has counted.
+  std::map<std::pair<uint64_t, StepId>, std::string> counted;
+  std::string trouble;  ///< a promise that was found broken; empty: none
 
  private:
   struct Event {

@@ -19,6 +19,23 @@ TrainSpec tiny() {
 
 }  // namespace
 
+TEST_CASE("how far nodes may drift apart is kept with a job, and old jobs are exact") {
+  TrainSpec spec = find_preset("tiny")->spec;
+  spec.model.vocab_size = 65;
+  spec.consistency = Consistency::parse("local:16").value();
+  spec.outer_learning_rate = 0.5;
+  Json json = spec.to_json();
+  const TrainSpec same = TrainSpec::from_json(json, "here").value();
+  CHECK(same.consistency == spec.consistency);
+  CHECK(same.outer_learning_rate == 0.5);
+  json.set("consistency", "alone");
+  CHECK(TrainSpec::from_json(json, "here").error().where == "consistency");
+  Json old = Json::object({});
+  for (const auto& [key, value] : json.as_object())
+    if (key != "consistency") old.set(key, value);
+  CHECK(TrainSpec::from_json(old, "here").value().consistency.exact());
+}
+
 TEST_CASE("every preset is a valid job once its vocabulary is known") {
   for (Preset& preset : all_presets()) {
     CAPTURE(preset.name);
