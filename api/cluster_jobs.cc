@@ -27,6 +27,13 @@ const char* name_of(LogLevel level) {
   }
 }
 
+/// "local:16": how the job's nodes are held together, when not step by step.
+std::string apart(const JobInfo& info) {
+  const Json* spec = info.details.find_set("spec");
+  const auto text = spec == nullptr ? Result<std::string>("") : spec->string_or("consistency", "");
+  return text.ok() && *text != "exact" ? *text : "";
+}
+
 /// Writes to the job's own file what it says, and passes it on.
 class JobLog {
  public:
@@ -212,6 +219,7 @@ ClusterJob ClusterJobs::described(const JobInfo& info) {
   job.validation_loss = info.validation_loss;
   job.note = info.note;
   job.details = info.details;
+  if (job.note.empty()) job.note = apart(info);
   if (job.state == "interrupted" && wanted(info.id) == Wanted::kPaused) job.state = "paused";
   if (job.state == "interrupted" && wanted(info.id) == Wanted::kCancelled) job.state = "cancelled";
   std::lock_guard lock(mutex_);

@@ -32,7 +32,7 @@ void apply_course(TrainSpec& spec, const TrainRequest& r) {
   if (r.learning_rate && !r.min_learning_rate) spec.min_learning_rate = *r.learning_rate / 10;
 }
 
-/// In which form tensors travel: also when a job goes on.
+/// In which form tensors travel, and when: also when a job goes on.
 Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
   if (r.gradients) {
     FS_ASSIGN(spec.gradients, GradientFormat::parse(*r.gradients));
@@ -40,6 +40,11 @@ Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
   if (r.weights_back) {
     FS_ASSIGN(spec.weights_back, WeightsBack::parse(*r.weights_back));
   }
+  if (r.consistency) {
+    FS_ASSIGN(spec.consistency, Consistency::parse(*r.consistency));
+  }
+  override_with(spec.outer_learning_rate, r.outer_learning_rate);
+  override_with(spec.outer_momentum, r.outer_momentum);
   return {};
 }
 

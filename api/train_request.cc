@@ -42,6 +42,9 @@ void visit_settings(Request& r, const Visit& visit) {
   visit("publish_best", r.publish_best);
   visit("gradients", r.gradients);
   visit("weights_back", r.weights_back);
+  visit("consistency", r.consistency);
+  visit("outer_learning_rate", r.outer_learning_rate);
+  visit("outer_momentum", r.outer_momentum);
   visit("trainers", r.placement.trainers);
   visit("lanes", r.placement.lanes);
   visit("shards", r.placement.shards);

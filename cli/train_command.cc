@@ -99,6 +99,12 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("--weights-back", r.weights_back,
                 "Form of weights back to nodes: exact (default), bf16, int8-delta, sign-delta, "
                 "topk-delta:FRACTION");
+  c->add_option("--consistency", r.consistency,
+                "With --cluster: exact (default), stale:S (a node may be S steps ahead), async, or "
+                "local:H (H steps alone, then the mean of all)");
+  c->add_option("--outer-learning-rate", r.outer_learning_rate,
+                "Of local:H: how far to go along the mean (0.7)");
+  c->add_option("--outer-momentum", r.outer_momentum, "Of local:H (0.9)");
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
   c->add_option("--validation", r.validation_fraction, "Share of the text held out");
   c->add_option("--trainers", r.placement.trainers,

@@ -37,16 +37,22 @@ TEST_CASE("a request for a job arrives as it was sent, down to its last setting"
   sent.precision = Precision::kFloat16;
   sent.seed = 7;
   sent.publish_best = false;
+  sent.gradients = "int8";
+  sent.weights_back = "bf16";
+  sent.consistency = "local:16";
+  sent.outer_learning_rate = 0.5;
+  sent.outer_momentum = 0.8;
   sent.placement = {3, 4, 5};
   const Json json = to_json(sent);
   const auto got = read_train_request(json);
   REQUIRE(got.ok());
   CHECK(to_json(*got) == json);
-  CHECK(json.as_object().size() == 28);  // every setting there is
+  CHECK(json.as_object().size() == 33);  // every setting there is
   CHECK(got->vocab_size == 0);
   CHECK(got->steps == int64_t{1} << 40);
   CHECK(got->precision == Precision::kFloat16);
   CHECK(got->publish_best == false);
+  CHECK(got->consistency == "local:16");
   CHECK(got->placement.shards == 5);
 }
 
