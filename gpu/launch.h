@@ -19,11 +19,11 @@ struct Launch {
 };
 
 /// Starts `kernel` on the runtime's stream; a failure is kept for Runtime::sync(). An empty grid
-/// starts nothing.
+/// starts nothing, nor does anything behind a failure.
 template <class... Parameters, class... Arguments>
 void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
             Arguments... arguments) {
-  if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
+  if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0 || runtime.failed()) return;
   const auto failed = [&](const std::string& what) {
     runtime.report({ErrorCode::kInternal,
                     "the kernel " + std::string(how.kernel) + " failed: " + what,

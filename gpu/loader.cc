@@ -122,6 +122,10 @@ Result<std::unique_ptr<Device>> GpuLoader::make_device(int index, const Path& pl
                "", "fsctl devices lists them; CUDA_VISIBLE_DEVICES may hide some"};
 }
 
+Result<std::unique_ptr<DeviceBuffer>> GpuLoader::allocate_shared(size_t bytes) const {
+  return plugin_->allocate_shared(bytes);
+}
+
 Result<int> GpuLoader::first_usable() const {
   const GpuInventory found = inventory();
   if (found.problem) return *found.problem;

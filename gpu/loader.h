@@ -37,6 +37,9 @@ class GpuLoader {
   /// The GPU of that index, or why it cannot be had. `plans` is a folder that keeps what libraries
   /// found best for this card; empty: they search at each start.
   Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const;
+  /// Memory that the host and every card see at one address, for tests that look at what an op
+  /// wrote.
+  Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const;
   /// The index of the first GPU that can be used, or one sentence why there is none.
   Result<int> first_usable() const;
 

@@ -21,6 +21,8 @@ class GpuPlugin {
   /// The device of GpuInfo::index. `plans`: the folder for what searches found; empty: none.
   /// Errors: as the inventory tells them; kResourceExhausted.
   virtual Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const = 0;
+  /// Memory that the host and every card see at one address: slow, for tests.
+  virtual Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const = 0;
 };
 
 /// Changes with GpuPluginEntry, and only then: everything else is in the build id.

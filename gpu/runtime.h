@@ -48,6 +48,9 @@ class Runtime {
 
   /// Keeps a failure for sync(), unless an earlier one is kept already.
   virtual void report(Error error) = 0;
+  /// While a failure is kept, launches, products and copies do nothing (a copy out gives zeros): no
+  /// kernel runs on memory that could not be had, which would lose the card.
+  virtual bool failed() const = 0;
   virtual Status sync() = 0;
 };
 

@@ -54,18 +54,26 @@ class EmulatedRuntime final : public gpu::Runtime {
   }
 
   void copy_in(void* device, const void* host, size_t bytes) override {
-    if (bytes != 0) std::memcpy(device, host, bytes);
+    if (bytes != 0 && !failed()) std::memcpy(device, host, bytes);
   }
   void copy_out(void* host, const void* device, size_t bytes) override {
-    if (bytes != 0) std::memcpy(host, device, bytes);
+    if (bytes == 0) return;
+    if (failed())
+      std::memset(host, 0, bytes);
+    else
+      std::memcpy(host, device, bytes);
   }
   void fill_zero(void* device, size_t bytes) override {
-    if (bytes != 0) std::memset(device, 0, bytes);
+    if (bytes != 0 && !failed()) std::memset(device, 0, bytes);
   }
 
   void report(Error error) override {
     const std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::move(error);
+  }
+  bool failed() const override {
+    const std::lock_guard lock(mutex_);
+    return failure_.has_value();
   }
   Status sync() override {
     const std::lock_guard lock(mutex_);
@@ -76,7 +84,7 @@ class EmulatedRuntime final : public gpu::Runtime {
  private:
   mutable EmulatedStream stream_;
   gpu::DeviceProperties properties_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<void*, std::pair<size_t, size_t>> sizes_;
   std::optional<Error> failure_;
 };

@@ -1,0 +1,178 @@
+// gpu_ceilings: what this card does at best, measured: copying its own memory, and multiplying.
+// One JSON object on stdout; 1 with a sentence on stderr when there is no card.
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <map>
+#include <vector>
+
+#include "gpu/cuda/cublaslt_engine.h"
+#include "gpu/cuda/device_runtime.h"
+#include "gpu/cuda/driver.h"
+#include "gpu/cuda/sdpa_plan.h"
+
+namespace {
+
+using namespace fastserve;
+using namespace fastserve::gpu;
+
+/// The best of several rounds: a ceiling is what the card can do, not what it does on average.
+template <class Work>
+Result<double> seconds(Runtime& runtime, int repeats, const Work& work) {
+  double best = 1e9;
+  for (int round = 0; round < 8; round++) {
+    FS_TRY(runtime.sync());
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < repeats; i++) work();
+    FS_TRY(runtime.sync());
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    best = std::min(best, took.count() / repeats);
+  }
+  return best;
+}
+
+/// Bytes read and written a second when the card copies 1 GiB to another place in its memory.
+Result<double> copy_rate(Runtime& runtime) {
+  constexpr size_t kBytes = size_t{1} << 30;
+  FS_ASSIGN(const Memory from, Memory::allocate(runtime, kBytes));
+  FS_ASSIGN(const Memory to, Memory::allocate(runtime, kBytes));
+  const auto stream = static_cast<cudaStream_t>(runtime.stream());
+  FS_ASSIGN(const double took, seconds(runtime, 10, [&] {
+              cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream);
+            }));
+  return 2.0 * kBytes / took;
+}
+
+/// bfloat16 operations a second in the library's own product of two large squares.
+Result<double> multiply_rate(Runtime& runtime) {
+  constexpr int kSide = 8192;
+  const auto& library = cublaslt();
+  if (library.table == nullptr)
+    return Error{ErrorCode::kNotFound, library.found.problem, "cuBLASLt", ""};
+  FS_ASSIGN(const auto engine,
+            make_cublaslt_engine(*library.table, library.found.version, runtime, {}));
+  constexpr size_t kBytes = size_t{kSide} * kSide * 2;
+  FS_ASSIGN(const Memory a, Memory::allocate(runtime, kBytes));
+  FS_ASSIGN(const Memory b, Memory::allocate(runtime, kBytes));
+  FS_ASSIGN(const Memory out, Memory::allocate(runtime, kBytes));
+  Product p;
+  p.m = p.n = p.k = p.lda = p.ldb = p.out_ld = kSide;
+  p.a = a.data(), p.b = b.data(), p.out = out.data();
+  if (!engine->supports(p))
+    return Error{ErrorCode::kUnsupported, "has no algorithm for 8192 x 8192 x 8192", "cuBLASLt",
+                 ""};
+  FS_ASSIGN(const double took, seconds(runtime, 10, [&] { engine->run(p); }));
+  return 2.0 * kSide * kSide * kSide / took;
+}
+
+/// Attention of cuDNN's first choice, in seconds a call; the shapes of bench/gpu_timings.
+struct AttentionShape {
+  const char* name;
+  SdpaShape shape;
+};
+const AttentionShape kAttention[] = {{"12 x 64, 1024 tokens", {16, 1024, {12, 12, 64}}},
+                                     {"32 x 128 of 8, 4096 tokens", {4, 4096, {32, 8, 128}}}};
+
+struct Operands {
+  std::map<SdpaOperand, void*> pointers;
+  std::vector<Memory> memory;
+  float scale = 0.125f, never = -std::numeric_limits<float>::max(), one = 1;
+
+  Status add(Runtime& runtime, SdpaOperand name, int64_t bytes) {
+    FS_ASSIGN(Memory made, Memory::allocate(runtime, static_cast<size_t>(bytes)));
+    pointers[name] = made.data();
+    memory.push_back(std::move(made));
+    return {};
+  }
+
+  /// Room for everything that either pass names; queries, keys and values in the fused rows.
+  Status add_all(Runtime& runtime, const SdpaShape& s) {
+    const int64_t rows = s.sequences * s.tokens, dim = s.heads.head_dim;
+    const int64_t out = rows * s.heads.heads * dim;
+    const auto fused = [&](SdpaOperand query, SdpaOperand key, SdpaOperand value) -> Status {
+      FS_TRY(add(runtime, query, rows * s.heads.width() * 2));
+      auto* start = static_cast<std::byte*>(pointers[query]);
+      pointers[key] = start + s.heads.heads * dim * 2;
+      pointers[value] = start + (s.heads.heads + s.heads.kv_heads) * dim * 2;
+      return {};
+    };
+    FS_TRY(fused(kSdpaQuery, kSdpaKey, kSdpaValue));
+    FS_TRY(fused(kSdpaQueryGrad, kSdpaKeyGrad, kSdpaValueGrad));
+    FS_TRY(add(runtime, kSdpaOut, out * 2));
+    FS_TRY(add(runtime, kSdpaOutGrad, out * 2));
+    FS_TRY(add(runtime, kSdpaStats, rows * s.heads.heads * 4));
+    FS_TRY(add(runtime, kSdpaRowDots, rows * s.heads.heads * 4));
+    FS_TRY(add(runtime, kSdpaQuerySums, out * 4));
+    pointers[kSdpaScale] = &scale;
+    pointers[kSdpaNever] = &never;
+    pointers[kSdpaOne] = &one;
+    return {};
+  }
+};
+
+Result<double> attention_time(Runtime& runtime, const Cudnn& library, cudnnHandle_t handle,
+                              const SdpaShape& shape, SdpaPass pass) {
+  Operands operands;
+  FS_TRY(operands.add_all(runtime, shape));
+  if (pass == SdpaPass::kForward)
+    std::erase_if(operands.pointers, [](const auto& named) {
+      return named.first == kSdpaOne || named.first >= kSdpaOutGrad;
+    });
+  FS_ASSIGN(const SdpaPlan plan, SdpaPlan::make(library, shape, pass, {handle, ""}));
+  const auto wanted = static_cast<size_t>(plan.workspace_bytes());
+  FS_ASSIGN(const Memory workspace, Memory::allocate(runtime, wanted));
+  Status ran;
+  FS_ASSIGN(const double took, seconds(runtime, 10, [&] {
+              if (ran.ok()) ran = plan.run(handle, operands.pointers, workspace.data());
+            }));
+  FS_TRY(ran);
+  return took;
+}
+
+/// `"forward 12 x 64, 1024 tokens": 1.2e-4, ...`; what cuDNN cannot do is not there.
+std::string attention_times(Runtime& runtime) {
+  const Cudnn* library = cudnn().table;
+  cudnnHandle_t handle = nullptr;
+  std::string text;
+  if (library == nullptr || library->cudnnCreate(&handle) != CUDNN_STATUS_SUCCESS) return text;
+  library->cudnnSetStream(handle, static_cast<cudaStream_t>(runtime.stream()));
+  for (const AttentionShape& a : kAttention)
+    for (const auto& [pass, word] :
+         {std::pair{SdpaPass::kForward, "forward"}, {SdpaPass::kBackward, "backward"}}) {
+      const auto took = attention_time(runtime, *library, handle, a.shape, pass);
+      if (took.ok())
+        text += fmt::format("{}\"{} {}\": {:.4e}", text.empty() ? "" : ", ", word, a.name, *took);
+      else
+        fmt::print(stderr, "gpu_ceilings: {} {}: {}\n", word, a.name, took.error().message());
+    }
+  library->cudnnDestroy(handle);
+  return text;
+}
+
+Status run() {
+  GpuInventory found;
+  ask_driver(found);
+  if (found.problem) return *found.problem;
+  const GpuInfo& gpu = found.gpus.front();
+  if (!gpu.problem.empty()) return Error{ErrorCode::kUnsupported, gpu.problem, gpu.name, ""};
+  FS_ASSIGN(const auto runtime, make_cuda_runtime(gpu.index, gpu.name));
+  FS_ASSIGN(const double copied, copy_rate(*runtime));
+  FS_ASSIGN(const double multiplied, multiply_rate(*runtime));
+  fmt::print(
+      "{{\"card\": \"{}\", \"capability\": \"{}.{}\", \"hbm_bytes_per_second\": {:.4e}, "
+      "\"tensor_bf16_flops\": {:.4e}, \"cudnn_attention\": {{{}}}}}\n",
+      gpu.name, gpu.major, gpu.minor, copied, multiplied, attention_times(*runtime));
+  return {};
+}
+
+}  // namespace
+
+int main() {
+  const Status status = run();
+  if (status.ok()) return 0;
+  fmt::print(stderr, "gpu_ceilings: {}\n", status.error().message());
+  return 1;
+}

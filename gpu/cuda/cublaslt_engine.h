@@ -1,0 +1,26 @@
+// Matrix products by cuBLASLt, where its fused epilogues say what a Product asks for.
+#pragma once
+
+#include <memory>
+
+#include "gpu/cuda/libraries.h"
+#include "gpu/matmul_engine.h"
+#include "gpu/plan_cache.h"
+
+namespace fastserve::gpu {
+
+/// bfloat16 and half products that are stored, stored as float, or added to a residual; the rest is
+/// for the engine that runs everything.
+///
+/// The algorithm is chosen once for all numbers of rows: by the library's heuristic at
+/// kRowsOfChoice rows, among those that sum over k in one block (no split-k, no reduction between
+/// blocks), and kept in `folder`. So an element's bits do not depend on how many rows share the
+/// call.
+///
+/// Errors: kUnsupported when the library does not start on the card; kResourceExhausted and
+/// kUnavailable as the runtime tells them.
+Result<std::unique_ptr<MatmulEngine>> make_cublaslt_engine(const CublasLt& library,
+                                                           const std::string& version,
+                                                           Runtime& runtime, const Path& folder);
+
+}  // namespace fastserve::gpu

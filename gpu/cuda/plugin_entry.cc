@@ -1,0 +1,57 @@
+// The plugin's one visible symbol, and what stands behind it.
+#include "gpu/cuda/cublaslt_engine.h"
+#include "gpu/cuda/device_runtime.h"
+#include "gpu/cuda/driver.h"
+#include "gpu/cuda/libraries.h"
+#include "gpu/gpu_device.h"
+#include "gpu/plugin.h"
+#include "gpu_build_id.h"
+
+namespace fastserve::gpu {
+namespace {
+
+class CudaPlugin final : public GpuPlugin {
+ public:
+  GpuInventory inventory() const override {
+    GpuInventory found;
+    ask_driver(found);
+    found.libraries = {cublaslt().found, cudnn().found, nccl().found};
+    return found;
+  }
+
+  Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const override {
+    GpuInventory found;
+    ask_driver(found);
+    if (found.problem) return *found.problem;
+    FS_CHECK(index >= 0 && index < static_cast<int>(found.gpus.size()));
+    FS_ASSIGN(auto runtime, make_cuda_runtime(index, found.gpus[size_t(index)].name));
+    std::unique_ptr<MatmulEngine> fast;
+    if (const auto& library = cublaslt(); library.table != nullptr) {
+      auto engine = make_cublaslt_engine(*library.table, library.found.version, *runtime, plans);
+      if (engine.ok()) fast = std::move(*engine);
+      // A library that does not run on this card is done without; numerics_id() tells. What is
+      // wrong with the card itself is not.
+      else if (engine.error().code != ErrorCode::kUnsupported)
+        return engine.error();
+    }
+    return make_gpu_device(std::move(runtime), std::move(fast));
+  }
+
+  Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const override {
+    return allocate_shared_memory(bytes);
+  }
+};
+
+const GpuPlugin& plugin() {
+  static const CudaPlugin only;
+  return only;
+}
+
+}  // namespace
+}  // namespace fastserve::gpu
+
+extern "C" {
+extern __attribute__((visibility("default"))) const fastserve::GpuPluginEntry fastserve_gpu_plugin;
+const fastserve::GpuPluginEntry fastserve_gpu_plugin{
+    fastserve::kGpuPluginAbi, FASTSERVE_GPU_BUILD_ID, fastserve::gpu::plugin};
+}
