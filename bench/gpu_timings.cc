@@ -1,0 +1,149 @@
+// gpu_timings: operations on the first GPU at the shapes that models have, one JSON line each:
+//   {"op": "...", "seconds": s, "bytes": b, "flops": f}
+// `bytes` is the least that must cross the card's memory, `flops` what must be multiplied and
+// added; bench/gpu_report divides them by what the card does at best.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <numeric>
+#include <vector>
+
+#include "gpu/loader.h"
+
+namespace {
+
+using namespace fastserve;
+
+struct Bench {
+  Device& device;
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers;
+  Status status;
+
+  /// `bytes` of zeros; null, and the status says why, when there is no room.
+  void* room(size_t bytes) {
+    auto made = device.allocate(bytes);
+    if (!made.ok()) {
+      if (status.ok()) status = made.error();
+      return nullptr;
+    }
+    buffers.push_back(std::move(*made));
+    return buffers.back()->data();
+  }
+  float* floats(size_t n) { return static_cast<float*>(room(n * sizeof(float))); }
+
+  /// The median of several rounds, each of enough calls to outlast the start of one.
+  void time(const std::string& op, double bytes, double flops, const std::function<void()>& call) {
+    if (!status.ok()) return;
+    std::vector<double> rounds;
+    for (int round = 0; round < 8 && status.ok(); round++) {
+      constexpr int kCalls = 20;
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < kCalls; i++) call();
+      status = device.sync();
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      if (round > 0) rounds.push_back(took.count() / kCalls);  // the first one warms up
+    }
+    if (!status.ok()) return;
+    std::sort(rounds.begin(), rounds.end());
+    fmt::print("{{\"op\": \"{}\", \"seconds\": {:.4e}, \"bytes\": {:.4e}, \"flops\": {:.4e}}}\n",
+               op, rounds[rounds.size() / 2], bytes, flops);
+    std::fflush(stdout);
+  }
+};
+
+constexpr int kRows = 16384;  // tokens of a microbatch
+
+void time_products(Bench& bench, TrainOps& ops) {
+  for (const auto& [name, out, in] :
+       {std::tuple{"gpt2-124m", 3072, 768}, {"llama-1b", 5632, 2048}}) {
+    const auto matrix = ops.make_matrix(out, in);
+    void* x = bench.room(size_t{kRows} * size_t(in) * 2);
+    void* y = bench.room(size_t{kRows} * size_t(out) * 2);
+    float* gradient = bench.floats(size_t(out) * size_t(in));
+    const double flops = 2.0 * kRows * out * in;
+    const double bytes = 2.0 * (double(kRows) * (out + in) + double(out) * in);
+    bench.time(fmt::format("matmul forward {}", name), bytes, flops, [&] {
+      ops.matmul_forward(
+          {matrix.get(), x, kRows, in, nullptr, MatmulEpilogue::kStore, y, out, nullptr, nullptr});
+    });
+    bench.time(fmt::format("matmul backward input {}", name), bytes, flops, [&] {
+      ops.matmul_backward_input({matrix.get(), y, kRows, out, InputGradEpilogue::kStore, x, in});
+    });
+    bench.time(fmt::format("matmul backward weight {}", name), bytes, flops, [&] {
+      ops.matmul_backward_weight({y, x, kRows, out, in, out, in, gradient, nullptr, false});
+    });
+  }
+}
+
+void time_rows(Bench& bench, TrainOps& ops) {
+  constexpr int kChannels = 768, kVocab = 50304;
+  const size_t n = size_t{kRows} * kChannels;
+  float *x = bench.floats(n), *weight = bench.floats(kChannels), *stats = bench.floats(2 * kRows);
+  void* out = bench.room(n * 2);
+  bench.time("layer norm forward", 6.0 * double(n), 0, [&] {
+    ops.norm_forward(
+        {NormKind::kLayerNorm, x, weight, weight, 1e-5f, kRows, kChannels, out, stats});
+  });
+  constexpr size_t kParameters = size_t{124} << 20;
+  float *p = bench.floats(kParameters), *m = bench.floats(kParameters),
+        *v = bench.floats(kParameters), *g = bench.floats(kParameters);
+  bench.time("adamw", 28.0 * kParameters, 0, [&] {
+    ops.adamw({p, m, v, g, kParameters, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1.0f});
+  });
+  constexpr int kLossRows = 4096;
+  const auto head = ops.make_matrix(kVocab, kChannels);
+  void* dlogits = bench.room(size_t{kLossRows} * kVocab * 2);
+  const std::vector<int32_t> targets(kLossRows, 1);
+  std::vector<double> losses(kLossRows);
+  bench.time("classifier loss", 4.0 * kLossRows * kVocab, 2.0 * kLossRows * kVocab * kChannels,
+             [&] {
+               ops.classifier_loss(
+                   {head.get(), out, kLossRows, targets, losses.data(), dlogits, kVocab, 1.0f});
+             });
+}
+
+void time_attention(Bench& bench, TrainOps& ops) {
+  for (const auto& [name, heads, tokens] :
+       {std::tuple{"12 x 64, 1024 tokens", HeadShape{12, 12, 64}, 1024},
+        {"32 x 128 of 8, 4096 tokens", HeadShape{32, 8, 128}, 4096}}) {
+    std::vector<int32_t> starts;
+    for (int at = 0; at <= kRows; at += tokens) starts.push_back(at);
+    const size_t width = size_t(heads.width()), out_width = size_t(heads.heads * heads.head_dim);
+    void *qkv = bench.room(kRows * width * 2), *dqkv = bench.room(kRows * width * 2);
+    void *out = bench.room(kRows * out_width * 2), *dout = bench.room(kRows * out_width * 2);
+    float* stats = bench.floats(size_t(heads.heads) * kRows * 2);
+    const AttentionForward forward{heads, qkv, out, stats, starts, 0, 0.125f};
+    // Causal: half of the square of scores, two products of it forward and five backward.
+    const double square = double(kRows) * tokens * double(out_width);
+    bench.time(fmt::format("attention forward {}", name), 0, 2 * square,
+               [&] { ops.attention_forward(forward); });
+    bench.time(fmt::format("attention backward {}", name), 0, 5 * square, [&] {
+      ops.attention_backward({forward, dout, dqkv});
+    });
+  }
+}
+
+Status run() {
+  FS_ASSIGN(const GpuLoader loader, GpuLoader::open(GpuSearch::standard()));
+  FS_ASSIGN(const int index, loader.first_usable());
+  FS_ASSIGN(const auto device, loader.make_device(index, {}));
+  const auto ops = device->make_train_ops(Precision::kBFloat16);
+  for (const auto& part : {time_products, time_rows, time_attention}) {
+    Bench bench{*device, {}, {}};
+    part(bench, *ops);
+    FS_TRY(bench.status);
+  }
+  return {};
+}
+
+}  // namespace
+
+int main() {
+  const Status status = run();
+  if (status.ok()) return 0;
+  fmt::print(stderr, "gpu_timings: {}\n", status.error().message());
+  return 1;
+}

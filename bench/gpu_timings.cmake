@@ -1,0 +1,2 @@
+add_executable(gpu_timings EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/gpu_timings.cc)
+target_link_libraries(gpu_timings PRIVATE fastserve_flags fastserve_gpu)
