@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <caf/detail/sync_request_bouncer.hpp>
 #include <caf/io/network/scribe_impl.hpp>
 #include <utility>
 
@@ -70,6 +71,20 @@ io::scribe_ptr RemotingBroker::make_scribe(RemotingMiddleman& middleman, Fd sock
 void RemotingBroker::publish(const caf::strong_actor_ptr& front, std::set<std::string> signatures) {
   system().registry().put(front->id(), front);
   instance.add_published_actor(kPublished, front, std::move(signatures));
+}
+
+/// CAF leaves a broker's mailbox open when the broker ends. What comes later would lie in it for
+/// good, and keep its senders: a system waits for each of its detached actors to be gone.
+bool RemotingBroker::cleanup(caf::error&& reason, caf::execution_unit* host) {
+  if (!mailbox().closed()) {
+    mailbox().close();
+    get_normal_queue().flush_cache();
+    get_urgent_queue().flush_cache();
+    caf::detail::sync_request_bouncer bounce{reason};
+    while (mailbox().queue().new_round(1000, bounce).consumed_items > 0) {
+    }
+  }
+  return basp_broker::cleanup(std::move(reason), host);
 }
 
 void RemotingBroker::add(io::scribe_ptr scribe) {

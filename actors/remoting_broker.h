@@ -70,6 +70,7 @@ class RemotingBroker final : public caf::io::basp_broker {
   void learned_new_node_directly(const caf::node_id&, bool) override {}
   void learned_new_node_indirectly(const caf::node_id&) override {}
   const char* name() const override { return "remoting-broker"; }
+  bool cleanup(caf::error&& reason, caf::execution_unit* host) override;
 
  private:
   void add(caf::io::scribe_ptr scribe);

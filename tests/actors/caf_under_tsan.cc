@@ -16,6 +16,7 @@ extern "C" const char* __tsan_default_suppressions() {
   return "race:caf::actor_storage\n"
          "race:caf::mixin::sender*::~sender\n"
          "race:caf::local_actor::~local_actor\n"
+         "race:caf::scheduled_actor::cleanup\n"  // deletes what came while it closed the mailbox
          "race:caf::scheduled_actor::~scheduled_actor\n"
          "race:caf::monitorable_actor::cleanup\n"
          "race:caf::actor_registry::erase\n"
@@ -43,6 +44,19 @@ Function original(const char* name) {
 
 namespace caf {
 
+/// Threads that share one queue behind a mutex, which the sanitizer sees, instead of stealing from
+/// each other.
+const atom_value defaults::scheduler::policy = atom("sharing");
+
+/// Whoever gives up the last reference deletes, after all the others have given up theirs.
+void intrusive_ptr_release(actor_control_block* actor) {
+  using Release = void (*)(actor_control_block*);
+  static const auto next =
+      original<Release>("_ZN3caf21intrusive_ptr_releaseEPNS_19actor_control_blockE");
+  edge_of(actor).fetch_add(1, std::memory_order_acq_rel);
+  next(actor);
+}
+
 void scheduled_actor::enqueue(mailbox_element_ptr message, execution_unit* unit) {
   using Enqueue = void (*)(scheduled_actor*, mailbox_element_ptr, execution_unit*);
   static const auto next = original<Enqueue>(
@@ -56,6 +70,24 @@ invoke_message_result scheduled_actor::consume(mailbox_element& message) {
   using Consume = invoke_message_result (*)(scheduled_actor*, mailbox_element&);
   static const auto next =
       original<Consume>("_ZN3caf15scheduled_actor7consumeERNS_15mailbox_elementE");
+  edge_of(&message).load(std::memory_order_acquire);
+  return next(this, message);
+}
+
+/// The same two for actors that wait in a thread of their own, such as the tests' scoped ones.
+void blocking_actor::enqueue(mailbox_element_ptr message, execution_unit* unit) {
+  using Enqueue = void (*)(blocking_actor*, mailbox_element_ptr, execution_unit*);
+  static const auto next = original<Enqueue>(
+      "_ZN3caf14blocking_actor7enqueueESt10unique_ptrINS_15mailbox_elementENS_6detail8disposerEE"
+      "PNS_14execution_unitE");
+  edge_of(message.get()).fetch_add(1, std::memory_order_release);
+  next(this, std::move(message), unit);
+}
+
+intrusive::task_result blocking_actor::mailbox_visitor::operator()(mailbox_element& message) {
+  using Visit = intrusive::task_result (*)(mailbox_visitor*, mailbox_element&);
+  static const auto next =
+      original<Visit>("_ZN3caf14blocking_actor15mailbox_visitorclERNS_15mailbox_elementE");
   edge_of(&message).load(std::memory_order_acquire);
   return next(this, message);
 }
