@@ -106,7 +106,7 @@ until_true() {
   shift 2
   until "$@"; do
     ((SECONDS < deadline)) || fail "$otherwise"
-    sleep 0.1
+    sleep 0.3  # each question costs a handshake
   done
 }
 is() { [[ $("${@:2}") == "$1" ]]; }

@@ -11,7 +11,8 @@
 #   server      a node with parameters is cut off; they are restored elsewhere; it comes back (not in ctest)
 #   minority    the coordinator is cut off from every node: nobody commits a step until it is back
 #   apart       two nodes reach the coordinator, and not each other
-#   stopped     SIGSTOP of a node with parameters, then of the coordinator, for longer than any patience
+#   stopped     SIGSTOP of a node with parameters for longer than any patience
+#   frozen      the same of the coordinator
 # On loopback:
 #   full        a node's disk is too small for the data; later the coordinator's is full for a while
 #   slow-disk   the coordinator's disk takes 2 s for each file of a checkpoint
@@ -107,7 +108,7 @@ case $about in
     ;;
   worker | server)
     have --rate
-    settings+=(--steps 100)
+    settings+=(--steps 60)
     "$net" up "$network" 4 --rate 100mbit
     start_cluster server-1 server-2 worker-1
     begin
@@ -151,7 +152,7 @@ case $about in
     ;;
   stopped)
     have --rate
-    settings+=(--steps 100)
+    settings+=(--steps 60)
     "$net" up "$network" 4 --rate 100mbit
     start_cluster server-1 server-2 worker-1
     begin
@@ -161,6 +162,14 @@ case $about in
     goes_on
     kill -CONT "${pids[server-2]}"
     back server-2
+    end
+    ;;
+  frozen)
+    have --rate
+    settings+=(--steps 60)
+    "$net" up "$network" 4 --rate 100mbit
+    start_cluster server-1 server-2 worker-1
+    begin
     say "stop the coordinator"
     kill -STOP "${pids[coordinator]}"
     sleep 7
@@ -171,7 +180,7 @@ case $about in
   full)
     network=
     [[ $EUID == 0 ]] || skip root
-    settings+=(--steps 400 --checkpoint-every 40)
+    settings+=(--steps 500 --checkpoint-every 25)
     small_disk coordinator 110m
     small_disk server-2 1500k
     start_cluster server-1 server-2 worker-1
@@ -188,7 +197,7 @@ case $about in
   slow-disk)
     network=
     preload=$(machine) || skip preload
-    settings+=(--steps 250 --checkpoint-every 200)
+    settings+=(--steps 120 --checkpoint-every 100)
     coordinator_env=(LD_PRELOAD="$preload" MACHINE_SLOW=/checkpoints/:2)
     start_cluster server-1 server-2
     begin
@@ -199,7 +208,7 @@ case $about in
   clock)
     network=
     preload=$(machine) || skip preload
-    settings+=(--steps 300)
+    settings+=(--steps 400)
     node_env=(LD_PRELOAD="$preload" MACHINE_SKEW=60)
     start_cluster server-1 server-2
     node_env=(LD_PRELOAD="$preload" MACHINE_SKEW=-10000)
@@ -218,7 +227,7 @@ case $about in
     ends_as_alone
     ;;
   *)
-    sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
