@@ -30,6 +30,8 @@ class Cluster {
     for (size_t i = 0; i < count; i++) add_node(i == 0);
   }
   ~Cluster() {
+    for (const auto& made : made_)
+      if (const LinkHandle link = made.lock()) link->abandon();
     std::error_code ignored;
     std::filesystem::remove(ledger_path_, ignored);
   }
@@ -103,6 +105,7 @@ class Cluster {
   LinkHandle link(const ProcessHandle& one, const ProcessHandle& other) {
     std::erase_if(links_, [](const auto& at) { return at.link->broken(); });
     links_.push_back({std::make_shared<Link>(world_, one, other), one, other});
+    made_.push_back(links_.back().link);
     return links_.back().link;
   }
   void kill(const ProcessHandle& process) {
@@ -125,6 +128,7 @@ class Cluster {
   uint64_t epoch_ = 0;
   std::vector<std::shared_ptr<Node>> nodes_;  // dead ones, too: events know them
   std::vector<Between> links_;
+  std::vector<std::weak_ptr<Link>> made_;
   int names_ = 0, faults_ = 0;
   uint64_t spacing_ = 1;
   bool finished_ = false;

@@ -109,6 +109,8 @@ class Part : public std::enable_shared_from_this<Part> {
   bool ended() const { return ended_; }
   /// Into the deputy's mailbox.
   void tell(Call call);
+  /// What is in the mailbox, which often holds the part.
+  void forget() { mailbox_.clear(); }
 
   // What the deputy is told.
   void give(const WorkItem& item);
@@ -213,6 +215,9 @@ class Node {
         trains(trains),
         serves(serves),
         process(std::make_shared<Process>(world)) {}
+  ~Node() {
+    for (const auto& part : parts) part->forget();
+  }
 
   // LaneHub
   void adopt(const std::string& peer, const LinkEnd& lane, std::weak_ptr<Node> other) {

@@ -13,6 +13,7 @@ inline Part::Part(Node& node, Order order, LinkEnd control)
 inline bool Part::owns(uint32_t shard) const { return order_.owners[shard] == node_.name; }
 
 inline void Part::tell(Call call) {
+  if (ended_) return;
   mailbox_.push_back(std::move(call));
   if (draining_) return;
   draining_ = true;
@@ -125,6 +126,7 @@ inline void Part::fail() {
 inline void Part::close() {
   if (ended_) return;
   ended_ = true;
+  const std::deque<Call> unheard = std::exchange(mailbox_, {});  // often holds this
   node_.sinks.erase(order_.job);
   std::erase_if(node_.parts, [this](const auto& part) { return part.get() == this; });
 }

@@ -165,6 +165,10 @@ class Link : public std::enable_shared_from_this<Link> {
       });
     }
   }
+  /// The simulation ends. What an end would do when it hears of the break often holds the link.
+  void abandon() {
+    for (End& end : ends_) end.lost = {};
+  }
   /// End `e` wants to hear no more of it.
   void forget(int e) {
     ends_[e].lost = {};
