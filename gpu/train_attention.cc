@@ -22,11 +22,6 @@ AttentionArguments arguments_of(const AttentionForward& op) {
           .delta = nullptr};
 }
 
-bool flash_takes(Precision precision, const AttentionForward& op) {
-  return precision != Precision::kFloat32 && op.shape.head_dim % 8 == 0 &&
-         op.shape.head_dim <= 128 && reinterpret_cast<uintptr_t>(op.qkv) % 16 == 0;
-}
-
 std::vector<AttentionTile> tiles_of(std::span<const int32_t> starts) {
   std::vector<AttentionTile> tiles;
   for (size_t s = 0; s + 1 < starts.size(); ++s)
@@ -54,6 +49,19 @@ void with_flash_shape(Precision precision, int head_dim, const Body& body) {
   };
   if (precision == Precision::kBFloat16) return shaped.template operator()<BFloat16>();
   return shaped.template operator()<Float16>();
+}
+
+/// Shapes that the flash kernels know, on cards whose blocks have the shared memory for them.
+bool flash_takes(const TrainState& state, const AttentionForward& op, bool backward) {
+  const int dim = op.shape.head_dim;
+  if (state.precision == Precision::kFloat32 || dim % 8 != 0 || dim > 128 ||
+      reinterpret_cast<uintptr_t>(op.qkv) % 16 != 0)
+    return false;
+  size_t shared = 0;
+  with_flash_shape(state.precision, dim, [&]<class T, int kDim>() {
+    shared = backward ? kFlashBackwardShared<T, kDim> : kFlashForwardShared<T, kDim>;
+  });
+  return shared <= state.runtime.properties().shared_memory;
 }
 
 void flash_forward_on(TrainState& state, const AttentionForward& op) {
@@ -111,7 +119,7 @@ void flash_backward_on(TrainState& state, AttentionArguments arguments,
 
 void attention_forward(TrainState& state, const AttentionForward& op) {
   if (op.starts.back() == 0) return;
-  if (flash_takes(state.precision, op)) return flash_forward_on(state, op);
+  if (flash_takes(state, op, false)) return flash_forward_on(state, op);
   FS_CHECK(op.shape.head_dim <= kPlainMaxDim);
   const std::vector<int32_t> sequence_of = sequence_of_rows(op.starts);
   if (!state.workspace.begin(Workspace::room<int32_t>(op.starts.size()) +
@@ -131,7 +139,7 @@ void attention_backward(TrainState& state, const AttentionBackward& op) {
   AttentionArguments arguments = arguments_of(op.forward);
   arguments.dout = op.dout;
   arguments.dqkv = op.dqkv;
-  if (flash_takes(state.precision, op.forward))
+  if (flash_takes(state, op.forward, true))
     return flash_backward_on(state, arguments, op.forward.starts);
   const std::vector<int32_t> sequence_of = sequence_of_rows(op.forward.starts);
   const size_t items = sequence_of.size() * static_cast<size_t>(arguments.heads);

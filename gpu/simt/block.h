@@ -34,6 +34,7 @@ struct Options {
   /// A cp.async may land any time between its issue and the wait for it. Late shows a missing wait,
   /// early a missing barrier before the issue.
   bool early_copies = false;
+  size_t shared_memory = 227 << 10;  ///< bytes that a block may ask for; a smaller card has less
 };
 
 enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kDone };

@@ -19,7 +19,7 @@ class EmulatedRuntime final : public gpu::Runtime {
                    .major = 9,
                    .minor = 0,
                    .multiprocessors = 4,
-                   .shared_memory = 227 << 10,
+                   .shared_memory = options.shared_memory,
                    .memory = size_t{8} << 30};
   }
   const gpu::DeviceProperties& properties() const override { return properties_; }

@@ -86,6 +86,16 @@ TEST_CASE("the GPU attends as the reference does, forward and backward") {
                      attention_cases::run_attention);
 }
 
+TEST_CASE("a card whose blocks have little shared memory attends all the same") {
+  // Enough for flash attention forward and not backward; for neither.
+  for (const int kilobytes : {50, 20}) {
+    const auto device = emulated_gpu({.shared_memory = static_cast<size_t>(kilobytes) << 10});
+    check_train_op_on(*device, kPrecisions, "attention",
+                      std::vector<attention_cases::AttentionShape>{{{2, 1, 64}, {70, 5}, 0}},
+                      attention_cases::run_attention);
+  }
+}
+
 TEST_CASE("the GPU finds the loss and its gradient as the reference does") {
   check_gpu_train_op(
       "classifier",
