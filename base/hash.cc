@@ -1,7 +1,13 @@
 #include "base/hash.h"
 
 #include <fmt/format.h>
+// The library is built for any x86-64, and its hash with it: 10 GB/s on a core where the widest
+// instructions of the same machine do 48. This header picks them when the program starts.
+#ifdef FASTSERVE_XXHASH_DISPATCHES
+#include <xxh_x86dispatch.h>
+#else
 #include <xxhash.h>
+#endif
 
 #include "base/check.h"
 

@@ -54,6 +54,7 @@ const std::vector<std::pair<std::string, std::set<std::string>>> kForeign = {
     {"pcre2.h", {"model/tokenizer"}},
     {"utf8proc.h", {"model/tokenizer"}},
     {"xxhash.h", {"base"}},
+    {"xxh_x86dispatch.h", {"base"}},
 };
 
 /// Beginning of a foreign CMake target or variable, and the only rooms that may name it.
