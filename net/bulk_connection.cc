@@ -11,7 +11,7 @@
 namespace fastserve {
 namespace {
 
-constexpr uint32_t kConfirmEvery = 2;  // chunks; sooner when there is nothing else to send
+constexpr uint32_t kConfirmEvery = 4;  // chunks; sooner when nothing comes and nothing is to go
 
 Nanoseconds now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
@@ -39,7 +39,7 @@ Error BulkConnection::run() {
   while (!stopped_) {
     auto received = receive_some();
     if (!received.ok()) return named(std::move(received).error());
-    auto sent = send_some();
+    auto sent = send_some(!*received);
     if (!sent.ok()) return named(std::move(sent).error());
     if (*received || *sent) continue;
     if (now() - last_heard_ > options_.silence)
@@ -78,7 +78,7 @@ void BulkConnection::confirm() {
   start_frame(credit);
 }
 
-void BulkConnection::choose_next_frame(Nanoseconds at) {
+void BulkConnection::choose_next_frame(Nanoseconds at, bool nothing_came) {
   out_.clear();
   out_owners_.clear();
   out_at_ = 0;
@@ -92,12 +92,14 @@ void BulkConnection::choose_next_frame(Nanoseconds at) {
       return start_frame(chunk->frame);
     }
   }
-  if (owed_ > 0) return confirm();
+  // Each confirmation may wake the peer: not while a chunk is coming, which will be dealt with,
+  // too.
+  if (owed_ > 0 && nothing_came && in_header_bytes_ == 0) return confirm();
   if (at - last_sent_ > options_.silence / 4) start_frame({});
 }
 
-Result<bool> BulkConnection::send_some() {
-  if (out_at_ == out_.size()) choose_next_frame(now());
+Result<bool> BulkConnection::send_some(bool nothing_came) {
+  if (out_at_ == out_.size()) choose_next_frame(now(), nothing_came);
   write_wants_ = Moved::Wants::kNothing;
   if (out_at_ == out_.size()) return false;
   FS_ASSIGN(const Moved moved, stream_->write(std::span(out_).subspan(out_at_)));

@@ -30,9 +30,9 @@ class BulkConnection {
 
  private:
   /// True when bytes moved.
-  Result<bool> send_some();
+  Result<bool> send_some(bool nothing_came);
   Result<bool> receive_some();
-  void choose_next_frame(Nanoseconds now);
+  void choose_next_frame(Nanoseconds now, bool nothing_came);
   void start_frame(const BulkFrame& frame);
   void confirm();
   Status take_frame();

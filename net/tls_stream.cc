@@ -10,8 +10,9 @@
 namespace fastserve {
 namespace {
 
-constexpr size_t kRoom =
-    256 << 10;  // of each direction: pages that are never needed stay untouched
+/// Of each direction: a lane's chunk and what its records add go out in one send. Pages that are
+/// never needed stay untouched.
+constexpr size_t kRoom = 320 << 10;
 constexpr size_t kOfItsOwn = 1 << 10;  // a part this long begins a record, to be opened in place
 
 constexpr std::byte kCloseNotify{0}, kNewSessionTicket{4}, kKeyUpdate{24}, kUpdateRequested{1};

@@ -5,30 +5,36 @@ set -u
 fsctl=$1 data=$2
 work=$(mktemp -d)
 unset FASTSERVE_CLUSTER FASTSERVE_TOKEN
+pids=()
 finish() {
-  kill $(jobs -p) 2>/dev/null
+  kill "${pids[@]}" 2>/dev/null
   wait 2>/dev/null
   rm -rf "$work"
 }
 trap finish EXIT
 fail() {
   echo "FAILED: $1" >&2
-  tail -20 "$work"/*.log >&2
+  for log in "$work"/*.log; do echo "== $log"; tail -n 20 "$log"; done >&2
   exit 1
 }
 
 FASTSERVE_HOME=$work/coordinator "$fsctl" cluster init --json >"$work/init.json" || fail "no cluster"
 token=$(grep -o 'fsj1-[0-9a-f-]*' "$work/init.json" | head -1)
 FASTSERVE_HOME=$work/coordinator "$fsctl" cluster start --port 0 --endpoint-file "$work/endpoint" >"$work/coordinator.log" 2>&1 &
+pids+=($!)
 for _ in {1..100}; do
   [[ -s $work/endpoint ]] && break
   sleep 0.1
 done
 endpoint=$(<"$work/endpoint")
 
-node() { FASTSERVE_HOME=$work/$1 "$fsctl" node start --join "$endpoint" --token "$token" --name "$1" --lanes 1 "${@:2}"; }
+joining=(node start --join "$endpoint" --token "$token" --lanes 1)
+start() {
+  FASTSERVE_HOME=$work/$1 "$fsctl" "${joining[@]}" --name "$1" "${@:2}" >"$work/$1.log" 2>&1 &
+  pids+=($!)
+}
 refused() {
-  node wide "$@" >"$work/wide.log" 2>&1 && fail "$* is not refused"
+  FASTSERVE_HOME=$work/wide "$fsctl" "${joining[@]}" "$@" >"$work/wide.log" 2>&1 && fail "$* is not refused"
   grep -q -- "$said" "$work/wide.log" || fail "$* does not say $said"
 }
 said="name the network that nobody listens in" refused --plain-bulk --address 0.0.0.0
@@ -36,9 +42,9 @@ said="says nothing without --plain-bulk" refused --trusted-network 10.1.0.0/16
 said="is no network" refused --plain-bulk --trusted-network 10.1.0.0/99
 said="every network there is" refused --plain-bulk --trusted-network 0.0.0.0/0
 
-node plain-1 --plain-bulk >"$work/plain-1.log" 2>&1 &
-node plain-2 --plain-bulk >"$work/plain-2.log" 2>&1 &
-node sealed >"$work/sealed.log" 2>&1 &
+start plain-1 --plain-bulk
+start plain-2 --plain-bulk
+start sealed
 ask() { FASTSERVE_HOME=$work/coordinator "$fsctl" --cluster "$endpoint" "$@"; }
 for _ in {1..100}; do
   [[ $(ask node list --json 2>/dev/null | grep -o '"state": *"ready"' | wc -l) == 3 ]] && break
