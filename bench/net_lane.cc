@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -53,6 +55,8 @@ std::pair<Socket, Socket> connected() {
   Socket server(-1);
   while (server.get() < 0)
     server = Socket(::accept4(port.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  const int one = 1;  // as the gate does, and connect_to()
+  ::setsockopt(server.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   return {std::move(client), std::move(server)};
 }
 

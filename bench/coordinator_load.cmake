@@ -1,0 +1,2 @@
+add_executable(coordinator_load ${CMAKE_CURRENT_LIST_DIR}/coordinator_load.cc)
+target_link_libraries(coordinator_load PRIVATE fastserve_flags fastserve_train)
