@@ -13,10 +13,19 @@ constexpr double kFloatRoundoff = 0x1p-24;
 
 }  // namespace
 
+OperandMemory& operand_memory() {
+  static OperandMemory memory = [](size_t bytes) {
+    return std::shared_ptr<std::byte>(new std::byte[bytes](), std::default_delete<std::byte[]>());
+  };
+  return memory;
+}
+
 Array::Array(size_t elements, size_t element_bytes)
-    : elements_(elements), bytes_(elements * element_bytes), memory_(bytes_ + kAlignment + kGuard) {
-  size_t room = memory_.size();
-  begin_ = memory_.data();
+    : elements_(elements),
+      bytes_(elements * element_bytes),
+      memory_(operand_memory()(bytes_ + kAlignment + kGuard)) {
+  size_t room = bytes_ + kAlignment + kGuard;
+  begin_ = memory_.get();
   begin_ = std::align(kAlignment, bytes_ + kGuard, begin_, room);
   FS_CHECK(begin_ != nullptr);
   std::fill_n(static_cast<std::byte*>(begin_) + bytes_, kGuard, kGuardByte);

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,6 +20,10 @@
 #include "cpu/reference/compute.h"
 
 namespace fastserve::harness {
+
+/// Where operands lie. A card's tests put memory here that both sides see; otherwise the heap.
+using OperandMemory = std::function<std::shared_ptr<std::byte>(size_t bytes)>;
+OperandMemory& operand_memory();
 
 /// Memory for one operand, aligned as a device's, with a guard behind it that ops must not touch.
 class Array {
@@ -33,7 +38,7 @@ class Array {
 
  private:
   size_t elements_, bytes_;
-  std::vector<std::byte> memory_;
+  std::shared_ptr<std::byte> memory_;
   void* begin_;
 };
 

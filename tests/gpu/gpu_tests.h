@@ -9,9 +9,15 @@
 
 namespace fastserve::harness {
 
+#if defined(FASTSERVE_ON_CARD)
+/// The plugin's device instead (tests/gpu/card.cc): a card orders its threads as it likes.
+std::unique_ptr<Device> card();
+inline std::unique_ptr<Device> emulated_gpu(const simt::Options& = {}) { return card(); }
+#else
 inline std::unique_ptr<Device> emulated_gpu(const simt::Options& options = {}) {
   return gpu::make_gpu_device(simt::make_emulated_runtime(options));
 }
+#endif
 
 /// Orders of threads, blocks and copies that have little in common with the default.
 inline const std::vector<simt::Options>& unlike_orders() {

@@ -1,0 +1,213 @@
+#include <dlfcn.h>
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "gpu/loader.h"
+#include "tests/gpu/stub_driver/stub_driver.h"
+
+using namespace fastserve;
+
+namespace {
+
+// CUDA's numbers for them.
+constexpr int kInvalidValue = 1, kOutOfMemory = 2, kEccUncorrectable = 214, kLaunchFailure = 719;
+
+void* opened(const char* file) {
+  void* library = ::dlopen(file, RTLD_NOW | RTLD_LOCAL);
+  REQUIRE_MESSAGE(library != nullptr, ::dlerror());
+  return library;
+}
+
+/// The plugin over stand-ins, which are in the process before it asks for NVIDIA's by name.
+const GpuLoader& plugin() {
+  static const GpuLoader loader = [] {
+    opened(FASTSERVE_STAND_IN_DRIVER);
+    opened(FASTSERVE_STAND_IN_CUBLASLT);
+    auto made = GpuLoader::open({FASTSERVE_PLUGIN_ON_STAND_IN, {}});
+    REQUIRE_MESSAGE(made.ok(), made.error().message());
+    return std::move(*made);
+  }();
+  return loader;
+}
+
+stub_driver::Control& card() {
+  static stub_driver::Control* const control = [] {
+    plugin();
+    void* found = ::dlsym(opened(FASTSERVE_PLUGIN_ON_STAND_IN), stub_driver::kControlSymbol);
+    REQUIRE(found != nullptr);
+    return reinterpret_cast<stub_driver::Control* (*)()>(found)();
+  }();
+  return *control;
+}
+
+/// Memory, copies, kernels and products on the card, from its opening to a sync.
+struct Work {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<DeviceBuffer> buffer;
+  std::unique_ptr<TrainOps> ops;
+  std::unique_ptr<TrainMatrix> matrix;
+  std::unique_ptr<DecodeOps> decode;
+  std::unique_ptr<KvCache> cache;
+
+  Status run() {
+    FS_ASSIGN(device, plugin().make_device(0, {}));
+    FS_ASSIGN(buffer, device->allocate(1 << 20));
+    auto* floats = static_cast<float*>(buffer->data());
+    std::vector<float> host(64 * 64, 1.0f);
+    device->copy_in(floats, host.data(), host.size() * sizeof(float));
+    ops = device->make_train_ops(Precision::kBFloat16);
+    ops->norm_forward({NormKind::kLayerNorm, floats, floats, floats, 1e-5f, 64, 64, floats + 8192,
+                       floats + 16384});
+    matrix = ops->make_matrix(64, 64);
+    if (matrix) {
+      ops->pack(*matrix, 0, 64, floats);
+      MatmulForward forward{};
+      forward.weight = matrix.get();
+      forward.x = floats;
+      forward.rows = forward.x_ld = forward.out_ld = 64;
+      forward.out = floats + 8192;
+      for (const auto epilogue : {MatmulEpilogue::kStore, MatmulEpilogue::kStoreFloat}) {
+        forward.epilogue = epilogue;
+        ops->matmul_forward(forward);
+      }
+    }
+    ops->add(floats, floats + 4096, floats + 8192, 4096);
+    ops->sum_squares(floats, 4096);
+    decode = device->make_decode_ops();
+    FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
+    device->copy_out(host.data(), floats, host.size() * sizeof(float));
+    return device->sync();
+  }
+};
+
+struct Outcome {
+  Status status;
+  size_t calls;  ///< until the work's own end
+};
+
+/// Everything is destroyed at the end of it.
+Outcome run() {
+  Work work;
+  Status status = work.run();
+  return {std::move(status), card().calls().size()};
+}
+
+void fail_each_call(int code, bool lost, ErrorCode expected) {
+  card().reset();
+  const Outcome whole = run();
+  REQUIRE_MESSAGE(whole.status.ok(), whole.status.error().message());
+  REQUIRE(card().live().none());
+  const std::vector<std::string> names = card().calls();
+  CHECK(whole.calls > 30);
+  for (size_t nth = 0; nth < whole.calls; nth++) {
+    card().reset();
+    card().fail(int(nth), code, lost);
+    const Outcome outcome = run();
+    const std::string what = "call " + std::to_string(nth) + ", " + names[nth];
+    REQUIRE_MESSAGE(!outcome.status.ok(), what << " failed and nobody was told");
+    const Error& error = outcome.status.error();
+    CHECK_MESSAGE(error.message().find("failed: as the test's script says") != std::string::npos,
+                  what << ": " << error.message());
+    // A kernel that does not start is told by launch.h, which knows no card's state.
+    if (names[nth].find("Launch") == std::string::npos &&
+        names[nth].find("FuncSet") == std::string::npos)
+      CHECK_MESSAGE(error.code == expected, what << ": " << error.message());
+    CHECK_MESSAGE(card().live().none(), what << " leaves " << card().live().text());
+  }
+  card().reset();
+}
+
+}  // namespace
+
+TEST_CASE("the plugin shows the card, its libraries and the driver's version") {
+  const GpuInventory found = plugin().inventory();
+  CHECK_FALSE(found.problem);
+  REQUIRE(found.gpus.size() == 1);
+  CHECK(found.gpus[0].name == "NVIDIA H200");
+  CHECK(found.gpus[0].major == 9);
+  CHECK(found.gpus[0].multiprocessors == 132);
+  CHECK(found.driver == "13.0");
+  REQUIRE(found.libraries.size() == 3);
+  CHECK(found.libraries[0].version == "13.1.0");
+}
+
+TEST_CASE("work on the card allocates, copies, starts kernels, and gives everything back") {
+  card().reset();
+  const Outcome whole = run();
+  REQUIRE_MESSAGE(whole.status.ok(), whole.status.error().message());
+  CHECK(card().launches() >= 4);
+  CHECK_MESSAGE(card().live().none(), card().live().text());
+}
+
+TEST_CASE("memory is zeroed before it is handed out") {
+  card().reset();
+  auto device = plugin().make_device(0, {});
+  REQUIRE(device.ok());
+  auto buffer = (*device)->allocate(1000);
+  REQUIRE(buffer.ok());
+  std::vector<char> host(1000, 7);
+  (*device)->copy_out(host.data(), (*buffer)->data(), host.size());
+  CHECK(std::count(host.begin(), host.end(), 0) == 1000);
+}
+
+TEST_CASE("shared memory is the card's like any other, and refused with its size") {
+  card().reset();
+  {
+    const auto shared = plugin().allocate_shared(1000);
+    REQUIRE(shared.ok());
+    CHECK(card().live().allocations == 1);
+  }
+  CHECK(card().live().none());
+  card().reset();
+  card().fail(0, kOutOfMemory, false);
+  const auto refused = plugin().allocate_shared(2 << 20);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().what.find("taking 2.0 MiB") != std::string::npos);
+  card().reset();
+}
+
+TEST_CASE("whichever call finds the memory exhausted, the work ends with that and nothing leaks") {
+  fail_each_call(kOutOfMemory, false, ErrorCode::kResourceExhausted);
+}
+
+TEST_CASE("whichever call fails for once, the work ends with an error and nothing leaks") {
+  fail_each_call(kInvalidValue, false, ErrorCode::kInternal);
+}
+
+TEST_CASE("a card that is lost at whichever call is told as lost, and nothing leaks") {
+  fail_each_call(kLaunchFailure, true, ErrorCode::kUnavailable);
+  fail_each_call(kEccUncorrectable, true, ErrorCode::kUnavailable);
+}
+
+TEST_CASE("a lost card stays lost, a call that failed once does not") {
+  for (const bool lost : {false, true}) {
+    card().reset();
+    auto device = plugin().make_device(0, {});
+    REQUIRE(device.ok());
+    auto buffer = (*device)->allocate(1000);
+    REQUIRE(buffer.ok());
+    card().reset();
+    card().fail(1, lost ? kLaunchFailure : kInvalidValue, lost);
+    const char byte = 1;
+    (*device)->copy_in((*buffer)->data(), &byte, 1);
+    CHECK_FALSE((*device)->sync().ok());
+    CHECK((*device)->sync().ok() == !lost);
+  }
+  card().reset();
+}
+
+TEST_CASE("without room on the card the error names the size and what is free") {
+  card().reset();
+  auto device = plugin().make_device(0, {});
+  REQUIRE(device.ok());
+  card().reset();
+  card().fail(1, kOutOfMemory, false);
+  const auto buffer = (*device)->allocate(size_t{3} << 30);
+  REQUIRE_FALSE(buffer.ok());
+  CHECK(buffer.error().what.find("taking 3.0 GiB of the card's memory") != std::string::npos);
+  CHECK(buffer.error().what.find("70.2 GiB are free") != std::string::npos);
+  CHECK(buffer.error().hint.find("a smaller batch") != std::string::npos);
+  card().reset();
+}

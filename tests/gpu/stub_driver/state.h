@@ -1,0 +1,32 @@
+// The stand-in's memory of what happened.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace stub_driver {
+
+struct State {
+  std::mutex mutex;
+  std::vector<std::string> calls;
+  int launches = 0, fail_at = -1, fail_code = 0;
+  bool lose = false, lost = false;
+  cudaError_t last = cudaSuccess;
+  std::map<const void*, size_t> allocations;
+  std::set<const void*> streams;
+};
+State& state();
+
+/// Counts a call that a test may make fail; what it must return: cudaSuccess unless scripted.
+cudaError_t enter(const char* call);
+
+}  // namespace stub_driver
+
+#define STUB_CALL()                                                                         \
+  if (const cudaError_t stub_code = stub_driver::enter(__func__); stub_code != cudaSuccess) \
+  return stub_code
