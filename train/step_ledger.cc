@@ -22,6 +22,7 @@ void StepLedger::lose(TrainerId trainer, bool results_too) {
   if (it == queues_.end()) return;
   const std::deque<uint32_t> units = std::move(it->second);
   queues_.erase(it);
+  dry_.clear();  // what was its own is anybody's
   for (auto unit = units.rbegin(); unit != units.rend(); ++unit) {
     if (units_[*unit].state != Unit::kOut) continue;
     // Whoever has it queued as well may have passed it by: the lost one may hold the claim.
@@ -72,13 +73,17 @@ bool StepLedger::steal_for(TrainerId trainer, Nanoseconds now, std::vector<Hando
 }
 
 std::optional<uint32_t> StepLedger::take_open(TrainerId trainer) {
+  if (dry_.contains(trainer)) return std::nullopt;
   const auto allowed = [&](uint32_t unit) {
     // What was given out once, and is open again, is anybody's.
     return owners_.empty() || owners_[unit] == trainer || units_[unit].reopened ||
            !queues_.contains(owners_[unit]);
   };
   const auto it = std::find_if(open_.begin(), open_.end(), allowed);
-  if (it == open_.end()) return std::nullopt;
+  if (it == open_.end()) {
+    dry_.insert(trainer);
+    return std::nullopt;
+  }
   const uint32_t unit = *it;
   open_.erase(it);
   return unit;
@@ -106,6 +111,7 @@ void StepLedger::reopen_overdue(Nanoseconds now, Nanoseconds limit) {
     units_[i].state = Unit::kOpen;  // the straggler keeps its copy; the first result counts
     units_[i].reopened = true;
     open_.push_back(i);
+    dry_.clear();
     if (owners_.empty()) continue;
     for (uint32_t other = 0; other < units_.size(); other++)  // nor will it come to the others soon
       if (owners_[other] == owners_[i]) units_[other].reopened = true;

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/clock.h"
@@ -74,6 +75,7 @@ class StepLedger {
   std::vector<Unit> units_;
   std::vector<TrainerId> owners_;  // empty: everybody's
   std::deque<uint32_t> open_;
+  std::set<TrainerId> dry_;  // found nothing among what is open, and nothing was opened since
   std::map<TrainerId, std::deque<uint32_t>> queues_;  // in the order given; the first is at work
   uint32_t left_;
   int64_t repeated_ = 0;
