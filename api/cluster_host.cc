@@ -144,6 +144,13 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   Result<std::string> make_join_token(int64_t lifetime_seconds) override {
     return members_->make_join_token(lifetime_seconds, 0, "");
   }
+  Result<Json> tokens() override {
+    Json::Array rows;
+    for (const TokenRecord& token : members_->tokens())
+      rows.push_back(describe_token(token, clock_.unix_seconds()));
+    return Json(std::move(rows));
+  }
+  Status revoke_token(const std::string& id) override { return members_->revoke_token(id); }
   Json status() override {
     int64_t ready = 0, lanes = 0, running = 0;
     for (const NodeStatus& node : coordinator_->nodes())

@@ -214,46 +214,50 @@ int create_token(const CommandLine& line, const TokenWords& words) {
   });
 }
 
-const char* kind_of(const TokenRecord& token) {
-  return token.joins ? "join" : access_role_name(token.role);
+/// Of the coordinator that runs, or else from its folder.
+Result<Json> all_tokens(const CommandLine& line) {
+  if (line.cluster.empty()) FS_TRY(read_cluster_settings(root_of(line)));
+  FS_ASSIGN(const auto coordinator, find_coordinator(line));
+  if (coordinator != nullptr) return coordinator->tokens();
+  FS_ASSIGN(const auto records, list_cluster_tokens(root_of(line)));
+  Json::Array rows;
+  for (const TokenRecord& token : records)
+    rows.push_back(describe_token(token, SystemClock().unix_seconds()));
+  return Json(std::move(rows));
 }
 
 int list_tokens(const CommandLine& line) {
-  if (!line.cluster.empty())
-    return fail(line, {ErrorCode::kUnsupported, "is not asked over the network yet", "token list",
-                       "run it on the coordinator's host, without --cluster"});
-  auto tokens = list_cluster_tokens(root_of(line));
+  const auto tokens = all_tokens(line);
   if (!tokens.ok()) return fail(line, tokens.error());
-  const int64_t now = SystemClock().unix_seconds();
-  Json::Array rows;
-  for (const TokenRecord& token : *tokens)
-    rows.push_back(Json::object({{"id", token.id},
-                                 {"kind", kind_of(token)},
-                                 {"label", token.label},
-                                 {"created_unix", token.created_unix},
-                                 {"expires_unix", token.expires_unix},
-                                 {"expired", token.expires_unix <= now},
-                                 {"uses_left", token.uses_left < 0 ? Json() : token.uses_left}}));
-  return finish(line, rows, [&] {
-    if (tokens->empty())
+  return finish(line, *tokens, [&] {
+    if (tokens->as_array().empty())
       fmt::print("no tokens: fsctl cluster token create --help\n");
     else
       fmt::print("{:<9} {:<6} {:<17} {:<17} {:>5}  {}\n", "TOKEN", "KIND", "CREATED (UTC)",
                  "EXPIRES (UTC)", "USES", "LABEL");
-    for (const TokenRecord& token : *tokens)
-      fmt::print("{:<9} {:<6} {:<17} {:<17} {:>5}  {}\n", token.id, kind_of(token),
-                 time_text(token.created_unix),
-                 token.expires_unix <= now ? "expired" : time_text(token.expires_unix),
-                 token.uses_left < 0 ? "any" : std::to_string(token.uses_left), token.label);
+    for (const Json& token : tokens->as_array()) {
+      const auto text = [&](const char* key) {
+        const Json* value = token.find_set(key);
+        return value != nullptr && value->is_string() ? value->as_string() : std::string();
+      };
+      const auto time = [&](const char* key) {
+        const Json* value = token.find_set(key);
+        return time_text(value != nullptr && value->is_int() ? value->as_int() : 0);
+      };
+      const Json* expired = token.find_set("expired");
+      const Json* uses = token.find_set("uses_left");
+      fmt::print("{:<9} {:<6} {:<17} {:<17} {:>5}  {}\n", text("id"), text("kind"),
+                 time("created_unix"),
+                 expired != nullptr && *expired == Json(true) ? "expired" : time("expires_unix"),
+                 uses == nullptr ? "any" : uses->dump(), text("label"));
+    }
   });
 }
 
 Status revoke(const CommandLine& line, const std::string& id) {
   if (line.cluster.empty()) FS_TRY(read_cluster_settings(root_of(line)));
   FS_ASSIGN(const auto coordinator, find_coordinator(line));
-  if (coordinator != nullptr)
-    return Error{ErrorCode::kUnavailable, "the coordinator that runs has the tokens", id,
-                 "stop it, revoke the token, start it again: nodes reconnect and jobs go on"};
+  if (coordinator != nullptr) return coordinator->revoke_token(id);
   const SystemClock clock;
   FS_ASSIGN(const OpenMembership open, open_membership(line, clock));
   return open.members->revoke_token(id);

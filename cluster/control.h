@@ -74,6 +74,10 @@ class ClusterControl {
   virtual Result<std::string> make_access_token(AccessRole role, const std::string& label,
                                                 int64_t lifetime_seconds) = 0;
   virtual Result<std::string> make_join_token(int64_t lifetime_seconds) = 0;
+  /// Every token, as describe_token() tells of it: without what lets one in.
+  virtual Result<Json> tokens() = 0;
+  /// Nobody comes in by it any more; connections that are open stay.
+  virtual Status revoke_token(const std::string& id) = 0;
 
   virtual Json status() = 0;  ///< cluster id, epoch, version, uptime, counts
 };

@@ -31,6 +31,16 @@ Result<std::vector<std::string>> texts_of(const Json& json, std::string_view mem
 
 }  // namespace
 
+Json describe_token(const TokenRecord& token, int64_t now_unix) {
+  return Json::object({{"id", token.id},
+                       {"kind", token.joins ? "join" : access_role_name(token.role)},
+                       {"label", token.label},
+                       {"created_unix", token.created_unix},
+                       {"expires_unix", token.expires_unix},
+                       {"expired", token.expires_unix <= now_unix},
+                       {"uses_left", token.uses_left < 0 ? Json() : token.uses_left}});
+}
+
 std::string TokenRecord::encode() const {
   return Json::object({{"id", id},
                        {"hash", hash},

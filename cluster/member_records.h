@@ -26,6 +26,9 @@ struct TokenRecord {
   static Result<TokenRecord> decode(std::string_view text, const std::string& key);
 };
 
+/// What people may see of a token: an object.
+Json describe_token(const TokenRecord& token, int64_t now_unix);
+
 /// A node that has joined and was not removed.
 struct MemberRecord {
   std::string name;

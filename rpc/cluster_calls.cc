@@ -167,6 +167,23 @@ class ControlServer final : public wire::Control::Server {
         [](auto& results, const std::string& token) { results.setToken(to_text(token)); });
   }
 
+  kj::Promise<void> tokens(TokensContext context) override {
+    return answer<std::string>(
+        context, AccessRole::kAdmin, "tokens", Kind::kShort,
+        [](ClusterControl& control) -> Result<std::string> {
+          FS_ASSIGN(const Json tokens, control.tokens());
+          return tokens.dump();
+        },
+        [](auto& results, const std::string& text) { results.setTokens(to_text(text)); });
+  }
+
+  kj::Promise<void> revokeToken(RevokeTokenContext context) override {
+    return act(context, AccessRole::kAdmin, "revokeToken",
+               [id = to_string(context.getParams().getId())](ClusterControl& control) {
+                 return control.revoke_token(id);
+               });
+  }
+
   kj::Promise<void> watch(WatchContext context) override;
 
  private:

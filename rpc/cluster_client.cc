@@ -54,6 +54,8 @@ class ConnectedClusterClient final : public ClusterClient {
   Result<std::string> make_access_token(AccessRole role, const std::string& label,
                                         int64_t lifetime_seconds) override;
   Result<std::string> make_join_token(int64_t lifetime_seconds) override;
+  Result<Json> tokens() override;
+  Status revoke_token(const std::string& id) override;
   Status watch(const Watch& watch,
                const std::function<bool(const ClusterUpdate&)>& on_update) override;
 
@@ -84,7 +86,6 @@ class ConnectedClusterClient final : public ClusterClient {
                    const std::shared_ptr<ClusterWatched>& watched);
   Status receive(const std::shared_ptr<ClusterWatched>& watched,
                  const std::function<bool(const ClusterUpdate&)>& on_update);
-
   AccessRole role_ = AccessRole::kRead;
   std::string server_;
   ClusterClientLoop loop_;
@@ -289,6 +290,25 @@ Result<std::string> ConnectedClusterClient::make_join_token(int64_t lifetime_sec
         return request;
       },
       [](auto& reply) { return reply.getToken(); });
+}
+
+Result<Json> ConnectedClusterClient::tokens() {
+  FS_ASSIGN(const std::string text,
+            ask(
+                Patience::kShort, [](auto& control) { return control.tokensRequest(); },
+                [](auto& reply) { return reply.getTokens(); }));
+  FS_ASSIGN(Json tokens, Json::parse(text, "the cluster's tokens"));
+  if (!tokens.is_array())
+    return Error{ErrorCode::kCorrupt, "is no list of tokens", "the coordinator's answer", ""};
+  return tokens;
+}
+
+Status ConnectedClusterClient::revoke_token(const std::string& id) {
+  return act([id](auto& control) {
+    auto request = control.revokeTokenRequest();
+    request.setId(to_text(id));
+    return request;
+  });
 }
 
 /// On the loop's thread.

@@ -105,6 +105,13 @@ interface Control {
   makeJoinToken @14 (lifetimeSeconds :Int64) -> (token :Text, error :Error);
   # admin.
 
+  tokens @16 () -> (tokens :Text, error :Error);
+  # admin. JSON, the oldest first: an array of {id, kind, label, created_unix, expires_unix, expired,
+  # uses_left}; never a token itself.
+
+  revokeToken @17 (id :Text) -> (error :Error);
+  # admin. Nobody comes in by it any more; connections that are open stay.
+
   watch @15 (job :Text, withNodes :Bool, updatesPerSecond :Float64 = 2, sink :UpdateSink)
         -> (watching :Watching, error :Error);
   # Sends what becomes of one job, or with `job` empty of all that have not ended, to `sink`: at most

@@ -95,6 +95,8 @@ class StandInControl final : public ClusterControl {
     return std::string("fsa1-fresh");
   }
   Result<std::string> make_join_token(int64_t) override { return std::string("fsj1-fresh"); }
+  Result<Json> tokens() override { return Json(Json::Array{}); }
+  Status revoke_token(const std::string&) override { return {}; }
   Json status() override { return Json::object({{"cluster", "c0ffee"}, {"epoch", 4}}); }
 
  private:

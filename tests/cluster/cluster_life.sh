@@ -64,6 +64,15 @@ reader() { "$fsctl" --cluster "$endpoint" --token "$(cat "$scratch/reader")" "$@
 reader node list >/dev/null || problem "a reader may not look"
 must_fail 11 "admin" "$fsctl" --cluster "$endpoint" --token "$(cat "$scratch/runner")" node remove a
 "$fsctl" --cluster "$endpoint" --token "$admin" status | grep -q "nodes" || problem "status"
+
+# Tokens are listed and revoked while the coordinator runs, from anywhere, by an admin.
+tokens() { "$fsctl" --cluster "$endpoint" --token "$admin" cluster token "$@"; }
+diff "$scratch/tokens" <(tokens list) >&2 || problem "another list over the network"
+must_fail 11 "admin" "$fsctl" --cluster "$endpoint" --token "$(cat "$scratch/runner")" cluster token list
+tokens revoke "$(awk '/a runner/ { print $1 }' "$scratch/tokens")" >/dev/null || problem "revoke over the network"
+tokens list | grep -q "a runner" && problem "a revoked token is listed"
+must_fail 11 "revoked" "$fsctl" --cluster "$endpoint" --token "$(cat "$scratch/runner")" status
+must_fail 12 "token list" "$fsctl" --cluster "$endpoint" --token "$admin" cluster token revoke 00000000
 must_fail 11 "another cluster\|not of the cluster" "$fsctl" --cluster "$endpoint" --token "fsa1-$(printf '0%.0s' $(seq 64))-$(printf '0%.0s' $(seq 32))" status
 
 # Nodes: one joins, another by its name is refused, one without a token, one with a wrong one.

@@ -72,10 +72,13 @@ TEST_CASE("every call reaches the coordinator as it was meant") {
   CHECK(*client->audit("j1") == Json::object({{"steps", 100}, {"samples", 1200}}));
   CHECK(*client->make_access_token(AccessRole::kRun, "ci", 3600) == "fsa1-fresh");
   CHECK(*client->make_join_token(60) == "fsj1-fresh");
+  CHECK(client->tokens()->as_array().at(0).find("id")->as_string() == "5f3a91c2");
+  CHECK(client->revoke_token("5f3a91c2").ok());
   CHECK(served.control.calls() ==
         std::vector<std::string>{"drain n1 true", "drain n1 false", "remove n2",
                                  "train " + request.dump(), "pause j1", "resume j1", "cancel j1",
-                                 "log j1 1 2", "audit j1", "access 1 ci 3600", "join 60"});
+                                 "log j1 1 2", "audit j1", "access 1 ci 3600", "join 60", "tokens",
+                                 "revoke 5f3a91c2"});
 }
 
 TEST_CASE("errors of the coordinator keep their code, place and hint on the way") {
@@ -100,7 +103,8 @@ TEST_CASE("a token to read looks at everything and changes nothing") {
   for (const Status& refused :
        {client->drain("n1", true), client->remove("n1"), client->pause("j1"), client->resume("j1"),
         client->cancel("j1"), Status(client->train(Json::object({})).error()),
-        Status(client->make_join_token(1).error()),
+        Status(client->make_join_token(1).error()), Status(client->tokens().error()),
+        client->revoke_token("5f3a91c2"),
         Status(client->make_access_token(AccessRole::kRead, "", 1).error())}) {
     CHECK(refused.error().code == ErrorCode::kInvalidArgument);
     CHECK(refused.error().what.find("needs an access token of role ") == 0);

@@ -166,6 +166,14 @@ class ScriptedControl final : public ClusterControl {
     record("join " + std::to_string(lifetime_seconds));
     return std::string("fsj1-fresh");
   }
+  Result<Json> tokens() override {
+    record("tokens");
+    return Json(Json::Array{Json::object({{"id", "5f3a91c2"}, {"kind", "run"}})});
+  }
+  Status revoke_token(const std::string& id) override {
+    record("revoke " + id);
+    return {};
+  }
   Json status() override {
     return Json::object({{"cluster", "c0ffee"}, {"epoch", 4}, {"uptime_seconds", 7.5}});
   }
