@@ -21,11 +21,12 @@ std::string where(const Fiber& fiber) {
          ") at " + fiber.at.file_name() + ":" + std::to_string(fiber.at.line());
 }
 
-void Block::fail(const std::string& what) {
+void Block::fail(const char* what) {
   {
     Quiet quiet;
-    failure = what;
+    failure = std::string(what) + ": " + where(*current);
   }
+  release(&run_order_);
   leave();
 }
 
@@ -110,6 +111,12 @@ std::string Block::run(dim3 grid_shape, dim3 block_shape, dim3 block_index, size
     open_barrier();
   }
   acquire(&run_order_);
+  // Where a kernel failed, fibers that never go on are ordered before what follows by where they
+  // wait.
+  for (char& order : barrier_order) acquire(&order);
+  for (Warp& warp : warps)
+    for (Gathering& group : warp.gatherings)
+      for (char& order : group.order) acquire(&order);
   running = outer;
   if (failure.empty()) check_shared(shared_bytes);
   if (failure.empty()) return {};
@@ -117,16 +124,25 @@ std::string Block::run(dim3 grid_shape, dim3 block_shape, dim3 block_index, size
          std::to_string(index.z) + "]";
 }
 
-void collective(uint32_t mask, int operation, void* argument,
-                void (*act)(uint32_t mask, void** arguments), std::source_location at) {
-  Quiet quiet;
+namespace {
+
+struct Met {
+  const char* wrong;  ///< or null
+  bool last;
+  char* order;
+};
+
+/// Puts the current lane to the others of its collective; the last one acts for all.
+Met meet(uint32_t mask, int operation, void* argument, void (*act)(uint32_t mask, void** arguments),
+         std::source_location at) {
+  const Quiet quiet;
   Block& block = *running;
   Fiber& me = *block.current;
   const unsigned lane = me.linear & 31, first = me.linear & ~31u;
   const size_t lanes = std::min<size_t>(32, block.fibers.size() - first);
   if (lanes < 32) mask &= (1u << lanes) - 1;
   me.at = at;
-  if (!(mask >> lane & 1)) block.fail("a lane is not in the mask it calls with: " + where(me));
+  if (!(mask >> lane & 1)) return {"a lane is not in the mask it calls with", false, nullptr};
   Gathering* group = nullptr;
   for (Gathering& g : block.warps[me.linear / 32].gatherings)
     if (g.arrived && g.mask == mask) group = &g;
@@ -139,24 +155,34 @@ void collective(uint32_t mask, int operation, void* argument,
         break;
       }
   if (!group || group->operation != operation)
-    block.fail("lanes of a warp meet in different collectives: " + where(me));
+    return {"lanes of a warp meet in different collectives", false, nullptr};
   group->arguments[lane] = argument;
   group->arrived |= 1u << lane;
-  char* const token = &group->order[group->generation & 1];
-  release(token);
-  if (group->arrived == mask) {
-    acquire(token);
-    act(mask, group->arguments);
-    for (unsigned l = 0; l < 32; ++l)
-      if ((mask >> l & 1) && l != lane) block.fibers[first + l].state = FiberState::kReady;
-    release(token);
-    group->arrived = 0;
-    ++group->generation;
-  } else {
+  char* const order = &group->order[group->generation & 1];
+  release(order);
+  if (group->arrived != mask) {
     me.state = FiberState::kInWarp;
-    block.leave();
+    return {nullptr, false, order};
   }
-  acquire(token);
+  acquire(order);
+  act(mask, group->arguments);
+  for (unsigned l = 0; l < 32; ++l)
+    if ((mask >> l & 1) && l != lane) block.fibers[first + l].state = FiberState::kReady;
+  release(order);
+  group->arrived = 0;
+  ++group->generation;
+  return {nullptr, true, order};
+}
+
+}  // namespace
+
+void collective(uint32_t mask, int operation, void* argument,
+                void (*act)(uint32_t mask, void** arguments), std::source_location at) {
+  // Fibers are left outside of Quiet: one that never goes on must not end in it.
+  const Met met = meet(mask, operation, argument, act, at);
+  if (met.wrong) running->fail(met.wrong);
+  if (!met.last) running->leave();
+  acquire(met.order);
 }
 
 std::string Grid::run(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,

@@ -98,8 +98,9 @@ class Block {
   char barrier_order[2] = {};
   std::string failure;
 
-  /// Stops the current fiber with what is wrong; the block ends.
-  void fail(const std::string& what);
+  /// Stops the current fiber with what is wrong, and where it stands; the block ends. The fiber
+  /// never goes on: whoever calls holds nothing that would have to be given back.
+  void fail(const char* what);
   /// From a fiber back to the scheduler.
   void leave(bool finished = false);
 

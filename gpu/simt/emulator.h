@@ -68,8 +68,7 @@ T shuffle(uint32_t mask, T value, int source, int operation, std::source_locatio
         }
       },
       at);
-  if (mine.outside)
-    running->fail("a shuffle reads a lane outside its mask: " + where(*running->current));
+  if (mine.outside) running->fail("a shuffle reads a lane outside its mask");
   return mine.out;
 }
 
@@ -124,15 +123,18 @@ inline void __syncwarp(uint32_t mask = ~0u, FS_AT) {
       mask, fastserve::simt::kSync, nullptr, [](uint32_t, void**) {}, at);
 }
 inline void __syncthreads(FS_AT) {
-  const fastserve::simt::Quiet quiet;
   fastserve::simt::Block& block = *fastserve::simt::running;
-  fastserve::simt::Fiber& me = *block.current;
-  me.at = at;
-  me.state = fastserve::simt::FiberState::kAtBarrier;
-  char* const token = &block.barrier_order[me.barriers++ & 1];
-  fastserve::simt::release(token);
+  char* order;
+  {
+    const fastserve::simt::Quiet quiet;
+    fastserve::simt::Fiber& me = *block.current;
+    me.at = at;
+    me.state = fastserve::simt::FiberState::kAtBarrier;
+    order = &block.barrier_order[me.barriers++ & 1];
+  }
+  fastserve::simt::release(order);
   block.leave();
-  fastserve::simt::acquire(token);
+  fastserve::simt::acquire(order);
 }
 
 /// Of whole numbers only: their sums do not depend on who comes first.

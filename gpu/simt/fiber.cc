@@ -57,8 +57,16 @@ __attribute__((no_sanitize("thread"))) void Block::leave([[maybe_unused]] bool f
 #endif
 }
 
+namespace {
+/// Read before the fiber is ordered behind whoever set it.
+Block& running_block() {
+  const Quiet quiet;
+  return *running;
+}
+}  // namespace
+
 void fiber_entry() {
-  Block& block = *running;
+  Block& block = running_block();
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_bottom_, &block.scheduler_size_);
 #endif

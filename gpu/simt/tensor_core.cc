@@ -84,8 +84,7 @@ void warp_load(uint32_t (&r)[4], const void* row, std::source_location at) {
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0 || bytes < begin ||
       bytes + 16 > begin + block.shared.size()) {
     block.current->at = at;
-    block.fail("ldmatrix reads a row that is not 16 aligned bytes of shared memory: " +
-               simt::where(*block.current));
+    block.fail("ldmatrix reads a row that is not 16 aligned bytes of shared memory");
   }
   // The lane's row, read where the sanitizers see it.
   unsigned char copy[16];
