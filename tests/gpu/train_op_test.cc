@@ -59,15 +59,20 @@ TEST_CASE("the GPU carries gradients back through a weight matrix") {
 }
 
 TEST_CASE("the GPU sums weight gradients in one chain per element") {
-  check_gpu_train_op("matmul dw",
-                     std::vector<matmul_cases::MatmulShape>{{1, 2, 1},
-                                                            {2, 4, 3},
-                                                            {7, 65, 62},
-                                                            {600, 20, 18},
-                                                            {66000, 1, 1},
-                                                            {40, 257, 254},
-                                                            {33, 129, 102}},
-                     matmul_cases::run_backward_weight);
+  check_gpu_train_op(
+      "matmul dw",
+      std::vector<matmul_cases::MatmulShape>{
+          {1, 2, 1}, {2, 4, 3}, {7, 65, 62}, {600, 20, 18}, {40, 257, 254}, {33, 129, 102}},
+      matmul_cases::run_backward_weight);
+}
+
+// Of 66000 rows there are 258 partial sums, and of those two.
+TEST_CASE("the GPU sums the bias gradient of any number of rows") {
+  const auto device = emulated_gpu();
+  constexpr Precision kOne[] = {Precision::kFloat32};
+  check_train_op_on(*device, kOne, "matmul dw",
+                    std::vector<matmul_cases::MatmulShape>{{66000, 1, 1}},
+                    matmul_cases::run_backward_weight);
 }
 
 TEST_CASE("the GPU attends as the reference does, forward and backward") {
