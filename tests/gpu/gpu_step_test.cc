@@ -77,7 +77,7 @@ void require_agreement(const ModelConfig& config, Precision precision, const Mic
 TEST_CASE("a training step on the GPU is the reference's, in every architecture") {
   const auto device = emulated_gpu();
   for (const Architecture architecture : kArchitectures)
-    for (const Precision precision : kPrecisions) {
+    for (const Precision precision : kGpuPrecisions) {
       CAPTURE(architecture_name(architecture));
       CAPTURE(precision_name(precision));
       const ModelConfig config = tiny_config(architecture);

@@ -95,7 +95,7 @@ TEST_CASE("a card whose blocks have little shared memory attends all the same") 
   // Enough for flash attention forward and not backward; for neither.
   for (const int kilobytes : {50, 20}) {
     const auto device = emulated_gpu({.shared_memory = static_cast<size_t>(kilobytes) << 10});
-    check_train_op_on(*device, kPrecisions, "attention",
+    check_train_op_on(*device, kGpuPrecisions, "attention",
                       std::vector<attention_cases::AttentionShape>{{{2, 1, 64}, {70, 5}, 0}},
                       attention_cases::run_attention);
   }
