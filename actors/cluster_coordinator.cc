@@ -70,7 +70,7 @@ struct ClusterCoordinator::State {
     if (front) caf::anon_send_exit(front, caf::exit_reason::kill);
     front = nullptr;
     remoting = nullptr;
-    hub = nullptr;
+    hub->end();
     nodes = nullptr;
     actors.reset();
   }
@@ -97,7 +97,7 @@ struct ClusterCoordinator::State {
       connections;  // for control: the newest of each
   std::atomic<uint32_t> incarnations{0};
   std::shared_ptr<NodeTable> nodes;
-  std::unique_ptr<LaneHub> hub;
+  const std::unique_ptr<LaneHub> hub = std::make_unique<LaneHub>();
   caf::actor_system_config actor_config;
   std::optional<caf::actor_system> actors;
   std::unique_ptr<Remoting> remoting;
@@ -109,7 +109,6 @@ ClusterCoordinator::~ClusterCoordinator() = default;
 
 Result<std::unique_ptr<ClusterCoordinator>> ClusterCoordinator::start(Config config) {
   auto state = std::make_unique<State>(std::move(config));
-  state->hub = std::make_unique<LaneHub>();
   try {
     add_message_types(state->actor_config);
     Remoting::configure(state->actor_config);

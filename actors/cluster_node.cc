@@ -65,7 +65,7 @@ struct ClusterNode::State {
     if (node) caf::anon_send_exit(node, caf::exit_reason::kill);
     node = nullptr;
     remoting = nullptr;  // the parts end with their conductors
-    hub = nullptr;       // after which no sink is called any more
+    hub->end();          // or sinks would keep actors; parts that end later still know the hub
     actors.reset();
   }
 
@@ -80,7 +80,7 @@ struct ClusterNode::State {
   Config config;
   const uint64_t process = random_word();
   std::string device, numerics;
-  std::unique_ptr<LaneHub> hub;
+  const std::unique_ptr<LaneHub> hub = std::make_unique<LaneHub>();
   caf::actor_system_config actor_config;
   std::optional<caf::actor_system> actors;
   std::unique_ptr<Remoting> remoting;
@@ -98,7 +98,6 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   FS_ASSIGN(const auto device, make_cpu_device({at->config.lanes, at->config.isa}));
   at->device = device->description();
   at->numerics = device->numerics_id();
-  at->hub = std::make_unique<LaneHub>();
   auto parts = std::make_shared<NodeParts>();
   parts->name = at->config.name;
   parts->lanes = at->config.lanes;

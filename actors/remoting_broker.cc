@@ -4,7 +4,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include <caf/detail/sync_request_bouncer.hpp>
 #include <caf/io/network/scribe_impl.hpp>
 #include <utility>
 
@@ -73,18 +72,12 @@ void RemotingBroker::publish(const caf::strong_actor_ptr& front, std::set<std::s
   instance.add_published_actor(kPublished, front, std::move(signatures));
 }
 
-/// CAF leaves a broker's mailbox open when the broker ends. What comes later would lie in it for
-/// good, and keep its senders: a system waits for each of its detached actors to be gone.
+/// CAF ends brokers without what it does for other actors: their mailboxes stay open. What comes
+/// later would lie there for good, and keep its senders: a system waits for each of its detached
+/// actors to be gone.
 bool RemotingBroker::cleanup(caf::error&& reason, caf::execution_unit* host) {
-  if (!mailbox().closed()) {
-    mailbox().close();
-    get_normal_queue().flush_cache();
-    get_urgent_queue().flush_cache();
-    caf::detail::sync_request_bouncer bounce{reason};
-    while (mailbox().queue().new_round(1000, bounce).consumed_items > 0) {
-    }
-  }
-  return basp_broker::cleanup(std::move(reason), host);
+  close_all();
+  return scheduled_actor::cleanup(std::move(reason), host);
 }
 
 void RemotingBroker::add(io::scribe_ptr scribe) {

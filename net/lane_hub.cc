@@ -1,6 +1,13 @@
 #include "net/lane_hub.h"
 
 namespace fastserve {
+namespace {
+
+Error ending(const std::string& peer) {
+  return {ErrorCode::kCancelled, "this side is shutting down", peer, ""};
+}
+
+}  // namespace
 
 /// The lane to one peer, and its receiver.
 class LaneHub::Peer final : public BulkReceiver {
@@ -49,15 +56,21 @@ class LaneHub::Peer final : public BulkReceiver {
   };
 };
 
-LaneHub::~LaneHub() {
+LaneHub::~LaneHub() { end(); }
+
+void LaneHub::end() {
+  std::map<uint64_t, std::shared_ptr<BulkSink>> sinks;
   std::map<std::string, std::shared_ptr<Peer>> peers;
   std::vector<std::shared_ptr<Peer>> gone;
   {
     std::lock_guard lock(mutex_);
-    sinks_.clear();
+    ended_ = true;
+    sinks.swap(sinks_);
     peers.swap(peers_);
     gone.swap(gone_);
+    changed_.notify_all();
   }
+  // Their threads are joined: nobody is inside a sink after this.
   for (auto& [name, peer] : peers) peer->lane = nullptr;
   for (auto& peer : gone) peer->lane = nullptr;
 }
@@ -112,6 +125,7 @@ Status LaneHub::adopt(const std::string& name, std::unique_ptr<Stream> stream) {
   {
     // Its threads may call at once: they wait until the peer is known.
     std::lock_guard lock(mutex_);
+    if (ended_) return ending(name);
     FS_ASSIGN(auto lane, BulkLane::start(std::move(streams), *peer, options_));
     peer->lane = std::move(lane);
     std::shared_ptr<Peer>& place = peers_[name];
@@ -148,6 +162,7 @@ Status LaneHub::wait_for(const std::vector<std::string>& peers, Nanoseconds time
   std::unique_lock lock(mutex_);
   std::string missing;
   const auto all = [&] {
+    if (ended_) return true;
     for (const std::string& peer : peers)
       if (!peers_.contains(peer)) {
         missing = peer;
@@ -155,7 +170,9 @@ Status LaneHub::wait_for(const std::vector<std::string>& peers, Nanoseconds time
       }
     return true;
   };
-  if (changed_.wait_for(lock, timeout, all)) return {};
+  const bool met = changed_.wait_for(lock, timeout, all);
+  if (ended_) return ending(missing);
+  if (met) return {};
   return Error{ErrorCode::kUnavailable, "cannot be reached for tensors", "node " + missing,
                "look whether its address and port are open to the other nodes"};
 }
@@ -176,7 +193,7 @@ void LaneHub::send(const std::string& name, const BulkTag& tag, std::vector<Bulk
 
 void LaneHub::open(uint64_t job, std::shared_ptr<BulkSink> sink) {
   std::lock_guard lock(mutex_);
-  sinks_[job] = std::move(sink);
+  if (!ended_) sinks_[job] = std::move(sink);
 }
 
 void LaneHub::close(uint64_t job, const BulkSink& sink) {

@@ -32,8 +32,10 @@ class BulkSink {
 class LaneHub {
  public:
   explicit LaneHub(BulkLane::Options options = {}) : options_(options) {}
-  /// Cuts all lanes.
   ~LaneHub();
+  /// Cuts all lanes and lets go of all sinks, which are not called any more once this returns. What
+  /// is asked of the hub from then on is refused, or does nothing. The destructor does it, too.
+  void end();
 
   /// Takes a connection over. One that is there already is lost, and told of as lost: its
   /// peer has begun anew.
@@ -62,6 +64,7 @@ class LaneHub {
   void reap();
 
   const BulkLane::Options options_;
+  bool ended_ = false;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, std::shared_ptr<Peer>> peers_;

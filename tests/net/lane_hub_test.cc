@@ -3,6 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <optional>
+#include <thread>
+
 #include "lane_fixture.h"
 
 using namespace fastserve;
@@ -54,4 +57,27 @@ TEST_CASE("a part that ends late does not take the place of the one that follows
   hub.drop("node");
   CHECK(before->losses.empty());
   CHECK(after->losses == std::vector<std::string>{"node was cut off"});
+}
+
+TEST_CASE(
+    "a hub that has ended cuts its lanes, lets go of its sinks, and refuses what comes later") {
+  auto [here, there] = stream_pair();
+  auto [late, other] = stream_pair();
+  LaneHub hub;
+  auto sink = std::make_shared<LossKeeper>();
+  const std::weak_ptr kept = sink;
+  hub.open(7, sink);
+  REQUIRE(hub.adopt("node", std::move(here)).ok());
+  std::optional<Status> waited;
+  std::thread waiting([&] { waited = hub.wait_for({"another"}, std::chrono::minutes(1)); });
+  hub.end();
+  waiting.join();
+  CHECK(waited->error().code == ErrorCode::kCancelled);
+  CHECK_FALSE(hub.connected("node"));
+  hub.open(8, sink);
+  hub.close(7, *sink);
+  sink = nullptr;
+  CHECK(kept.expired());
+  CHECK(hub.adopt("node", std::move(late)).error().code == ErrorCode::kCancelled);
+  hub.send("node", {1, 7, 0, 0}, {}, 0);
 }
