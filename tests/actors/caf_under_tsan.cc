@@ -23,6 +23,10 @@ extern "C" const char* __tsan_default_suppressions() {
          "race:caf::actor_proxy::~actor_proxy\n"
          "race:caf::intrusive_ptr_add_ref\n"
          "race:caf::message::~message\n"
+         "race:caf::detail::dynamic_message_data::~dynamic_message_data\n"
+         "race:caf::io::network::event_handler::~event_handler\n"  // a connection's, counted
+                                                                   // likewise
+         "race:LocalScribe::~LocalScribe\n"
          "race:caf::detail::tuple_vals<caf::down_msg>::~tuple_vals\n"
          "race:std::_Hashtable<caf::group\n";
 }
@@ -55,6 +59,14 @@ void intrusive_ptr_release(actor_control_block* actor) {
       original<Release>("_ZN3caf21intrusive_ptr_releaseEPNS_19actor_control_blockE");
   edge_of(actor).fetch_add(1, std::memory_order_acq_rel);
   next(actor);
+}
+
+void detail::intrusive_ptr_release(const dynamic_message_data* data) {
+  using Release = void (*)(const dynamic_message_data*);
+  static const auto next =
+      original<Release>("_ZN3caf6detail21intrusive_ptr_releaseEPKNS0_20dynamic_message_dataE");
+  edge_of(data).fetch_add(1, std::memory_order_acq_rel);
+  next(data);
 }
 
 void scheduled_actor::enqueue(mailbox_element_ptr message, execution_unit* unit) {
