@@ -14,6 +14,7 @@
 /// with its own groups and errors.
 extern "C" const char* __tsan_default_suppressions() {
   return "race:caf::actor_storage\n"
+         "race:_ZN3caf13actor_storage\n"  // whose long names are not always undone
          "race:caf::mixin::sender*::~sender\n"
          "race:caf::local_actor::~local_actor\n"
          "race:caf::scheduled_actor::cleanup\n"  // deletes what came while it closed the mailbox
