@@ -40,10 +40,11 @@ at() {
 }
 address() { if [[ $network ]]; then echo "10.213.77.$((places[$1] + 1))"; else echo 127.0.0.1; fi; }
 
+# Below the ports that the kernel hands out (32768 and up): one of those may be taken between the look and its use.
 free_port() {
   local port
   for _ in {1..50}; do
-    port=$((20000 + RANDOM % 20000))
+    port=$((20000 + RANDOM % 12000))
     (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
   done
 }
