@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <cstdio>
 #include <mutex>
 
@@ -17,14 +18,18 @@ inline Log log_of_test() {
   });
 }
 
-/// Runs the job on its own thread; `at(step)` is called after each step, on the coordinator's.
+/// Runs the job on its own thread.
 class BackgroundJob {
  public:
-  BackgroundJob(InProcessCluster& cluster, TrainingSystem::Config config) {
-    config.progress = [this](const TrainProgress& progress) {
-      std::lock_guard lock(mutex_);
+  /// At `hold_at` the job's coordinator waits for go_on(), so that what a test does there is not
+  /// too late.
+  BackgroundJob(InProcessCluster& cluster, TrainingSystem::Config config,
+                int64_t hold_at = INT64_MAX) {
+    config.progress = [this, hold_at](const TrainProgress& progress) {
+      std::unique_lock lock(mutex_);
       step_ = std::max(step_, progress.step);
       changed_.notify_all();
+      if (step_ >= hold_at) changed_.wait(lock, [&] { return going_on_; });
     };
     config.cancel = &cancel;
     thread_ = std::thread([this, &cluster, config = std::move(config)]() mutable {
@@ -36,12 +41,18 @@ class BackgroundJob {
     });
   }
   ~BackgroundJob() {
+    go_on();
     if (thread_.joinable()) thread_.join();
   }
   /// False when the job did not get there within half a minute.
   bool wait_for_step(int64_t step) {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, std::chrono::seconds(30), [&] { return step_ >= step; });
+  }
+  void go_on() {
+    std::lock_guard lock(mutex_);
+    going_on_ = true;
+    changed_.notify_all();
   }
   Result<TrainOutcome> end() {
     thread_.join();
@@ -58,6 +69,7 @@ class BackgroundJob {
   std::mutex mutex_;
   std::condition_variable changed_;
   int64_t step_ = 0;
+  bool going_on_ = false;
   ClusterRun run_;
   std::optional<Result<TrainOutcome>> outcome_;
   std::thread thread_;

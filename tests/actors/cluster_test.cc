@@ -127,14 +127,15 @@ TEST_CASE("a cancelled job leaves a checkpoint, from which another cluster goes 
 }
 
 TEST_CASE("the coordinator is lost: another one goes on with the nodes that come back to it") {
-  const uint64_t expected = bits_of_long_job();
+  constexpr int64_t kSteps = 300;  // not over before the coordinator looks whether it is to stop
+  const uint64_t expected = bits_of_long_job(kSteps);
   Folder folder;
   InProcessCluster cluster(log_of_test());
   cluster.add("one");
   cluster.add("two");
   cluster.wait_for_nodes(2);
   {
-    BackgroundJob job(cluster, long_job_in(folder));
+    BackgroundJob job(cluster, long_job_in(folder, kSteps));
     REQUIRE(job.wait_for_step(12));
     cluster.coordinator().stop();
     CHECK_FALSE(job.end().ok());
@@ -142,7 +143,7 @@ TEST_CASE("the coordinator is lost: another one goes on with the nodes that come
   cluster.kill_coordinator();
   cluster.start_coordinator();
   cluster.wait_for_nodes(2);
-  const auto outcome = cluster.coordinator().train(long_job_in(folder), "job", {});
+  const auto outcome = cluster.coordinator().train(long_job_in(folder, kSteps), "job", {});
   REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
   CHECK(hash_of(outcome->weights) == expected);
 }

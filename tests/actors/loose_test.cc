@@ -95,9 +95,10 @@ TEST_CASE("a cancelled job at its nodes' own pace goes on where they have met") 
     CHECK(outcome->end == TrainEnd::kCancelled);
     CHECK(outcome->steps >= 18);
   }
-  BackgroundJob job(cluster, loose_job_in(folder, "async"));
+  BackgroundJob job(cluster, loose_job_in(folder, "async"), 35);
   REQUIRE(job.wait_for_step(35));
   cluster.kill("two");  // which holds parameters
+  job.go_on();
   const auto outcome = job.end();
   REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
   check_learnt(*outcome);
