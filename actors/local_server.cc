@@ -1,6 +1,6 @@
 #include "actors/local_server.h"
 
-#include "actors/slice_sender.h"
+#include "actors/range_server.h"
 
 namespace fastserve {
 
@@ -8,40 +8,22 @@ using namespace messages;
 
 namespace {
 
-class LocalServer {
+class LocalServer : public RangeServer<LocalRange> {
  public:
-  LocalServer(LocalServerActor::pointer self, std::shared_ptr<PartRoom> room, uint32_t index,
-              DeputyActor deputy)
-      : self_(self),
-        room_(std::move(room)),
-        range_(*room_->local[index]),
-        index_(index),
-        deputy_(std::move(deputy)) {}
-
-  LocalRange& range() { return range_; }
-  template <class Message>
-  void tell(Message message) {
-    self_->send(deputy_, std::move(message));
-  }
+  using RangeServer::RangeServer;
 
   void push(PushGradient& push) {
     if (!push.peer.empty()) return arrived(push.step, push.subtree.first, push.sum, push.peer);
-    const Subtree piece{push.subtree.first - push.whole.first, push.subtree.count};
-    if (auto squares = range_.add(push.step, piece, std::move(push.sum)))
-      tell(Gathered{{index_}, push.step, std::move(*squares)});
+    sum_own(push);
   }
 
   void displace(const LocalRounds::Displace& order) {
-    auto slice = room_->slices[index_]->take();
-    if (!slice.ok()) return tell(ShardFailed{slice.error()});
-    const std::span<float> values((*slice)->data(), (*slice)->elements());
-    if (!range_.displace(order.round, values)) return;
-    if (range_.owned())
-      arrived(order.round, order.attempt, *slice, room_->node->name);
-    else
-      send_slice(*room_, index_, order.round, {order.attempt, order.share}, values.data(), *slice,
-                 owed_);
-    tell(LocalDisplaced{index_, order.round});
+    hand_over(
+        order.round, {order.attempt, order.share},
+        [&](std::span<float> values) { return range_.displace(order.round, values); },
+        [&](const GradientHandle& displacement) {
+          arrived(order.round, order.attempt, displacement, room_->node->name);
+        });
   }
 
   void close(const RoundClose& order) {
@@ -62,26 +44,10 @@ class LocalServer {
   }
 
   void copy_weights() {
-    if (!range_.is_open()) return;
-    auto part = std::make_shared<ShardState>();
-    part->offset = range_.range().begin;
-    const auto weights = range_.outer().weights();
-    part->weights.assign(weights.begin(), weights.end());
-    tell(WeightsCopied{std::move(part)});
+    if (range_.is_open()) tell_weights(range_.outer().weights());
   }
 
-  void weights_here(const WeightsHere& here) {
-    Status status;
-    if (here.frame == 0)
-      range_.take(here.step, {here.weights->data(), range_.range().end - range_.range().begin});
-    else
-      status = range_.take_frame(here.step, PartRoom::frame_in(here.weights, here.frame),
-                                 room_->weight_codecs[index_]);
-    if (status.ok())
-      tell(Tick{});  // look what is whole now
-    else
-      tell(ShardFailed{status.error()});
-  }
+  void weights_here(const WeightsHere& here) { take_weights(here, here.step); }
 
  private:
   void arrived(StepId round, uint32_t attempt, GradientHandle displacement,
@@ -89,17 +55,10 @@ class LocalServer {
     if (!range_.is_open()) return;
     const auto added = range_.outer().add(round, attempt, std::move(displacement));
     if (!added.ok())
-      room_->node->log.warning("node " + peer + ": " + added.error().message() + "; dropped");
+      dropped(peer, added.error());
     else if (*added == OuterShard::Arrival::kNew)
       tell(Displaced{{index_}, round, attempt});
   }
-
-  LocalServerActor::pointer self_;
-  const std::shared_ptr<PartRoom> room_;
-  LocalRange& range_;
-  const uint32_t index_;
-  const DeputyActor deputy_;
-  ErrorFeedback owed_;  // of displacements
 };
 
 }  // namespace
@@ -107,7 +66,8 @@ class LocalServer {
 LocalServerActor::behavior_type local_server(LocalServerActor::pointer self,
                                              std::shared_ptr<PartRoom> room, uint32_t index,
                                              DeputyActor deputy) {
-  const auto server = std::make_shared<LocalServer>(self, std::move(room), index, deputy);
+  LocalRange& range = *room->local[index];
+  const auto server = std::make_shared<LocalServer>(self, std::move(room), range, index, deputy);
   return {
       [=](PushGradient& push) { server->push(push); },
       [](const Apply&) {},

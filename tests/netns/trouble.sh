@@ -62,6 +62,13 @@ back() {
   until_true 30 "$1 does not come back into the job" works_in_job "$1"
   say "$1 is back at step $(step)"
 }
+# in_network STEPS SHAPE...: three nodes and a coordinator in namespaces of their own, and how long the job is.
+in_network() {
+  have "$2"
+  settings+=(--steps "$1")
+  "$net" up "$network" 4 "${@:2}"
+  start_cluster server-1 server-2 worker-1
+}
 begin() {
   start_job
   until_true 30 "the job does not begin" past 2
@@ -87,18 +94,12 @@ commits_nothing() {  # commits_nothing SECONDS
 
 case $about in
   slow)
-    have --delay
-    settings+=(--steps 25)
-    "$net" up "$network" 4 --delay 20ms --jitter 5ms --loss 1%
-    start_cluster server-1 server-2 worker-1
+    in_network 25 --delay 20ms --jitter 5ms --loss 1%
     start_job
     ends_as_alone
     ;;
   capped)
-    have --rate
-    settings+=(--steps 120)
-    "$net" up "$network" 4 --rate 1gbit
-    start_cluster server-1 server-2 worker-1
+    in_network 120 --rate 1gbit
     begin
     "$net" rate "$network" 10mbit
     say "10 Mb/s from step $(step)"
@@ -107,10 +108,7 @@ case $about in
     end
     ;;
   worker | server)
-    have --rate
-    settings+=(--steps 60)
-    "$net" up "$network" 4 --rate 100mbit
-    start_cluster server-1 server-2 worker-1
+    in_network 60 --rate 100mbit
     begin
     victim=$about-1
     say "cut off $victim"
@@ -122,10 +120,7 @@ case $about in
     end
     ;;
   minority)
-    have --rate
-    settings+=(--steps 60)
-    "$net" up "$network" 4 --rate 100mbit
-    start_cluster server-1 server-2 worker-1
+    in_network 60 --rate 100mbit
     begin
     say "cut off the coordinator"
     "$net" cut "$network" 0
@@ -137,10 +132,7 @@ case $about in
     end
     ;;
   apart)
-    have --rate
-    settings+=(--steps 60)
-    "$net" up "$network" 4 --rate 100mbit
-    start_cluster server-1 server-2 worker-1
+    in_network 60 --rate 100mbit
     begin
     say "server-1 and server-2 cannot reach each other"
     "$net" apart "$network" "${places[server-1]}" "${places[server-2]}"
@@ -151,10 +143,7 @@ case $about in
     end
     ;;
   stopped)
-    have --rate
-    settings+=(--steps 60)
-    "$net" up "$network" 4 --rate 100mbit
-    start_cluster server-1 server-2 worker-1
+    in_network 60 --rate 100mbit
     begin
     say "stop server-2"
     kill -STOP "${pids[server-2]}"
@@ -165,10 +154,7 @@ case $about in
     end
     ;;
   frozen)
-    have --rate
-    settings+=(--steps 60)
-    "$net" up "$network" 4 --rate 100mbit
-    start_cluster server-1 server-2 worker-1
+    in_network 60 --rate 100mbit
     begin
     say "stop the coordinator"
     kill -STOP "${pids[coordinator]}"
