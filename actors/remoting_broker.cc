@@ -1,13 +1,13 @@
 #include "actors/remoting_broker.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <caf/io/network/scribe_impl.hpp>
+#include <span>
 #include <utility>
 
-#include "base/check.h"
+#include "base/entropy.h"
 
 namespace fastserve {
 namespace {
@@ -55,7 +55,7 @@ class LocalScribe final : public io::network::scribe_impl {
 void RemotingMiddleman::init(caf::actor_system_config& config) {
   middleman::init(config);
   caf::node_id::default_data::host_id_type host;
-  FS_CHECK(::getrandom(host.data(), host.size(), 0) == static_cast<ssize_t>(host.size()));
+  fill_with_entropy(std::as_writable_bytes(std::span(host)));
   // The system is under construction and has spawned nothing yet; there is no other way to tell it.
   const_cast<caf::node_id&>(system().node()) =
       caf::make_node_id(static_cast<uint32_t>(::getpid()), host);

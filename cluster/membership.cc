@@ -114,8 +114,7 @@ Result<std::string> Membership::make(TokenRecord record, int64_t lifetime_second
   const std::lock_guard lock(mutex_);
   Token token;
   do {
-    FS_ASSIGN(token,
-              make_token(record.joins ? Token::Kind::kJoin : Token::Kind::kAccess, fingerprint_));
+    token = make_token(record.joins ? Token::Kind::kJoin : Token::Kind::kAccess, fingerprint_);
     record.hash = secret_hash(token.secret);
     record.id = record.hash.substr(0, kIdDigits);
   } while (tokens_.contains(record.id));

@@ -1,11 +1,8 @@
 #include "cluster/tokens.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
-#include <cerrno>
-#include <cstring>
-
+#include "base/entropy.h"
 #include "net/sha256.h"
 
 namespace fastserve {
@@ -29,20 +26,12 @@ std::string Token::text() const {
   return fmt::format("{}-{}-{}", kind == Kind::kJoin ? kJoinMark : kAccessMark, authority, secret);
 }
 
-Result<Token> make_token(Token::Kind kind, const std::string& authority) {
-  unsigned char bytes[kSecretDigits / 2];
-  size_t filled = 0;
-  while (filled < sizeof bytes) {
-    const ssize_t n = ::getrandom(bytes + filled, sizeof bytes - filled, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0)
-      return Error{ErrorCode::kInternal,
-                   fmt::format("the system gives no random numbers: {}", std::strerror(errno)),
-                   "getrandom", ""};
-    filled += static_cast<size_t>(n);
-  }
+Token make_token(Token::Kind kind, const std::string& authority) {
+  std::byte bytes[kSecretDigits / 2];
+  fill_with_entropy(bytes);
   Token token{kind, authority, ""};
-  for (const unsigned char byte : bytes) token.secret += fmt::format("{:02x}", byte);
+  for (const std::byte byte : bytes)
+    token.secret += fmt::format("{:02x}", std::to_integer<int>(byte));
   return token;
 }
 

@@ -25,8 +25,8 @@ struct Token {
   std::string text() const;
 };
 
-/// With a fresh secret from the operating system. kInternal when it has none.
-Result<Token> make_token(Token::Kind kind, const std::string& authority);
+/// With a fresh secret from the operating system.
+Token make_token(Token::Kind kind, const std::string& authority);
 
 /// kInvalidArgument says in what way `text` is no token, without repeating its secret.
 Result<Token> parse_token(std::string_view text);

@@ -124,8 +124,8 @@ Status run(const Path& folder) {
             authority.sign(made.request,
                            {authority.cluster(), "coordinator", {"coordinator"}, now + 3600}, now));
   FS_ASSIGN(TlsParty party, TlsParty::create({certificate, made.key, authority.certificate()}));
-  FS_ASSIGN(const Token read, make_token(Token::Kind::kAccess, print));
-  FS_ASSIGN(const Token admin, make_token(Token::Kind::kAccess, print));
+  const Token read = make_token(Token::Kind::kAccess, print);
+  const Token admin = make_token(Token::Kind::kAccess, print);
   StandInControl control;
   const auto serve = [&] {
     return ClusterServer::start(control, [&](const std::string& token) -> Result<AccessRole> {

@@ -25,8 +25,7 @@ Identity coordinator_of(const CertificateAuthority& authority) {
 class SecurePort {
  public:
   SecurePort()
-      : admin(
-            make_token(Token::Kind::kAccess, fingerprint(authority.certificate()).value()).value()),
+      : admin(make_token(Token::Kind::kAccess, fingerprint(authority.certificate()).value())),
         party_(TlsParty::create(coordinator_of(authority)).value()),
         bound_(bind_to("127.0.0.1", 0, false).value()) {
     server = ClusterServer::start(control, [this](const std::string& text) -> Result<AccessRole> {
@@ -120,7 +119,7 @@ TEST_CASE("a token of another cluster is noticed before it is shown") {
 TEST_CASE("an unknown token and an expired one are refused with a way on") {
   SecurePort port;
   auto taken = port.take(2);
-  const Token unknown = make_token(Token::Kind::kAccess, port.admin.authority).value();
+  const Token unknown = make_token(Token::Kind::kAccess, port.admin.authority);
   const auto stranger = connect(port.port(), unknown.text());
   REQUIRE_FALSE(stranger.ok());
   CHECK(stranger.error().message() == "the token: is not known (fsctl cluster token create)");
@@ -133,7 +132,7 @@ TEST_CASE("an unknown token and an expired one are refused with a way on") {
 
 TEST_CASE("a join token, and what is no token, go nowhere") {
   SecurePort port;
-  const Token join = make_token(Token::Kind::kJoin, port.admin.authority).value();
+  const Token join = make_token(Token::Kind::kJoin, port.admin.authority);
   for (const std::string& text : {join.text(), std::string("secret"), std::string()})
     CHECK(connect(port.port(), text).error().code == ErrorCode::kInvalidArgument);
 }
