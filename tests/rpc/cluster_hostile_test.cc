@@ -7,11 +7,11 @@
 
 #include <future>
 
-#include "base/rng.h"
 #include "cluster/tokens.h"
 #include "cluster_fixture.h"
 #include "net/identity.h"
 #include "net/tls.h"
+#include "rubbish.h"
 #include "schema/cluster.capnp.h"
 
 namespace fastserve {
@@ -37,13 +37,6 @@ void wait_for_close(const Socket& socket) {
   }
 }
 
-std::string words(std::initializer_list<uint32_t> values) {
-  std::string bytes;
-  for (const uint32_t value : values)
-    bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
-  return bytes;
-}
-
 /// A Cap'n Proto client below the client library.
 struct WireClient {
   WireClient(kj::AsyncIoContext& io, Socket socket)
@@ -66,25 +59,7 @@ TEST_CASE("rubbish costs its own connection and nothing else") {
   options.open_timeout = 100ms;
   const ServedCluster served(options);
   const auto client = served.connect();
-  const uint32_t huge = 0xffffffff;
-  std::vector<std::string> rubbish = {
-      "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-      words({0}),                                         // half a header
-      words({0, 100}) + "half",                           // half a message
-      words({0, huge}),                                   // 32 GiB to come
-      words({huge, huge}),                                // four billion segments
-      words({0, 600'000}),                                // more than the limit
-      words({0, 1, 0, 0}),                                // an empty message
-      words({0, 2, 0xfffffffe, huge, 0xfffffffe, huge}),  // pointers into nowhere
-  };
-  Rng rng(3);
-  for (int i = 0; i < 50; i++) {
-    std::string bytes(1 + rng.below(3000), '\0');
-    for (char& byte : bytes) byte = static_cast<char>(rng.next());
-    if (i % 2 == 0) bytes.replace(0, 4, 4, '\0');  // one segment, so that it is read further
-    rubbish.push_back(std::move(bytes));
-  }
-  for (const std::string& bytes : rubbish) {
+  for (const std::string& bytes : rubbish()) {
     const Socket peer = served.raw();
     send_all(peer, bytes);
     wait_for_close(peer);

@@ -7,8 +7,8 @@
 #include <mutex>
 #include <thread>
 
-#include "base/rng.h"
 #include "fixture.h"
+#include "rubbish.h"
 
 namespace fastserve {
 namespace {
@@ -73,13 +73,6 @@ class FakeServer {
   std::thread thread_;
 };
 
-std::string words(std::initializer_list<uint32_t> values) {
-  std::string bytes;
-  for (const uint32_t value : values)
-    bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
-  return bytes;
-}
-
 TEST_CASE("a taken port is refused with a way out") {
   const Served served;
   RpcServerOptions options;
@@ -142,25 +135,7 @@ TEST_CASE("rubbish costs its own connection and nothing else") {
   options.hello_timeout = std::chrono::milliseconds(100);
   const Served served(options);
   const auto client = served.connect();
-  const uint32_t huge = 0xffffffff;
-  std::vector<std::string> rubbish = {
-      "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-      words({0}),                                         // half a header
-      words({0, 100}) + "half",                           // half a message
-      words({0, huge}),                                   // 32 GiB to come
-      words({huge, huge}),                                // four billion segments
-      words({0, 600'000}),                                // more than the limit
-      words({0, 1, 0, 0}),                                // an empty message
-      words({0, 2, 0xfffffffe, huge, 0xfffffffe, huge}),  // pointers into nowhere
-  };
-  Rng rng(3);
-  for (int i = 0; i < 50; i++) {
-    std::string bytes(1 + rng.below(3000), '\0');
-    for (char& byte : bytes) byte = static_cast<char>(rng.next());
-    if (i % 2 == 0) bytes.replace(0, 4, 4, '\0');  // one segment, so that it is read further
-    rubbish.push_back(std::move(bytes));
-  }
-  for (const std::string& bytes : rubbish) {
+  for (const std::string& bytes : rubbish()) {
     RawPeer peer(served.server->port());
     peer.send(bytes);
     peer.wait_for_close();
