@@ -53,6 +53,14 @@ RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_p
         log.info(fmt::format("node {} has its next certificate", ask.node));
         return Renewed{{}, *next};
       },
+      [=, admitted = config.admitted](const AskPeer& ask) {
+        NodeClaim claim;
+        claim.cluster = ask.cluster;
+        claim.node = ask.node;
+        claim.key = ask.key;
+        const Status status = admitted ? admitted(claim) : Status();
+        return PeerAnswer{status.ok() ? Fault() : to_fault(status.error())};
+      },
       [=](const NodeTick& tick) { table->tick(tick); },
   };
 }
@@ -164,6 +172,7 @@ void ClusterCoordinator::forget(const std::string& node) {
     if (it != state_->connections.end()) connection = std::move(it->second.second);
     state_->connections.erase(node);
   }
+  for (const NodeActor& other : state_->nodes->connected()) caf::anon_send(other, DropPeer{node});
   if (!actor) return;
   caf::anon_send(
       actor, Dismissed{to_fault({ErrorCode::kInvalidArgument, "has been removed from the cluster",

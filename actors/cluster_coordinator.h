@@ -36,6 +36,9 @@ class ClusterCoordinator {
     Log log;
     /// A node's next certificate for the key of its request. Empty: nodes cannot renew.
     std::function<Result<std::string>(const NodeClaim& claim, const std::string& request)> renew;
+    /// Whether a certificate is still that of a node: asked when one connects to another. Empty: it
+    /// is.
+    std::function<Status(const NodeClaim& claim)> admitted;
   };
   static Result<std::unique_ptr<ClusterCoordinator>> start(Config config);
   /// Jobs end at once, without a checkpoint; train() returns, and no job begins any more.
@@ -49,7 +52,7 @@ class ClusterCoordinator {
 
   std::vector<NodeStatus> nodes() const;
   void set_draining(const std::string& node, bool draining);
-  /// Cuts the node off; the rest is the membership's.
+  /// Cuts the node off, here and at the other nodes; the rest is the membership's.
   void forget(const std::string& node);
 
   /// Runs a job over the nodes that there are, and those that come, until it ends; as

@@ -8,6 +8,8 @@ void add_message_types(caf::actor_system_config& config) {
       .add_message_type<Welcome>("fs_welcome")
       .add_message_type<Renew>("fs_renew")
       .add_message_type<Renewed>("fs_renewed")
+      .add_message_type<AskPeer>("fs_ask_peer")
+      .add_message_type<PeerAnswer>("fs_peer_answer")
       .add_message_type<PartOrder>("fs_part")
       .add_message_type<PartOpened>("fs_opened")
       .add_message_type<PartReady>("fs_ready")

@@ -29,6 +29,7 @@ inline Fault to_fault(const Error& error) {
 inline Error to_error(const Fault& fault) {
   return {static_cast<ErrorCode>(fault.code), fault.what, fault.where, fault.hint};
 }
+inline Status to_status(const Fault& fault) { return fault.ok() ? Status() : to_error(fault); }
 
 /// Where a node's bulk lane can be reached.
 struct Place {
@@ -52,6 +53,9 @@ struct Renew {  ///< asks for the node's next certificate
   std::string node;
   uint64_t process = 0;  ///< as in its hello
   std::string request;   ///< PEM
+};
+struct AskPeer {  ///< whether the node that has shown this certificate to another belongs here
+  std::string cluster, node, key;  ///< as in its NodeClaim
 };
 struct NodeTick {
   std::string node;
@@ -102,6 +106,9 @@ struct PeerLost {
 struct Renewed {  ///< the answer to Renew
   Fault fault;
   std::string certificate;  ///< PEM
+};
+struct PeerAnswer {  ///< the answer to AskPeer
+  Fault fault;       ///< set: have nothing to do with it
 };
 struct Welcome {  ///< the answer to NodeHello
   Fault fault;    ///< set: the node is refused
@@ -262,6 +269,14 @@ typename I::result_type inspect(I& f, Renewed& x) {
   return f(caf::meta::type_name("fs_renewed"), x.fault, x.certificate);
 }
 template <class I>
+typename I::result_type inspect(I& f, AskPeer& x) {
+  return f(caf::meta::type_name("fs_ask_peer"), x.cluster, x.node, x.key);
+}
+template <class I>
+typename I::result_type inspect(I& f, PeerAnswer& x) {
+  return f(caf::meta::type_name("fs_peer_answer"), x.fault);
+}
+template <class I>
 typename I::result_type inspect(I& f, Dismissed& x) {
   return f(caf::meta::type_name("fs_dismissed"), x.fault);
 }
@@ -282,14 +297,14 @@ inline std::vector<double> from_bits(const std::vector<uint64_t>& bits) {
 
 /// Kinds of a BulkTag, whose `job` is PartOrder::job.
 enum class BulkKind : uint64_t {
-  kGradient = 1,  ///< step, key: first << 32 | count; one message a shard, which is kind's upper
-                  ///< half. With local steps a displacement of the round that began with the step:
-                  ///< attempt << 32 | count
-  kWeights = 2,         ///< step, key: shard
-  kMoments = 3,         ///< m and v of a shard; key: shard
-  kState = 4,           ///< weights, m and v of a shard, to the coordinator; step, key: shard
-  kBest = 5,            ///< weights of a shard, to the coordinator; step, key: shard
-  kTrainData = 6,       ///< a token file
+  kGradient = 1,   ///< step, key: first << 32 | count; one message a shard, which is kind's upper
+                   ///< half. With local steps a displacement of the round that began with the step:
+                   ///< attempt << 32 | count
+  kWeights = 2,    ///< step, key: shard
+  kMoments = 3,    ///< m and v of a shard; key: shard
+  kState = 4,      ///< weights, m and v of a shard, to the coordinator; step, key: shard
+  kBest = 5,       ///< weights of a shard, to the coordinator; step, key: shard
+  kTrainData = 6,  ///< a token file
   kValidationData = 7,  ///< a token file
   kWeightFrame = 8,     ///< step, key: shard; from its owner
   kGradientFrame = 9,   ///< as kGradient
@@ -313,11 +328,13 @@ using ConductorActor = caf::typed_actor<
     caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>>;
 /// A node, as the coordinator sees it.
 using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
+                                   caf::reacts_to<wire_messages::DropPeer>,
                                    caf::reacts_to<wire_messages::Dismissed>>;
 /// A coordinator, as its nodes see it.
 using RegistryActor = caf::typed_actor<
     caf::replies_to<wire_messages::NodeHello, NodeActor>::with<wire_messages::Welcome>,
     caf::replies_to<wire_messages::Renew>::with<wire_messages::Renewed>,
+    caf::replies_to<wire_messages::AskPeer>::with<wire_messages::PeerAnswer>,
     caf::reacts_to<wire_messages::NodeTick>>;
 
 }  // namespace fastserve

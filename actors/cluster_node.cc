@@ -1,17 +1,19 @@
 #include "actors/cluster_node.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 
 #include "actors/node_part.h"
 #include "actors/remoting.h"
 #include "actors/ticket.h"
+#include "base/entropy.h"
 #include "cpu/cpu_device.h"
 
 namespace fastserve {
@@ -44,6 +46,7 @@ NodeActor::behavior_type node_actor(NodeActor::pointer self, std::shared_ptr<con
         caf::logger::set_current_actor_system(nullptr);
         self->send(part, messages::Begin{});
       },
+      [=](const DropPeer& removed) { parts->hub->drop(removed.node); },
       [=](const Dismissed& dismissed) {
         std::lock_guard lock(dismissal->mutex);
         dismissal->why = to_error(dismissed.fault);
@@ -53,9 +56,29 @@ NodeActor::behavior_type node_actor(NodeActor::pointer self, std::shared_ptr<con
 
 uint64_t random_word() {
   uint64_t word = 0;
-  FS_CHECK(::getrandom(&word, sizeof word, 0) == static_cast<ssize_t>(sizeof word));
+  fill_with_entropy(std::as_writable_bytes(std::span(&word, 1)));
   return word;
 }
+
+/// While it lives, others may ask the coordinator, too.
+class Connected {
+ public:
+  Connected(std::mutex& mutex, RegistryActor& known, const RegistryActor& coordinator)
+      : mutex_(mutex), known_(known) {
+    std::lock_guard lock(mutex_);
+    known_ = coordinator;
+  }
+  ~Connected() {
+    std::lock_guard lock(mutex_);
+    known_ = nullptr;
+  }
+  Connected(const Connected&) = delete;
+  Connected& operator=(const Connected&) = delete;
+
+ private:
+  std::mutex& mutex_;
+  RegistryActor& known_;
+};
 
 }  // namespace
 
@@ -71,10 +94,15 @@ struct ClusterNode::State {
 
   /// One connection from beginning to end; an Error when the node is refused for good.
   Status stay_connected(const CancelFlag& cancel);
+  template <class Answer, class... Question>
+  Result<Answer> ask(const RegistryActor& coordinator, Question... question);
   Status say_hello(const RegistryActor& registry, const std::string& ticket);
   NodeHello hello(const std::string& ticket) const;
   void tick(const RegistryActor& registry);
   void keep_bulk_lane();
+  Status ask_of(const NodeClaim& peer, const RegistryActor& coordinator);
+  void look_at_peers(const RegistryActor& coordinator);
+  void know(const TlsConnection& peer);
   void renew(const RegistryActor& registry);
 
   Config config;
@@ -85,6 +113,9 @@ struct ClusterNode::State {
   std::optional<caf::actor_system> actors;
   std::unique_ptr<Remoting> remoting;
   NodeActor node;
+  std::mutex mutex;                        // guards what follows
+  RegistryActor registry;                  // null: not connected
+  std::map<std::string, NodeClaim> peers;  // by name: whom lanes are, or were, to
   const std::shared_ptr<Dismissal> dismissal = std::make_shared<Dismissal>();
   std::string last_trouble;  // said once
 };
@@ -106,8 +137,9 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   parts->hub = at->hub.get();
   parts->clock = at->config.clock;
   parts->log = at->config.log;
-  parts->dial = [dial = at->config.dial_peer, hub = at->hub.get()](const Place& place) -> Status {
-    FS_ASSIGN(TlsConnection connection, dial(place.node, place.host, place.port));
+  parts->dial = [at, hub = at->hub.get()](const Place& place) -> Status {
+    FS_ASSIGN(TlsConnection connection, at->config.dial_peer(place.node, place.host, place.port));
+    at->know(connection);
     return hub->adopt(place.node, std::move(connection.stream));
   };
   try {
@@ -125,8 +157,20 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   return std::unique_ptr<ClusterNode>(new ClusterNode(std::move(state)));
 }
 
+Status ClusterNode::admitted(const NodeClaim& claim) {
+  RegistryActor registry;
+  {
+    std::lock_guard lock(state_->mutex);
+    registry = state_->registry;
+  }
+  if (registry) return state_->ask_of(claim, registry);
+  return Error{ErrorCode::kUnavailable, "cannot ask the coordinator whether it belongs here",
+               "node " + claim.node, ""};
+}
+
 void ClusterNode::bulk_connected(TlsConnection connection) {
   const std::string peer = connection.claim->node;
+  state_->know(connection);
   const Status adopted = state_->hub->adopt(peer, std::move(connection.stream));
   if (!adopted.ok())
     state_->config.log.warning(fmt::format("node {}: {}", peer, adopted.error().message()));
@@ -146,19 +190,22 @@ NodeHello ClusterNode::State::hello(const std::string& ticket) const {
   return hello;
 }
 
-Status ClusterNode::State::say_hello(const RegistryActor& registry, const std::string& ticket) {
-  Status status;
+template <class Answer, class... Question>
+Result<Answer> ClusterNode::State::ask(const RegistryActor& coordinator, Question... question) {
+  Result<Answer> got = Error();
   caf::scoped_actor self(*actors);
-  self->request(registry, kAnswer, hello(ticket), node)
-      .receive(
-          [&](const Welcome& welcome) {
-            if (!welcome.fault.ok()) status = to_error(welcome.fault);
-          },
-          [&](const caf::error& error) {
-            status = Error{ErrorCode::kUnavailable, "does not answer: " + actors->render(error),
-                           "the coordinator", ""};
-          });
-  return status;
+  self->request(coordinator, kAnswer, std::move(question)...)
+      .receive([&](const Answer& answer) { got = answer; },
+               [&](const caf::error& error) {
+                 got = Error{ErrorCode::kUnavailable, "does not answer: " + actors->render(error),
+                             "the coordinator", ""};
+               });
+  return got;
+}
+
+Status ClusterNode::State::say_hello(const RegistryActor& registry, const std::string& ticket) {
+  FS_ASSIGN(const Welcome welcome, ask<Welcome>(registry, hello(ticket), node));
+  return to_status(welcome.fault);
 }
 
 void ClusterNode::State::tick(const RegistryActor& registry) {
@@ -175,21 +222,41 @@ void ClusterNode::State::keep_bulk_lane() {
       hub->adopt(kCoordinatorPeer, std::move(connection->stream));
 }
 
+Status ClusterNode::State::ask_of(const NodeClaim& peer, const RegistryActor& coordinator) {
+  FS_ASSIGN(const PeerAnswer answer,
+            ask<PeerAnswer>(coordinator, AskPeer{peer.cluster, peer.node, peer.key}));
+  return to_status(answer.fault);
+}
+
+void ClusterNode::State::know(const TlsConnection& peer) {
+  if (!peer.claim) return;
+  std::lock_guard lock(mutex);
+  peers[peer.claim->node] = *peer.claim;
+}
+
+/// Who was removed while nobody could tell this node loses its lane now.
+void ClusterNode::State::look_at_peers(const RegistryActor& coordinator) {
+  std::map<std::string, NodeClaim> known;
+  {
+    std::lock_guard lock(mutex);
+    known = peers;
+  }
+  for (const auto& [name, claim] : known) {
+    const Status status = ask_of(claim, coordinator);
+    if (status.ok() || status.error().code == ErrorCode::kUnavailable) continue;
+    config.log.warning(status.error().message());
+    hub->drop(name);
+    std::lock_guard lock(mutex);
+    peers.erase(name);
+  }
+}
+
 void ClusterNode::State::renew(const RegistryActor& registry) {
   const auto request = config.renewal ? config.renewal() : std::nullopt;
   if (!request) return;
-  Status status;
-  caf::scoped_actor self(*actors);
-  self->request(registry, kAnswer, Renew{config.name, process, *request})
-      .receive(
-          [&](const Renewed& answer) {
-            status = answer.fault.ok() ? config.renewed(answer.certificate)
-                                       : Status(to_error(answer.fault));
-          },
-          [&](const caf::error& error) {
-            status = Error{ErrorCode::kUnavailable, "does not answer: " + actors->render(error),
-                           "the coordinator", ""};
-          });
+  const auto answer = ask<Renewed>(registry, Renew{config.name, process, *request});
+  Status status = answer.ok() ? to_status(answer->fault) : Status(answer.error());
+  if (status.ok()) status = config.renewed(answer->certificate);
   if (status.ok())
     config.log.info(fmt::format("node {} has its next certificate", config.name));
   else
@@ -206,7 +273,9 @@ Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
                                                                  *why = error;
                                                                  closed->store(true);
                                                                }));
+  const Connected connected(mutex, this->registry, registry);
   FS_TRY(say_hello(registry, ticket));
+  look_at_peers(registry);
   config.log.info(fmt::format("node {} is with its coordinator: {}", config.name, device));
   last_trouble.clear();
   Nanoseconds last{0}, renewed_at = config.clock->now() - kRenewals;

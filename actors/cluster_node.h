@@ -45,7 +45,10 @@ class ClusterNode {
   static Result<std::unique_ptr<ClusterNode>> start(Config config);
   ~ClusterNode();
 
-  /// A peer has connected for tensors.
+  /// Whether a peer that shows this certificate may connect for tensors: the coordinator is asked.
+  /// kUnavailable without one.
+  Status admitted(const NodeClaim& claim);
+  /// Such a peer has connected.
   void bulk_connected(TlsConnection connection);
   /// Until `cancel` is raised, or the coordinator refuses this node for good.
   Status run(const CancelFlag& cancel);

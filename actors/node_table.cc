@@ -1,12 +1,12 @@
 #include "actors/node_table.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
-#include "base/check.h"
+#include "base/entropy.h"
 
 namespace fastserve {
 
@@ -16,7 +16,7 @@ namespace {
 
 std::string random_text() {
   uint64_t words[2];
-  FS_CHECK(::getrandom(words, sizeof words, 0) == static_cast<ssize_t>(sizeof words));
+  fill_with_entropy(std::as_writable_bytes(std::span(words)));
   return fmt::format("{:016x}{:016x}", words[0], words[1]);
 }
 
@@ -165,6 +165,14 @@ NodeActor NodeTable::forget(const std::string& node) {
   NodeActor actor = std::move(it->second.actor);
   entries_.erase(it);
   return actor;
+}
+
+std::vector<NodeActor> NodeTable::connected() const {
+  std::lock_guard lock(mutex_);
+  std::vector<NodeActor> actors;
+  for (const auto& [name, entry] : entries_)
+    if (entry.actor) actors.push_back(entry.actor);
+  return actors;
 }
 
 std::vector<NodeStatus> NodeTable::all() const {

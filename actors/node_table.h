@@ -37,6 +37,7 @@ class NodeTable {
   /// Forgets the node; its actor, if it is connected.
   NodeActor forget(const std::string& node);
 
+  std::vector<NodeActor> connected() const;
   bool draining(const std::string& node) const;
   /// Whose shares and rates the nodes' statuses show; null: the job has ended.
   void watch(std::shared_ptr<MemberTable> members, const std::string& job, const TrainPlan& plan);

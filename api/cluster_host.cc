@@ -54,11 +54,13 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
     // Another address than loopback was the user's word to `cluster init` or `start`.
     FS_ASSIGN(BoundPort bound, bind_to(options_.address, options_.port, true));
     FS_ASSIGN(TlsParty party, make_party());
-    FS_ASSIGN(coordinator_, ClusterCoordinator::start(
-                                {members_->epoch(), &clock_, options_.log,
-                                 [this](const NodeClaim& claim, const std::string& request) {
-                                   return members_->renew(claim, request);
-                                 }}));
+    FS_ASSIGN(coordinator_,
+              ClusterCoordinator::start(
+                  {members_->epoch(), &clock_, options_.log,
+                   [this](const NodeClaim& claim, const std::string& request) {
+                     return members_->renew(claim, request);
+                   },
+                   [this](const NodeClaim& claim) { return members_->admitted(claim); }}));
     for (const MemberRecord& node : members_->nodes())
       coordinator_->set_draining(node.name, node.draining);
     jobs_ = std::make_unique<ClusterJobs>(ClusterJobs::Around{

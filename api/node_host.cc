@@ -71,7 +71,7 @@ class Host final : public NodeHost {
                            tell(connection);
                            node_->bulk_connected(std::move(connection));
                          }),
-                         [](const NodeClaim&) { return Status(); }, gate));
+                         [this](const NodeClaim& claim) { return node_->admitted(claim); }, gate));
     options_.log.info(fmt::format("node {} of cluster {}: {} lanes, roles {}, tensors at {}:{}",
                                   membership_.name, membership_.cluster, options_.lanes,
                                   fmt::join(membership_.roles, ","), host(), port));

@@ -7,6 +7,7 @@
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "actors/cluster_coordinator.h"
@@ -37,7 +38,12 @@ class InProcessCluster {
     const auto renew = [](const NodeClaim& claim, const std::string& request) {
       return Result<std::string>(claim.node + ": certified " + request);
     };
-    coordinator_ = ClusterCoordinator::start({++epoch_, &clock_, log_, renew}).value();
+    const auto admitted = [this](const NodeClaim& claim) {
+      std::lock_guard removal(removed_mutex_);
+      if (!removed_.contains(claim.node)) return Status();
+      return Status(Error{ErrorCode::kInvalidArgument, "was removed", claim.node, ""});
+    };
+    coordinator_ = ClusterCoordinator::start({++epoch_, &clock_, log_, renew, admitted}).value();
   }
   /// As a crash would: whoever is connected sees the connection end.
   void kill_coordinator() {
@@ -119,6 +125,16 @@ class InProcessCluster {
     running->node = nullptr;
   }
 
+  /// Takes a node from the membership, whether or not the coordinator runs.
+  void disown(const std::string& name) {
+    std::lock_guard lock(removed_mutex_);
+    removed_.insert(name);
+  }
+  ClusterNode& node(const std::string& name) {
+    std::lock_guard lock(nodes_mutex_);
+    return *nodes_.at(name)->node;
+  }
+
   std::string renewed(const std::string& node) {
     std::lock_guard lock(nodes_mutex_);
     return renewed_[node];
@@ -161,6 +177,8 @@ class InProcessCluster {
   uint64_t epoch_ = 0;
   std::mutex mutex_;  // guards coordinator_ while nodes dial
   std::unique_ptr<ClusterCoordinator> coordinator_;
+  std::mutex removed_mutex_;
+  std::set<std::string> removed_;
   std::mutex nodes_mutex_;
   std::map<std::string, std::string> renewed_;
   std::map<std::string, std::shared_ptr<Running>> nodes_;
