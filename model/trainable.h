@@ -71,6 +71,23 @@ struct TrainMemory {
   uint64_t activations = 0;  ///< of one TrainPass: exactly TrainPass::bytes()
 };
 
+/// What goes on beside a pass: weights may still be coming while it goes forward, and gradients go
+/// out while it goes backward. Parameters lie in the order of layers (model/parameters.h), so one
+/// mark says how far each way is: forward goes from the first element to the last, backward from
+/// the last to the first.
+///
+/// Threads: called from the pass's thread. A call may block.
+class PassFlow {
+ public:
+  virtual ~PassFlow() = default;
+  /// Before the pass reads weights up to element `end`: true when they are in place, and stay until
+  /// the pass has ended. False: the pass is to stop.
+  virtual bool await_weights(size_t end) = 0;
+  /// Elements of the gradient from `from` on are written, and will not change any more. A tied
+  /// table lies at the front, where its gradient is whole last.
+  virtual void gradient_final(size_t from) = 0;
+};
+
 /// Activations of one microbatch, and the pass over them.
 ///
 /// Owns its activations, allocated once for `max_rows` tokens; run() allocates nothing.
@@ -87,9 +104,10 @@ class TrainPass {
 
   /// Summed loss over counted targets, unscaled. With `grad` (layout.elements() floats): grad =
   /// d(scale * summed loss)/dp, overwritten. `token_losses` (rows, or empty) receives each row's
-  /// loss.
+  /// loss. `flow` is asked before each layer and told behind each; where it stops the pass, loss
+  /// and gradient mean nothing.
   virtual double run(const TrainWeights& weights, const Microbatch& batch, float scale, float* grad,
-                     std::span<double> token_losses = {}) = 0;
+                     std::span<double> token_losses = {}, PassFlow* flow = nullptr) = 0;
 
   /// Sees the input of each matrix as run() goes forward: the parameter's Hugging Face name (each
   /// part of a fused matrix in turn), and x [rows, channels] in host memory.

@@ -1,6 +1,7 @@
 // What a training job computes on, as the job sees it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,8 +22,20 @@ class GradientSource {
   /// Summed loss over the counted targets. With `grad` (elements() floats) also
   /// d(scale * summed loss)/dp, overwritten. An Error means that this source is of no further use.
   virtual Result<double> run(const Microbatch& batch, float scale, float* grad) = 0;
+  /// The same with something going on beside it: `flow` is asked for weights and told of the
+  /// gradient on the way. Of a source that does not override this all weights are asked for at the
+  /// beginning, and the gradient is final when it returns; whoever calls it counts on no more.
+  virtual Result<double> run_along(const Microbatch& batch, float scale, float* grad,
+                                   PassFlow& flow) {
+    if (!flow.await_weights(SIZE_MAX)) return 0.0;
+    return run(batch, scale, grad);
+  }
   /// into = into + other, all elements.
   virtual void add(float* into, const float* other) = 0;
+  /// The same for elements [begin, end), with the same bits. This one is for host memory.
+  virtual void add_part(float* into, const float* other, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) into[i] += other[i];
+  }
   virtual size_t bytes() const = 0;  ///< of activations
 };
 
@@ -30,13 +43,15 @@ class GradientSource {
 ///
 /// Owns:    the masters and their packed copies. Outlives its sources and buffers.
 /// Threads: masters of disjoint tiles, refresh() of different tiles and the const operations of
-///          ops() may be used at once; make_source() and allocate() by one caller at a time.
+///          ops() may be used at once, also beside sources at work on other tiles; make_source()
+///          and allocate() by one caller at a time.
 class TrainBackend {
  public:
   virtual ~TrainBackend() = default;
   virtual std::span<float> masters() = 0;
   virtual const std::vector<ParameterTile>& tiles() const = 0;
-  /// Takes a tile's masters into the layout that passes read. No source may run meanwhile.
+  /// Takes a tile's masters into the layout that passes read. No source may be reading the tile
+  /// meanwhile: one that runs may go on with what it has been let to (PassFlow).
   virtual void refresh(const ParameterTile& tile) = 0;
   /// For adamw, add and sum_squares only.
   virtual const TrainOps& ops() const = 0;

@@ -5,6 +5,23 @@
 namespace fastserve {
 namespace {
 
+/// Says that a gradient is final when the device has written it.
+class SyncedFlow final : public PassFlow {
+ public:
+  SyncedFlow(Device& device, PassFlow& flow) : device_(device), flow_(flow) {}
+  bool await_weights(size_t end) override { return flow_.await_weights(end); }
+  void gradient_final(size_t from) override {
+    if (status_.ok()) status_ = device_.sync();
+    if (status_.ok()) flow_.gradient_final(from);
+  }
+  const Status& status() const { return status_; }
+
+ private:
+  Device& device_;
+  PassFlow& flow_;
+  Status status_;
+};
+
 class DeviceSource final : public GradientSource {
  public:
   DeviceSource(std::unique_ptr<Device> device, std::unique_ptr<TrainOps> ops,
@@ -19,8 +36,19 @@ class DeviceSource final : public GradientSource {
     FS_TRY(device_->sync());
     return loss;
   }
+  Result<double> run_along(const Microbatch& batch, float scale, float* grad,
+                           PassFlow& flow) override {
+    SyncedFlow synced(*device_, flow);
+    const double loss = pass_->run(weights_, batch, scale, grad, {}, &synced);
+    FS_TRY(synced.status());
+    FS_TRY(device_->sync());
+    return loss;
+  }
   void add(float* into, const float* other) override {
     ops_->add(into, other, into, weights_.masters().size());
+  }
+  void add_part(float* into, const float* other, size_t begin, size_t end) override {
+    ops_->add(into + begin, other + begin, into + begin, end - begin);
   }
   size_t bytes() const override { return pass_->bytes(); }
 

@@ -4,14 +4,20 @@
 
 namespace fastserve {
 
-void TransformerPass::backward(const TrainWeights& weights, float* grad) {
+void TransformerPass::backward(const TrainWeights& weights, float* grad, PassFlow* flow) {
+  const auto written = [&](size_t from) {
+    if (flow != nullptr) flow->gradient_final(from);
+  };
   zero_gradients(grad);
   classifier_backward(weights, grad);
   norm_backward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output,
                 plan_.output_stats, /*accumulate=*/false, config_.layers == 0, grad);
+  written(layout_.final_norm().offset);
   for (int l = config_.layers - 1; l >= 0; --l) {
     mlp_backward(weights, l, grad);
+    written(layout_.layer(l).norm2.offset);
     attention_backward(weights, l, grad);
+    written(layout_.layer(l).norm1.offset);
   }
   // After the head's gradient was written: a tied table adds to it.
   ops_.embed_backward({.tokens = tokens_,
@@ -20,6 +26,7 @@ void TransformerPass::backward(const TrainWeights& weights, float* grad) {
                        .dtoken_table = at(grad, layout_.token_embedding()),
                        .dposition_table = at(grad, layout_.position_embedding()),
                        .channels = config_.hidden_size});
+  written(0);
 }
 
 void TransformerPass::zero_gradients(float* grad) {

@@ -112,9 +112,11 @@ void TransformerPass::take_batch(const Microbatch& batch) {
 }
 
 double TransformerPass::run(const TrainWeights& weights, const Microbatch& batch, float scale,
-                            float* grad, std::span<double> token_losses) {
+                            float* grad, std::span<double> token_losses, PassFlow* flow) {
   take_batch(batch);
   const bool train = grad != nullptr;
+  const auto may_read = [&](size_t end) { return flow == nullptr || flow->await_weights(end); };
+  if (!may_read(end_of_layer(-1))) return 0;
   ops_.embed_forward({.tokens = tokens_,
                       .positions = {positions_.data(), tokens_.size()},
                       .token_table = weights.at(layout_.token_embedding()),
@@ -122,13 +124,15 @@ double TransformerPass::run(const TrainWeights& weights, const Microbatch& batch
                       .out = at<float>(plan_.layers.empty() ? plan_.output : plan_.layers[0].input),
                       .channels = config_.hidden_size});
   for (int l = 0; l < config_.layers; ++l) {
+    if (!may_read(end_of_layer(l))) return 0;
     attention_forward(weights, l, train);
     mlp_forward(weights, l, train);
   }
+  if (!may_read(layout_.elements())) return 0;
   norm_forward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output, plan_.normed,
                plan_.output_stats);
   const double loss = classify(weights, scale, train, token_losses);
-  if (train) backward(weights, grad);
+  if (train) backward(weights, grad, flow);
   return loss;
 }
 

@@ -15,7 +15,7 @@ class TransformerPass final : public TrainPass {
                                                  const ParameterLayout& layout, int max_rows);
 
   double run(const TrainWeights& weights, const Microbatch& batch, float scale, float* grad,
-             std::span<double> token_losses) override;
+             std::span<double> token_losses, PassFlow* flow) override;
   void set_tap(Tap tap) override;
   std::vector<float> hidden(int i) const override;
   std::vector<float> logits(const TrainWeights& weights) override;
@@ -31,6 +31,11 @@ class TransformerPass final : public TrainPass {
   void find_zeroed();
   void take_batch(const Microbatch& batch);
 
+  /// The first element behind layer `l`; l = -1: behind the embeddings.
+  size_t end_of_layer(int l) const {
+    return l + 1 < config_.layers ? layout_.layer(l + 1).norm1.offset : layout_.final_norm().offset;
+  }
+
   // Forward, train_pass.cc.
   void attention_forward(const TrainWeights& weights, int layer, bool train);
   void mlp_forward(const TrainWeights& weights, int layer, bool train);
@@ -43,7 +48,7 @@ class TransformerPass final : public TrainPass {
   AttentionForward attention(int layer, bool train) const;
 
   // Backward, train_backward.cc.
-  void backward(const TrainWeights& weights, float* grad);
+  void backward(const TrainWeights& weights, float* grad, PassFlow* flow);
   void zero_gradients(float* grad);
   void classifier_backward(const TrainWeights& weights, float* grad);
   void mlp_backward(const TrainWeights& weights, int layer, float* grad);

@@ -145,6 +145,86 @@ TEST_CASE("a pass gives the same bits again, for any number of lanes and any roo
   }
 }
 
+namespace {
+
+/// Brings each weight when it is asked for and not before, and looks at each gradient when it is
+/// told of.
+class StrictFlow final : public PassFlow {
+ public:
+  StrictFlow(TinyTrainer& trainer, std::span<const float> weights, std::span<const float> grad,
+             int refused_at = -1)
+      : trainer_(trainer), weights_(weights), grad_(grad), refused_at_(refused_at) {}
+  bool await_weights(size_t end) override {
+    CHECK(end >= here_);
+    if (asked_++ == refused_at_) return false;
+    std::copy(weights_.begin() + static_cast<ptrdiff_t>(here_),
+              weights_.begin() + static_cast<ptrdiff_t>(end),
+              trainer_.weights->masters().begin() + static_cast<ptrdiff_t>(here_));
+    for (const TrainWeights::Tile& tile : trainer_.weights->tiles())
+      if (tile.offset >= here_ && tile.offset < end) {
+        CHECK(tile.offset + tile.size <= end);
+        trainer_.weights->refresh(tile, *trainer_.ops);
+      }
+    here_ = end;
+    return true;
+  }
+  void gradient_final(size_t from) override {
+    CHECK(from < finals_.back());
+    told_.insert(told_.begin(), grad_.begin() + static_cast<ptrdiff_t>(from),
+                 grad_.begin() + static_cast<ptrdiff_t>(finals_.back()));
+    finals_.push_back(from);
+  }
+  const std::vector<float>& told() const { return told_; }
+  int asked() const { return asked_; }
+  size_t steps() const { return finals_.size() - 1; }
+
+ private:
+  TinyTrainer& trainer_;
+  const std::span<const float> weights_, grad_;
+  const int refused_at_;
+  size_t here_ = 0;
+  int asked_ = 0;
+  std::vector<size_t> finals_{grad_.size()};
+  std::vector<float> told_;
+};
+
+}  // namespace
+
+TEST_CASE(
+    "a pass goes forward on weights that are still coming, and its gradient out before it ends") {
+  const auto device = fast_device();
+  for (const Architecture architecture : kArchitectures)
+    for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+      CAPTURE(architecture_name(architecture));
+      TinyTrainer trainer(*device, tiny_config(architecture), precision, 64);
+      const Microbatch batch = tiny_batch(trainer.config, {17, 1, 9}, 5);
+      const std::vector<float> expected = trainer.gradient(batch),
+                               weights = tiny_weights(trainer.layout, 7);
+      const double loss = trainer.loss;
+      trainer.load(std::vector<float>(weights.size(), std::nanf("")));
+      std::vector<float> grad(weights.size(), 12345.0f);
+      StrictFlow flow(trainer, weights, grad);
+      CHECK(trainer.pass->run(*trainer.weights, batch, 1, grad.data(), {}, &flow) == loss);
+      CHECK(flow.told() == expected);
+      CHECK(flow.asked() == 2 + trainer.config.layers);
+      CHECK(flow.steps() >= size_t(2 * trainer.config.layers) + 1);
+    }
+}
+
+TEST_CASE("a pass whose weights do not come stops where it would read them") {
+  const auto device = fast_device();
+  TinyTrainer trainer(*device, tiny_config(Architecture::kLlama), Precision::kFloat32, 64);
+  const Microbatch batch = tiny_batch(trainer.config, {17}, 5);
+  const std::vector<float> weights = tiny_weights(trainer.layout, 7);
+  for (int at = 0; at < 2 + trainer.config.layers; at++) {
+    std::vector<float> grad(weights.size());
+    StrictFlow flow(trainer, weights, grad, at);
+    trainer.pass->run(*trainer.weights, batch, 1, grad.data(), {}, &flow);
+    CHECK(flow.asked() == at + 1);
+    CHECK(flow.steps() == 0);
+  }
+}
+
 TEST_CASE("each row's loss is reported, zero where its target is not counted") {
   const auto device = fast_device();
   TinyTrainer trainer(*device, tiny_config(Architecture::kGpt2), Precision::kFloat32, 64);
