@@ -27,7 +27,7 @@ class Deputy {
   /// Whatever ends the actor, its own actors and its place in the hub end, too.
   void close() {
     if (room_ == nullptr) return;
-    room_->closing = true;
+    room_->close();
     if (sink_ != nullptr) node_->hub->close(order_.job, *sink_);
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
     own_.clear();
@@ -83,16 +83,17 @@ class Deputy {
     look();
   }
 
-  /// Whether all weights are in place, and of which step.
+  /// Which step the weights are at. An exact step begins with its first: units wait for the others.
   void look() {
     if (room_ == nullptr || room_->replica == nullptr) return;
-    const auto whole = room_->replica->whole();
-    if (!whole || moments_missing_ > 0) return;
-    if (local_ != nullptr && !ready_) local_->open(*whole);
+    const bool by_range = ready_ && local_ == nullptr;
+    const auto step = by_range ? room_->replica->newest() : room_->replica->whole();
+    if (!step || moments_missing_ > 0) return;
+    if (local_ != nullptr && !ready_) local_->open(*step);
     if (local_ != nullptr)
-      local_->carry_out(local_->rounds().weights_ready(*whole));
+      local_->carry_out(local_->rounds().weights_ready(*step));
     else
-      work_->weights_ready(*whole);
+      work_->weights_ready(*step);
     if (!ready_) {
       ready_ = true;
       room_->make_shadows();
@@ -292,7 +293,8 @@ class Deputy {
         shards_.push_back(keep(system.spawn<caf::detached>(slice_sender, room_, i)));
         continue;
       }
-      ParameterServerParts parts{with_room(room_->shards[i]), &room_->gate, {}, node_->log};
+      ParameterServerParts parts{
+          with_room(room_->shards[i]), &room_->gate, &*room_->turns, {}, node_->log};
       parts.publish = [room = room_, i](StepId at, std::span<const float> weights,
                                         const std::string* only) {
         room->publish(i, at, weights, only);
@@ -302,8 +304,9 @@ class Deputy {
       moments_missing_ += order_.step > 0;
     }
     for (uint32_t i = 0; i < room_->workers.size(); i++)
-      trainers_.push_back(keep(system.spawn<caf::detached>(
-          trainer, TrainerId{i}, with_room(room_->workers[i]), superior, shards_)));
+      trainers_.push_back(keep(
+          system.spawn<caf::detached>(trainer, TrainerId{i}, with_room(room_->workers[i]), superior,
+                                      shards_, ParameterShard::begins(room_->ranges))));
     for (int i = 0; i < node_->lanes; i++)
       takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, shards_, me)));
     caf::logger::set_current_actor_system(nullptr);

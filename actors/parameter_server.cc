@@ -8,8 +8,15 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
                                                      ParameterServerParts parts,
                                                      CoordinatorActor coordinator) {
   const auto shard = parts.shard;
-  const auto ready = [=](StepId step) {
-    if (parts.publish) parts.publish({step.value + 1}, shard->weights(), nullptr);
+  // Brings the weights to the next step, and sends them.
+  const auto go_on = [=](StepId step, const std::function<void()>& update) {
+    const StepId next{step.value + 1};
+    parts.turns->take(id.value, [&] {
+      parts.gate->enter_write(id.value, next);
+      update();
+      parts.gate->leave_write(id.value);
+      if (parts.publish) parts.publish(next, shard->weights(), nullptr);
+    });
     self->send(coordinator, ShardReady{id, step});
   };
   return {
@@ -22,17 +29,9 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
         else if (*added == ParameterShard::Added::kComplete)
           self->send(coordinator, Gathered{id, push.step, shard->squares()});
       },
-      [=](const Apply& apply) {
-        parts.gate->enter_write({apply.order.step.value + 1});
-        shard->apply(apply.order);
-        parts.gate->leave_write();
-        ready(apply.order.step);
-      },
+      [=](const Apply& apply) { go_on(apply.order.step, [&] { shard->apply(apply.order); }); },
       [](const Close&) {},
-      [=](const Skip& skip) {
-        shard->skip(skip.step);
-        ready(skip.step);
-      },
+      [=](const Skip& skip) { go_on(skip.step, [&] { shard->skip(skip.step); }); },
       [=](const CopyState&) { self->send(coordinator, StateCopied{shard->snapshot()}); },
       [=](const CopyWeights&) {
         auto part = std::make_shared<ShardState>();

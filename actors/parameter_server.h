@@ -7,6 +7,7 @@
 
 #include "actors/messages.h"
 #include "base/log.h"
+#include "train/turns.h"
 #include "train/weights_gate.h"
 
 namespace fastserve {
@@ -15,6 +16,7 @@ namespace fastserve {
 struct ParameterServerParts {
   std::shared_ptr<ParameterShard> shard;
   WeightsGate* gate = nullptr;  ///< outlives the actor
+  Turns* turns = nullptr;       ///< the same: first layers are brought to the next step first
   /// Where other nodes read these weights: called after each step and skip with the step that the
   /// weights are at, and with one peer alone when it has joined. May be empty.
   std::function<void(StepId at, std::span<const float> weights, const std::string* only)> publish;

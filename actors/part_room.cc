@@ -150,6 +150,8 @@ Status PartRoom::build() {
                                                   spec.evaluate_sequences, plan.max_rows);
   const auto make_device = [isa = node->isa](int lanes) { return make_cpu_device({lanes, isa}); };
   FS_ASSIGN(backend, make_device_backend(spec.model, spec.precision, make_device));
+  gate.divide(ranges.size());
+  turns.emplace(node->lanes);
   replica = std::make_unique<WeightReplica>(*backend, gate, ranges);
   const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
   for (uint32_t i = 0; i < ranges.size() && spec.consistency.local(); i++)
@@ -169,6 +171,8 @@ Status PartRoom::build() {
     workers.push_back(std::make_shared<GradientWorker>(
         std::move(source), *sampler, evaluation.get(), *pool, [this] { return closing.load(); },
         &gate));
+    // Who is apart begins a step with all weights of one kind.
+    if (spec.consistency.exact()) workers.back()->wait_by_range(ParameterShard::begins(ranges));
   }
   return {};
 }

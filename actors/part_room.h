@@ -13,6 +13,7 @@
 #include "train/local_range.h"
 #include "train/loose_range.h"
 #include "train/node_work.h"
+#include "train/turns.h"
 #include "train/weight_codec.h"
 #include "train/weight_replica.h"
 
@@ -43,6 +44,12 @@ struct PartRoom {
   /// Weights, shards and workers. Requires the data.
   Status build();
 
+  /// Who works on it is to stop; also who waits for weights that will not come.
+  void close() {
+    closing = true;
+    gate.end();
+  }
+
   bool owns(uint32_t shard) const { return order.owners[shard] == node->name; }
   /// What the nodes hold when the job begins. Requires the weights in place.
   void make_shadows();
@@ -71,6 +78,7 @@ struct PartRoom {
   std::unique_ptr<TrainBackend> backend;
   std::unique_ptr<GradientPool> pool;
   WeightsGate gate;
+  std::optional<Turns> turns;  ///< of the node's own shards, as many at once as it has lanes
   std::unique_ptr<WeightReplica> replica;
   std::vector<std::shared_ptr<ParameterShard>> shards;  ///< null: another node's
   std::vector<std::shared_ptr<LocalRange>> local;  ///< of each shard, with local steps; or none

@@ -44,6 +44,7 @@ struct TrainingSystem::State {
   std::unique_ptr<EvaluationPlan> evaluation;
   std::unique_ptr<GradientPool> pool;
   WeightsGate gate;
+  std::optional<Turns> turns;
   std::shared_ptr<CheckpointDirectory> checkpoints;
   std::shared_ptr<LedgerFile> ledger;
   std::optional<Checkpoint> resumed;
@@ -237,7 +238,10 @@ Status TrainingSystem::State::start_actors() {
   const JobState state = resumed ? resumed->header.state : JobState{};
   const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
   std::vector<std::shared_ptr<ParameterShard>> parts;
-  for (const auto& range : ParameterShard::ranges(*backend, plan.shards)) {
+  const std::vector<ParameterShard::Range> ranges = ParameterShard::ranges(*backend, plan.shards);
+  gate.divide(ranges.size());
+  turns.emplace(static_cast<int>(ranges.size()));  // as many as there are lanes, all at once
+  for (const auto& range : ranges) {
     parts.push_back(std::make_shared<ParameterShard>(
         *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)}));
     if (resumed) parts.back()->restore(resumed->m, resumed->v);
@@ -253,11 +257,12 @@ Status TrainingSystem::State::start_actors() {
     coordinator_handle = actors->spawn<caf::detached>(coordinator, driven);
     for (uint32_t i = 0; i < parts.size(); i++)
       shards.push_back(actors->spawn<caf::detached>(
-          parameter_server, ShardId{i}, ParameterServerParts{parts[i], &gate, {}, config.log},
-          coordinator_handle));
+          parameter_server, ShardId{i},
+          ParameterServerParts{parts[i], &gate, &*turns, {}, config.log}, coordinator_handle));
     for (uint32_t i = 0; i < workers.size(); i++)
       trainers.push_back(actors->spawn<caf::detached>(trainer, TrainerId{i}, workers[i],
-                                                      coordinator_handle, shards));
+                                                      coordinator_handle, shards,
+                                                      ParameterShard::begins(ranges)));
     if (checkpoints != nullptr)
       writer =
           actors->spawn<caf::detached>(checkpoint_writer, checkpoints, std::move(header), ledger);

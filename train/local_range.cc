@@ -39,11 +39,11 @@ void LocalRange::leave() {
 }
 
 void LocalRange::begin(StepId round, uint32_t microbatches) {
-  gate_.enter_write(round);
+  gate_.enter_write(index_, round);
   leave();
   if (moved_) refresh();
   start_.assign(masters().begin(), masters().end());
-  gate_.leave_write();
+  gate_.leave_write(index_);
   shard_.begin(StepLayout(microbatches), round);
   round_ = round;
   active_ = true;
@@ -59,10 +59,10 @@ std::optional<std::vector<double>> LocalRange::add(StepId step, Subtree piece, G
 bool LocalRange::apply(ApplyOrder order) {
   if (!active_ || order.step != shard_.step()) return false;
   order.update = ++updates_;
-  gate_.enter_write(round_);
+  gate_.enter_write(index_, round_);
   shard_.apply(order);
   moved_ = true;
-  gate_.leave_write();
+  gate_.leave_write(index_);
   return true;
 }
 
@@ -82,9 +82,9 @@ bool LocalRange::displace(StepId round, std::span<float> out) {
 }
 
 void LocalRange::leave_for(StepId step) {
-  gate_.enter_write(step);
+  gate_.enter_write(index_, step);
   leave();
-  gate_.leave_write();
+  gate_.leave_write(index_);
 }
 
 void LocalRange::take(StepId step, std::span<const float> weights) {
@@ -109,11 +109,11 @@ void LocalRange::open(StepId step) {
 
 Status LocalRange::close(const RoundClose& order) {
   FS_TRY(outer_->close(order));
-  gate_.enter_write(outer_->step());
+  gate_.enter_write(index_, outer_->step());
   active_ = false;
   std::copy(outer_->weights().begin(), outer_->weights().end(), masters().begin());
   refresh();
-  gate_.leave_write();
+  gate_.leave_write(index_);
   replica_.applied(index_, outer_->step());
   return {};
 }

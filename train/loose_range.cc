@@ -87,9 +87,9 @@ Result<LooseRange::Applied> LooseRange::apply(const std::string& node, StepId st
     order.learning_rate = learning_rate_at(spec_, static_cast<int64_t>(step.value)) * share;
     order.update = ++updates_;
     order.share = share;
-    gate_.enter_write({0});
+    gate_.enter_write(index_, {0});
     shard_.apply(order);
-    gate_.leave_write();
+    gate_.leave_write(index_);
   }
   if (replica_.behind(index_, version_for(node)) && node.empty())
     replica_.applied(index_, version_for(node));
@@ -109,8 +109,8 @@ Status LooseRange::close(const RoundClose& order) {
   segment_.value += order.steps;
   applied_.clear();
   sent_.clear();
-  gate_.enter_write(met_version());
-  gate_.leave_write();
+  gate_.enter_write(index_, met_version());
+  gate_.leave_write(index_);
   replica_.applied(index_, met_version());
   return {};
 }

@@ -27,6 +27,12 @@ std::vector<ParameterShard::Range> ParameterShard::ranges(const std::vector<Para
   return ranges;
 }
 
+std::vector<size_t> ParameterShard::begins(const std::vector<Range>& ranges) {
+  std::vector<size_t> begins;
+  for (const Range& range : ranges) begins.push_back(range.begin);
+  return begins;
+}
+
 ParameterShard::ParameterShard(TrainBackend& backend, Range range, const TrainSpec& spec,
                                StepLayout layout, StepId first_step)
     : backend_(backend),

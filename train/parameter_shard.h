@@ -48,6 +48,8 @@ class ParameterShard {
   static std::vector<Range> ranges(const std::vector<ParameterTile>& tiles, size_t elements,
                                    int shards);
 
+  static std::vector<size_t> begins(const std::vector<Range>& ranges);
+
   /// `backend` must outlive this.
   ParameterShard(TrainBackend& backend, Range range, const TrainSpec& spec, StepLayout layout,
                  StepId first_step);

@@ -29,21 +29,21 @@ void WeightReplica::take(size_t r, StepId step, std::span<const float> weights) 
   const ParameterShard::Range& range = ranges_[r];
   FS_CHECK(weights.size() == range.end - range.begin);
   if (!behind(r, step)) return;
-  gate_.enter_write(step);
+  gate_.enter_write(r, step);
   std::copy(weights.begin(), weights.end(), backend_.masters().data() + range.begin);
   refresh(r);
-  gate_.leave_write();
+  gate_.leave_write(r);
   applied(r, step);
 }
 
 Status WeightReplica::take_frame(size_t r, StepId step, std::span<const std::byte> frame,
                                  const WeightCodec& codec) {
   if (!behind(r, step)) return {};
-  gate_.enter_write(step);
+  gate_.enter_write(r, step);
   const Status status = codec.decode(
       frame, backend_.masters().subspan(codec.begin(), codec.elements()), versions_[r]);
   if (status.ok()) refresh(r);
-  gate_.leave_write();
+  gate_.leave_write(r);
   if (status.ok()) applied(r, step);
   return status;
 }
@@ -51,6 +51,11 @@ Status WeightReplica::take_frame(size_t r, StepId step, std::span<const std::byt
 void WeightReplica::applied(size_t r, StepId step) {
   std::lock_guard lock(mutex_);
   steps_[r] = step;
+}
+
+std::optional<StepId> WeightReplica::newest() const {
+  std::lock_guard lock(mutex_);
+  return steps_.empty() ? std::nullopt : *std::max_element(steps_.begin(), steps_.end());
 }
 
 std::optional<StepId> WeightReplica::whole() const {

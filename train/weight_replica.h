@@ -35,6 +35,8 @@ class WeightReplica {
   bool behind(size_t r, StepId step) const;
   /// A shard of this node has brought its own range to `step`.
   void applied(size_t r, StepId step);
+  /// The latest step that any range is at.
+  std::optional<StepId> newest() const;
   /// The step that all ranges are at, when they are at the same.
   std::optional<StepId> whole() const;
 

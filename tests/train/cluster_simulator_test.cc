@@ -160,9 +160,10 @@ TEST_CASE("the simulator notices when displacements count before they have arriv
 }
 
 TEST_CASE("the simulator notices when a rule of the protocol is broken") {
-  for (const Broken broken : {Broken{.losses_unheard = true}, Broken{.moments_forgotten = true},
-                              Broken{.ledger_unsynced = true}, Broken{.weights_in_any_order = true},
-                              Broken{.units_before_weights = true}}) {
+  for (const Broken broken :
+       {Broken{.losses_unheard = true}, Broken{.moments_forgotten = true},
+        Broken{.ledger_unsynced = true}, Broken{.weights_in_any_order = true},
+        Broken{.units_before_weights = true}, Broken{.overtaken_stay = true}}) {
     const auto trouble = first_trouble(broken, 1000);
     CHECK(trouble);
     if (trouble) MESSAGE(*trouble);

@@ -38,8 +38,9 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
 
   void begin() {
     began_ = clock().now();
-    for (const Known& node : around_.nodes)
-      if (node.serves) owners_.insert(owners_.end(), static_cast<size_t>(node.lanes), node.name);
+    for (uint64_t stripes = 1 + world().rng.below(3); stripes > 0; stripes--)
+      for (const Known& node : around_.nodes)
+        if (node.serves) owners_.insert(owners_.end(), static_cast<size_t>(node.lanes), node.name);
     const FakeBackend model;
     ranges_ =
         ParameterShard::ranges(const_cast<FakeBackend&>(model), static_cast<int>(owners_.size()));

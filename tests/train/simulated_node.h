@@ -30,7 +30,8 @@ struct Broken {
   bool moments_forgotten = false;     ///< a shard goes on without them
   bool ledger_unsynced = false;       ///< a checkpoint does not wait for the ledger
   bool weights_in_any_order = false;  ///< a range may go back to an earlier step
-  bool units_before_weights = false;  ///< a unit does not wait for its step's weights
+  bool units_before_weights = false;  ///< a pass does not wait for its step's weights
+  bool overtaken_stay = false;        ///< a pass waits on for weights of a step that is over
   bool arrivals_presumed = false;     ///< a displacement counts as arrived when it is sent
 };
 
@@ -62,6 +63,17 @@ class RememberingSource final : public GradientSource {
       loss = source_.run(batch, scale, gradient.data()).value();
     }
     if (grad != nullptr) std::copy(gradient.begin(), gradient.end(), grad);
+    return loss;
+  }
+  /// In layers of a kind, as a transformer goes.
+  Result<double> run_along(const Microbatch& batch, float scale, float* grad,
+                           PassFlow& flow) override {
+    constexpr size_t kLayer = FakeBackend::kElements / 8;
+    for (size_t end = kLayer; end <= FakeBackend::kElements; end += kLayer)
+      if (!flow.await_weights(end)) return 0.0;
+    const auto loss = run(batch, scale, grad);
+    for (size_t from = FakeBackend::kElements; grad != nullptr && from > kLayer; from -= kLayer)
+      flow.gradient_final(from - kLayer);
     return loss;
   }
   void add(float* into, const float* other) override { source_.add(into, other); }
@@ -129,12 +141,36 @@ class Part : public std::enable_shared_from_this<Part> {
   const LinkEnd control_;
 
  private:
+  /// When to look again: ever less often, since a slow node keeps others waiting for long.
+  struct Patience {
+    Nanoseconds next(World& world) {
+      most = std::min<Nanoseconds>(2 * most, 50ms);
+      return world.delay(5us, most);
+    }
+    Nanoseconds most = 100us;
+  };
+  /// Of an actor that may have to wait in the midst of a message: false, and it is asked again.
+  struct Mailbox {
+    std::deque<std::function<bool()>> waiting;
+    bool blocked = false;
+    Patience patience;
+  };
+  /// A unit at work in an exact job.
+  struct Pass {
+    WorkItem item;
+    size_t held = 0;  // ranges of the weights
+    Patience patience;
+    std::optional<Result<GradientWorker::Done>> done;
+    size_t pushed = 0;                                       // shards, from the last one on
+    std::deque<std::pair<GradientHandle, size_t>> finished;  // from which element on
+  };
   struct Trainer {
     std::unique_ptr<GradientWorker> worker;
     std::deque<WorkItem> mailbox;
     bool busy = false;
     Channel to_deputy;
     std::vector<Channel> to_shards;
+    Pass pass;
   };
   struct Shard {
     std::unique_ptr<ParameterShard> owned;  // or
@@ -143,6 +179,7 @@ class Part : public std::enable_shared_from_this<Part> {
     std::unique_ptr<LooseRange> loose;  // or, with loose consistency
     std::unique_ptr<GradientPool> slices;
     Channel from_deputy, from_lanes, to_deputy, to_taker, from_taker;
+    Mailbox mailbox;  // in an exact job
   };
 
   void to_conductor(std::function<void(Conductor&)> say, bool repeatable = false);
@@ -158,10 +195,22 @@ class Part : public std::enable_shared_from_this<Part> {
                  const std::vector<double>& losses);
   void run_next(uint32_t trainer);
   void finish(uint32_t trainer, const WorkItem& item, Result<GradientWorker::Done> done);
+  void push_later(uint32_t trainer, uint32_t shard, const WorkItem& item, GradientHandle sum);
+  // In an exact job: simulated_pass.h.
+  void begin_pass(uint32_t trainer, WorkItem item);
+  void read_on(uint32_t trainer);
+  void go_back(uint32_t trainer);
+  void end_pass(uint32_t trainer);
+  Nanoseconds some_time();
+  void to_mailbox(Mailbox& box, std::function<bool()> what);
+  void drain(Mailbox& box);
+  /// To an actor of a shard of its own, or one that sends to the owner.
+  void to_shard(uint32_t shard, Channel& channel, std::function<bool()> what);
+  void update(uint32_t shard, StepId step, std::function<void()> what);
   void push(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
   void publish(uint32_t shard, const std::string* only);
   void ready(uint32_t shard, StepId step);
-  void take_weights(const std::string& peer, const Parcel& parcel);
+  bool take_weights(const std::string& peer, const Parcel& parcel);
   bool owns(uint32_t shard) const;
   // Unless the job is exact: simulated_local.h.
   bool apart() const;
@@ -198,6 +247,7 @@ class Part : public std::enable_shared_from_this<Part> {
   GradientPool pool_{[this] { return backend_.allocate(FakeBackend::kElements * 4); }};
   std::vector<Shard> shards_;
   std::vector<Trainer> trainers_;
+  std::vector<Mailbox> takers_;
   std::vector<std::string> peers_;
   std::deque<Call> mailbox_;
   bool blocked_ = false, draining_ = false, built_ = false, ready_ = false, ended_ = false;

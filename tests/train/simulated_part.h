@@ -83,7 +83,9 @@ inline void Part::begin() {
 
 inline void Part::build() {
   const StepLayout layout(static_cast<uint32_t>(node_.common.plan.microbatches));
+  gate_.divide(ranges_.size());
   replica_ = std::make_unique<WeightReplica>(backend_, gate_, ranges_);
+  takers_.resize(static_cast<size_t>(node_.lanes));
   for (uint32_t i = 0; i < ranges_.size(); i++) {
     Shard& shard = shards_.emplace_back();
     const size_t bytes = (ranges_[i].end - ranges_[i].begin) * sizeof(float);
@@ -99,12 +101,14 @@ inline void Part::build() {
       shard.elsewhere = std::make_unique<UnitSum>(ranges_[i].begin, ranges_[i].end, backend_.ops());
     }
   }
+  WeightsGate* const gate = node_.common.broken.units_before_weights ? nullptr : &gate_;
   for (int i = 0; order_.trains && i < node_.lanes; i++) {
     Trainer& trainer = trainers_.emplace_back();
     trainer.to_shards.resize(ranges_.size());
     trainer.worker = std::make_unique<GradientWorker>(
         std::make_unique<RememberingSource>(backend_), *node_.common.sampler,
-        &*node_.common.evaluation, pool_, [this] { return ended_; }, &gate_);
+        &*node_.common.evaluation, pool_, [this] { return ended_; }, gate);
+    if (!apart() && gate != nullptr) trainer.worker->wait_by_range(ParameterShard::begins(ranges_));
   }
   work_ = std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
   if (apart()) rounds_.emplace(node_.common.spec, *work_, ranges_);
@@ -146,18 +150,24 @@ inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
     if (apart())
       return later(shards_[parcel.shard].from_lanes,
                    [this, peer, parcel, slice = copied()] { gradient_here(peer, parcel, slice); });
-    later(shards_[parcel.shard].from_lanes, [this, parcel, slice = copied()] {
+    to_shard(parcel.shard, shards_[parcel.shard].from_lanes, [this, parcel, slice = copied()] {
       push(parcel.shard, parcel.step, parcel.subtree, parcel.subtree, slice);
+      return true;
     });
   } else if (parcel.tensor == Tensor::kWeights) {
     if (peer != kCoordinator && order_.owners[parcel.shard] != peer) return;
     tell([this, peer, parcel, slice = copied()] {
       Shard& shard = shards_[parcel.shard];
-      later(apart() ? shard.from_deputy : shard.to_taker, [this, peer, parcel, slice, &shard] {
+      const auto take = [this, peer, parcel, slice, &shard] {
         Parcel here = parcel;
         here.floats = {slice->data(), slice->elements()};
-        take_weights(peer, here);
+        if (!take_weights(peer, here)) return false;
         later(shard.from_taker, [this] { tell([this] { look(); }); });
+        return true;
+      };
+      if (apart()) return later(shard.from_deputy, [take] { take(); });
+      later(shard.to_taker, [this, take, taker = parcel.shard % takers_.size()] {
+        to_mailbox(takers_[taker], take);
       });
     });
   } else if (peer == kCoordinator && (ours || node_.common.spec.consistency.local())) {
@@ -175,26 +185,38 @@ inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
   }
 }
 
-inline void Part::take_weights(const std::string& peer, const Parcel& parcel) {
-  if (apart()) return take_apart(peer, parcel);
-  if (!node_.common.broken.weights_in_any_order)
-    return replica_->take(parcel.shard, parcel.step, parcel.floats);
+/// False: not yet.
+inline bool Part::take_weights(const std::string& peer, const Parcel& parcel) {
+  if (apart()) {
+    take_apart(peer, parcel);
+    return true;
+  }
+  const bool any_order = node_.common.broken.weights_in_any_order;
+  if (!any_order && !replica_->behind(parcel.shard, parcel.step)) return true;
+  if (!gate_.may_write(parcel.shard, parcel.step)) return false;
+  if (!any_order) {
+    replica_->take(parcel.shard, parcel.step, parcel.floats);
+    return true;
+  }
+  gate_.enter_write(parcel.shard, parcel.step);
   const auto& range = ranges_[parcel.shard];
   std::copy(parcel.floats.begin(), parcel.floats.end(), backend_.masters().data() + range.begin);
   for (size_t i = range.first_tile; i < range.first_tile + range.tiles; i++)
     backend_.refresh(backend_.tiles()[i]);
+  gate_.leave_write(parcel.shard);
   replica_->applied(parcel.shard, parcel.step);
+  return true;
 }
 
 inline void Part::look() {
   if (!built_) return;
-  const auto whole = replica_->whole();
-  if (!whole || moments_missing_ > 0) return;
-  if (apart() && !ready_) open(*whole);
+  const auto step = ready_ && !apart() ? replica_->newest() : replica_->whole();
+  if (!step || moments_missing_ > 0) return;
+  if (apart() && !ready_) open(*step);
   if (apart())
-    carry_out(rounds_->weights_ready(*whole));
+    carry_out(rounds_->weights_ready(*step));
   else
-    work_->weights_ready(*whole);
+    work_->weights_ready(*step);
   if (!ready_) {
     ready_ = true;
     to_conductor([name = node_.name](Conductor& conductor) { conductor.ready(name); }, true);
@@ -226,9 +248,8 @@ inline void Part::run_next(uint32_t index) {
   trainer.busy = true;
   const WorkItem item = std::move(trainer.mailbox.front());
   trainer.mailbox.pop_front();
-  const double count = item.kind == WorkItem::Kind::kGradient ? item.subtree.count : 1;
-  const auto takes = Nanoseconds(static_cast<int64_t>(
-      count * node_.pace * static_cast<double>(node_.world.delay(500us, 4ms).count())));
+  if (!apart()) return begin_pass(index, item);
+  const Nanoseconds takes = item.subtree.count * some_time();
   // What it reads of the weights it may read at the beginning or at the end of that time.
   const bool early = node_.world.chance(0.5);
   std::shared_ptr<Result<GradientWorker::Done>> done;
@@ -248,12 +269,11 @@ inline void Part::finish(uint32_t index, const WorkItem& item,
   if (done.passed_by) return;
   if (done.dropped) return later(trainer.to_deputy, [this] { tell([this] { pump(); }); });
   if (done.gradient != nullptr)
-    for (uint32_t shard = 0; shard < shards_.size(); shard++)
-      // With local steps behind what the deputy has ordered before the trainer was asked.
-      later(apart() ? shards_[shard].from_deputy : trainer.to_shards[shard],
-            [this, shard, item, gradient = done.gradient] {
-              push(shard, item.step, item.subtree, item.whole, gradient);
-            });
+    for (uint32_t shard = 0; shard < shards_.size() && apart(); shard++)
+      // Behind what the deputy has ordered before the trainer was asked.
+      later(shards_[shard].from_deputy, [this, shard, item, gradient = done.gradient] {
+        push(shard, item.step, item.subtree, item.whole, gradient);
+      });
   later(trainer.to_deputy, [this, index, item, losses = done.losses] {
     tell([=, this] { work_done(index, item.round, item.unit, losses); });
   });
@@ -297,21 +317,11 @@ inline void Part::push(uint32_t index, StepId step, Subtree subtree, Subtree who
 }
 
 inline void Part::apply(uint32_t index, const ApplyOrder& order) {
-  if (!built_ || !owns(index)) return;
-  later(shards_[index].from_deputy, [=, this] {
-    gate_.enter_write({order.step.value + 1});
-    shards_[index].owned->apply(order);
-    gate_.leave_write();
-    ready(index, order.step);
-  });
+  update(index, order.step, [=, this] { shards_[index].owned->apply(order); });
 }
 
 inline void Part::skip(uint32_t index, StepId step) {
-  if (!built_ || !owns(index)) return;
-  later(shards_[index].from_deputy, [=, this] {
-    shards_[index].owned->skip(step);
-    ready(index, step);
-  });
+  update(index, step, [=, this] { shards_[index].owned->skip(step); });
 }
 
 inline void Part::ready(uint32_t index, StepId step) {
@@ -337,7 +347,7 @@ inline void Part::publish(uint32_t index, const std::string* only) {
 
 inline void Part::copy(uint32_t index, bool weights_only) {
   if (!built_ || !owns(index)) return;
-  later(shards_[index].from_deputy, [=, this] {
+  to_shard(index, shards_[index].from_deputy, [=, this] {
     const Shard& shard = shards_[index];
     const auto state = apart() ? snapshot_of(shard) : shard.owned->snapshot();
     later(shards_[index].to_deputy, [=, this] {
@@ -352,6 +362,7 @@ inline void Part::copy(uint32_t index, bool weights_only) {
             false, 1 << 20);
       });
     });
+    return true;
   });
 }
 
@@ -364,9 +375,10 @@ inline void Part::add_peer(const std::string& peer) {
                  peers_.push_back(peer);
                for (uint32_t i = 0; i < shards_.size(); i++)
                  if (owns(i))
-                   later(shards_[i].from_deputy, [=, this] {
+                   to_shard(i, shards_[i].from_deputy, [=, this] {
                      if (shards_[i].loose) shards_[i].loose->joined(peer);
                      publish(i, &peer);
+                     return true;
                    });
              });
 }
@@ -381,3 +393,4 @@ inline void Part::peer_gone(const std::string& peer) {
 }  // namespace fastserve::simulated
 
 #include "simulated_local.h"
+#include "simulated_pass.h"
