@@ -7,6 +7,7 @@
 
 #include "actors/conductor_sink.h"
 #include "actors/remote_actors.h"
+#include "actors/shard_places.h"
 
 namespace fastserve {
 
@@ -31,7 +32,8 @@ class Conductor {
     began_ = parts_->clock->now();
     const ParameterLayout layout(parts_->spec.model);
     const auto tiles = TrainWeights::tiles_of(parts_->spec.model, layout);
-    owners_ = place_shards(parts_->nodes, tiles.size());
+    owners_ = place_shards(parts_->nodes, tiles.size(),
+                           count_stripes(parts_->spec, layout.elements(), parts_->nodes));
     ranges_ = ParameterShard::ranges(tiles, layout.elements(), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
     sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_);
@@ -349,17 +351,6 @@ void MemberTable::drop(const std::string& node) {
 std::map<std::string, Member> MemberTable::all() const {
   std::lock_guard lock(mutex_);
   return members_;
-}
-
-std::vector<std::string> place_shards(const std::vector<JobNode>& nodes, size_t most) {
-  std::vector<std::string> owners;
-  for (const JobNode& node : nodes)
-    if (node.serves) owners.insert(owners.end(), static_cast<size_t>(node.lanes), node.name);
-  if (owners.size() <= most) return owners;
-  owners.clear();
-  for (const JobNode& node : nodes)
-    if (node.serves && owners.size() < most) owners.push_back(node.name);
-  return owners;
 }
 
 ConductorShell::behavior_type conductor(ConductorShell::pointer self,

@@ -113,7 +113,4 @@ using ConductorShell = caf::typed_actor<
 ConductorShell::behavior_type conductor(ConductorShell::pointer self,
                                         std::shared_ptr<ConductorParts> parts);
 
-/// Which node owns each shard: as many shards as the serving nodes have lanes, side by side.
-std::vector<std::string> place_shards(const std::vector<JobNode>& nodes, size_t most);
-
 }  // namespace fastserve
