@@ -94,7 +94,8 @@ Status DiskStore::clean() {
   for (const auto& [key, value] : records) known.insert(key.substr(std::strlen("extent/")));
   for (const auto& entry : std::filesystem::directory_iterator(root_ / "extents", error))
     if (!known.contains(entry.path().filename())) std::filesystem::remove(entry.path(), error);
-  return {};
+  constexpr int64_t kWeek = 7 * 24 * 3600;
+  return drop_arrived(kWeek, {});
 }
 
 Result<PieceRecord> DiskStore::need_piece(const Hash128& hash) const {
@@ -184,39 +185,45 @@ Status DiskStore::verify(const ModelRef& ref, const std::function<void(double)>&
   return {};
 }
 
-Status DiskStore::release_version(const ModelRef& resolved, Changes& changes, Dead& dead) const {
+Status DiskStore::release_piece(const Hash128& hash, Changes& changes, Dead& dead) const {
   // What an earlier release in the same group changed counts, not what the catalogue holds.
-  const auto current = [&](const std::string& key) -> Result<std::string> {
-    if (const auto changed = changes.find(key); changed != changes.end())
-      return changed->second.value_or("");
-    FS_ASSIGN(const std::optional<std::string> bytes, catalogue_->get(key));
-    return bytes.value_or("");
-  };
+  const std::string key = piece_key(hash);
+  FS_ASSIGN(const std::string bytes, current(key, changes));
+  FS_ASSIGN(PieceRecord piece, PieceRecord::decode(bytes, key));
+  if (piece.versions > 1) {
+    piece.versions--;
+    changes[key] = piece.encode();
+    return {};
+  }
+  changes[key] = std::nullopt;
+  const std::string holder = extent_key(piece.extent);
+  FS_ASSIGN(const std::string extent_bytes, current(holder, changes));
+  FS_ASSIGN(ExtentRecord extent, ExtentRecord::decode(extent_bytes, holder));
+  if (--extent.pieces > 0) {
+    changes[holder] = extent.encode();
+    dead.pieces.push_back(std::move(piece));
+  } else {
+    changes[holder] = std::nullopt;
+    dead.extents.push_back(piece.extent);
+  }
+  return {};
+}
+
+Result<std::string> DiskStore::current(const std::string& key, const Changes& changes) const {
+  if (const auto changed = changes.find(key); changed != changes.end())
+    return changed->second.value_or("");
+  FS_ASSIGN(const std::optional<std::string> bytes, catalogue_->get(key));
+  return bytes.value_or("");
+}
+
+Status DiskStore::release_version(const ModelRef& resolved, Changes& changes, Dead& dead) const {
   const std::string key = manifest_key(resolved.name, resolved.version);
-  FS_ASSIGN(const std::string bytes, current(key));
+  FS_ASSIGN(const std::string bytes, current(key, changes));
   FS_ASSIGN(const Manifest manifest, Manifest::decode(bytes, key));
   std::set<Hash128> pieces;
   for (const ManifestEntry& entry : manifest.entries)
     pieces.insert(entry.pieces.begin(), entry.pieces.end());
-  for (const Hash128& hash : pieces) {
-    FS_ASSIGN(const std::string piece_bytes, current(piece_key(hash)));
-    FS_ASSIGN(PieceRecord piece, PieceRecord::decode(piece_bytes, piece_key(hash)));
-    if (--piece.versions > 0) {
-      changes[piece_key(hash)] = piece.encode();
-      continue;
-    }
-    changes[piece_key(hash)] = std::nullopt;
-    const std::string holder = extent_key(piece.extent);
-    FS_ASSIGN(const std::string extent_bytes, current(holder));
-    FS_ASSIGN(ExtentRecord extent, ExtentRecord::decode(extent_bytes, holder));
-    if (--extent.pieces > 0) {
-      changes[holder] = extent.encode();
-      dead.pieces.push_back(std::move(piece));
-    } else {
-      changes[holder] = std::nullopt;
-      dead.extents.push_back(piece.extent);
-    }
-  }
+  for (const Hash128& hash : pieces) FS_TRY(release_piece(hash, changes, dead));
   changes[key] = std::nullopt;
   changes[version_key(resolved.name, resolved.version)] = std::nullopt;
   return {};

@@ -1,10 +1,12 @@
 // The Store on a local disk.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,11 +14,12 @@
 #include "store/extent_reader.h"
 #include "store/records.h"
 #include "store/store.h"
+#include "store/transfer.h"
 
 namespace fastserve {
 
-/// Locks, outermost first: content_ (what extents hold: publish and remove), names_ (versions,
-/// tags, leases). Readers of the catalogue take names_ only.
+/// Locks, outermost first: content_ (what extents hold: publish, receive and remove), names_
+/// (versions, tags, leases). Readers of the catalogue take names_ only.
 class DiskStore final : public Store {
  public:
   /// Without a lock only the catalogue may be read.
@@ -42,9 +45,14 @@ class DiskStore final : public Store {
   Result<uint64_t> remove(const ModelRef& ref) override;
   Status verify(const ModelRef& ref, const std::function<void(double)>& progress,
                 const CancelFlag* cancel) override;
+  Result<std::unique_ptr<OutgoingModel>> send(const ModelRef& ref) override;
+  Result<std::unique_ptr<IncomingModel>> receive(ModelListing listing,
+                                                 const ReceiveAs& as) override;
   const Path& root() const override { return root_; }
 
  private:
+  class Outgoing;
+  class Incoming;
   /// kUnavailable for a store that was opened for a glance.
   Status require_lock() const;
 
@@ -79,7 +87,15 @@ class DiskStore final : public Store {
     std::vector<PieceRecord> pieces;  ///< inside extents that live on
   };
   Status release_version(const ModelRef& resolved, Changes& changes, Dead& dead) const;
+  /// The same for one piece of it.
+  Status release_piece(const Hash128& hash, Changes& changes, Dead& dead) const;
+  /// A record as the changes leave it; empty: there is none.
+  Result<std::string> current(const std::string& key, const Changes& changes) const;
   uint64_t free_space_of(const Dead& dead) const;
+
+  /// Pieces that came for a version that never did (see IncomingModel): gives up those that have
+  /// waited for `age` seconds, but for `wanted`.
+  Status drop_arrived(int64_t age, const std::set<Hash128>& wanted);
 
   const Path root_;
   const std::optional<FileLock> lock_;
@@ -88,6 +104,7 @@ class DiskStore final : public Store {
   const Clock* const clock_;
   std::mutex content_;
   mutable std::mutex names_;
+  std::atomic<uint64_t> receiving_{0};  // names the files of each that is under way
   mutable std::map<std::string, std::weak_ptr<Lease>> leases_;  // by manifest key; under names_
 };
 

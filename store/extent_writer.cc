@@ -27,7 +27,7 @@ ExtentWriter::~ExtentWriter() {
 }
 
 Path ExtentWriter::temporary(size_t index) const {
-  return root_ / "tmp" / ("extent-" + std::to_string(index));
+  return root_ / "tmp" / (label_ + "-" + std::to_string(index));
 }
 
 Path ExtentWriter::final_path(const Extent& extent) const {

@@ -29,8 +29,10 @@ class ExtentWriter {
     uint64_t bytes = 0;
   };
 
-  /// `expected` bytes are to come: space for them is claimed extent by extent.
-  ExtentWriter(const Path& root, uint64_t expected) : root_(root), expected_(expected) {}
+  /// `expected` bytes are to come: space for them is claimed extent by extent. Writers that are at
+  /// work at once have labels of their own.
+  ExtentWriter(const Path& root, uint64_t expected, std::string label = "extent")
+      : root_(root), label_(std::move(label)), expected_(expected) {}
   ~ExtentWriter();
   ExtentWriter(const ExtentWriter&) = delete;
   ExtentWriter& operator=(const ExtentWriter&) = delete;
@@ -45,6 +47,8 @@ class ExtentWriter {
   void undo();
 
   const std::vector<Extent>& extents() const { return extents_; }
+  /// Nothing was appended.
+  bool empty() const { return extents_.empty(); }
 
  private:
   struct OpenFile {
@@ -60,6 +64,7 @@ class ExtentWriter {
   Status close(std::unique_ptr<OpenFile> file);
 
   Path root_;
+  std::string label_;  // of its files in tmp
   uint64_t expected_;
   std::unique_ptr<OpenFile> group_;
   std::vector<Extent> extents_;

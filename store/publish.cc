@@ -8,6 +8,7 @@
 #include "store/disk_store.h"
 #include "store/extent_writer.h"
 #include "store/names.h"
+#include "store/pieces.h"
 
 namespace fastserve {
 namespace {
@@ -21,13 +22,6 @@ struct Item {
 std::span<const std::byte> piece_of(const Item& item, size_t index) {
   const uint64_t begin = index * kPieceBytes;
   return item.bytes.subspan(begin, std::min(kPieceBytes, item.bytes.size() - begin));
-}
-
-std::vector<uint64_t> block_checksums(std::span<const std::byte> piece) {
-  std::vector<uint64_t> checksums;
-  for (size_t begin = 0; begin < piece.size(); begin += kBlockBytes)
-    checksums.push_back(hash64(piece.subspan(begin, std::min(kBlockBytes, piece.size() - begin))));
-  return checksums;
 }
 
 /// One publish, from content to changes. Requires that nobody removes content meanwhile.
@@ -93,14 +87,6 @@ class Publication {
     return {};
   }
 
-  /// Whether the disk still holds what the record says. Reading it costs what writing it again
-  /// would, and nothing is shared that is already lost.
-  bool is_sound(const PieceRecord& record) const {
-    ReadEntry entry;
-    entry.pieces = {record};
-    return read_entry(root_, "", entry, nullptr).ok();
-  }
-
   struct Use {
     PieceRecord record;
     bool is_new = false;
@@ -115,7 +101,7 @@ class Publication {
     if (known) {
       FS_ASSIGN(use.record, PieceRecord::decode(*known, piece_key(hash)));
     }
-    if (!known || !is_sound(use.record)) {
+    if (!known || !piece_is_sound(root_, use.record)) {
       if (known) departures_[use.record.extent]++;
       FS_ASSIGN(const ExtentWriter::Place place,
                 alone ? writer_.append_alone(piece) : writer_.append(piece));

@@ -218,6 +218,7 @@ std::string manifest_key(std::string_view name, uint64_t version) {
 }
 std::string piece_key(const Hash128& hash) { return "piece/" + hash.hex(); }
 std::string extent_key(const Hash128& hash) { return "extent/" + hash.hex(); }
+std::string arrived_key(const Hash128& hash) { return "arrived/" + hash.hex(); }
 
 Result<Hash128> parse_hash(std::string_view hex, const std::string& where) {
   Hash128 hash;

@@ -84,6 +84,9 @@ std::string version_key(std::string_view name, uint64_t version);
 std::string manifest_key(std::string_view name, uint64_t version);
 std::string piece_key(const Hash128& hash);
 std::string extent_key(const Hash128& hash);
+/// "arrived/HASH": a piece that came from another store for a version that is not whole yet; when
+/// it came, as a number. Its piece record has no versions.
+std::string arrived_key(const Hash128& hash);
 /// The hash that hex() wrote; kCorrupt names `where`.
 Result<Hash128> parse_hash(std::string_view hex, const std::string& where);
 /// The version that ends a version_key; kCorrupt when it does not.

@@ -54,6 +54,33 @@ struct StoredModel {
   Lineage lineage;
 };
 
+/// Names and versions: what is there, and what becomes of it.
+/// Threads: any.
+class ModelShelf {
+ public:
+  virtual ~ModelShelf() = default;
+  virtual Result<ModelInfo> show(const ModelRef& ref) const = 0;
+  /// Every version of every name, by name then version.
+  virtual Result<std::vector<ModelInfo>> list() const = 0;
+
+  /// Moves the name's pointer to an existing version (roll back, roll forward).
+  virtual Status point(const ModelRef& ref) = 0;
+  /// Versions, tags and the lineage of what was made from them follow.
+  virtual Status rename(const std::string& from, const std::string& to) = 0;
+  virtual Status tag(const ModelRef& ref, const std::string& tag) = 0;
+  virtual Status untag(const std::string& name, const std::string& tag) = 0;
+  /// Version 0 with no tag: the whole name. kUnavailable while leased. Returns the bytes freed.
+  virtual Result<uint64_t> remove(const ModelRef& ref) = 0;
+  /// Reads every byte and checks it; kCorrupt names the tensor, the extent and the block.
+  virtual Status verify(const ModelRef& ref, const std::function<void(double)>& progress,
+                        const CancelFlag* cancel = nullptr) = 0;
+};
+
+class OutgoingModel;
+class IncomingModel;
+struct ModelListing;
+struct ReceiveAs;
+
 /// RocksDB catalogue (names, versions, manifests, references) beside content-addressed extent
 /// files.
 ///
@@ -64,7 +91,7 @@ struct StoredModel {
 /// Threads:  every call from any thread.
 /// Promises: a publish is whole or absent, whatever is killed when; a version's bytes never change;
 ///           a name moves atomically; nothing referenced is deleted.
-class Store {
+class Store : public ModelShelf {
  public:
   struct Options {
     const Clock* clock = nullptr;  ///< null: the system's
@@ -76,7 +103,6 @@ class Store {
   /// damaged.
   static Result<std::unique_ptr<Store>> open(const Path& root, const Options& options);
   static Result<std::unique_ptr<Store>> open(const Path& root) { return open(root, Options{}); }
-  virtual ~Store() = default;
 
   struct PublishOptions {
     bool move_name = true;                 ///< the name points to the new version afterwards
@@ -95,21 +121,13 @@ class Store {
 
   /// kNotFound lists near names. Tensors are mapped or read with O_DIRECT into aligned memory.
   virtual Result<StoredModel> open_model(const ModelRef& ref) = 0;
-  virtual Result<ModelInfo> show(const ModelRef& ref) const = 0;
-  /// Every version of every name, by name then version.
-  virtual Result<std::vector<ModelInfo>> list() const = 0;
 
-  /// Moves the name's pointer to an existing version (roll back, roll forward).
-  virtual Status point(const ModelRef& ref) = 0;
-  /// Versions, tags and the lineage of what was made from them follow.
-  virtual Status rename(const std::string& from, const std::string& to) = 0;
-  virtual Status tag(const ModelRef& ref, const std::string& tag) = 0;
-  virtual Status untag(const std::string& name, const std::string& tag) = 0;
-  /// Version 0 with no tag: the whole name. kUnavailable while leased. Returns the bytes freed.
-  virtual Result<uint64_t> remove(const ModelRef& ref) = 0;
-  /// Reads every byte and checks it; kCorrupt names the tensor, the extent and the block.
-  virtual Status verify(const ModelRef& ref, const std::function<void(double)>& progress,
-                        const CancelFlag* cancel = nullptr) = 0;
+  // To and from another store (store/transfer.h).
+
+  virtual Result<std::unique_ptr<OutgoingModel>> send(const ModelRef& ref) = 0;
+  /// kResourceExhausted, with the figures, when the disk cannot hold what is missing.
+  virtual Result<std::unique_ptr<IncomingModel>> receive(ModelListing listing,
+                                                         const ReceiveAs& as) = 0;
 
   virtual const Path& root() const = 0;
 };
