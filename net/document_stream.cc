@@ -18,16 +18,24 @@ Status wait_for(const Stream& stream, Moved::Wants wants, Nanoseconds deadline) 
                  "see whether the peer and the network are well, and try again"};
   pollfd waiting{stream.fd(),
                  static_cast<short>(wants == Moved::Wants::kWritable ? POLLOUT : POLLIN), 0};
-  ::poll(&waiting, 1, static_cast<int>(std::min<int64_t>(left, 1000)));
+  ::poll(&waiting, 1, static_cast<int>(std::min<int64_t>(left, 200)));
   return {};
+}
+
+Error ended_early(const Stream& stream) {
+  return {ErrorCode::kUnavailable, "ended the connection in the middle", stream.peer(),
+          "try again"};
+}
+
+Status go_on(const Stream& stream, const CancelFlag* cancel) {
+  if (cancel == nullptr || !cancel->raised()) return {};
+  return Error{ErrorCode::kCancelled, "the transfer was stopped", stream.peer(), ""};
 }
 
 Status read_whole(Stream& stream, std::span<std::byte> into, Nanoseconds deadline) {
   while (!into.empty()) {
     FS_ASSIGN(const Moved moved, stream.read(into));
-    if (moved.closed)
-      return Error{ErrorCode::kUnavailable, "ended the connection in the middle", stream.peer(),
-                   "try again"};
+    if (moved.closed) return ended_early(stream);
     into = into.subspan(moved.bytes);
     if (moved.bytes == 0) FS_TRY(wait_for(stream, moved.wants, deadline));
   }
@@ -37,6 +45,35 @@ Status read_whole(Stream& stream, std::span<std::byte> into, Nanoseconds deadlin
 }  // namespace
 
 Nanoseconds steady_now() { return SystemClock().now(); }
+
+Status send_bytes(Stream& stream, std::span<const std::byte> bytes, Nanoseconds patience,
+                  const CancelFlag* cancel) {
+  for (Nanoseconds deadline = steady_now() + patience; !bytes.empty();) {
+    FS_TRY(go_on(stream, cancel));
+    FS_ASSIGN(const Moved moved, stream.write({&bytes, 1}));
+    bytes = bytes.subspan(moved.bytes);
+    if (moved.bytes > 0)
+      deadline = steady_now() + patience;
+    else
+      FS_TRY(wait_for(stream, moved.wants, deadline));
+  }
+  return {};
+}
+
+Status receive_bytes(Stream& stream, std::span<std::byte> into, Nanoseconds patience,
+                     const CancelFlag* cancel) {
+  for (Nanoseconds deadline = steady_now() + patience; !into.empty();) {
+    FS_TRY(go_on(stream, cancel));
+    FS_ASSIGN(const Moved moved, stream.read(into));
+    if (moved.closed) return ended_early(stream);
+    into = into.subspan(moved.bytes);
+    if (moved.bytes > 0)
+      deadline = steady_now() + patience;
+    else
+      FS_TRY(wait_for(stream, moved.wants, deadline));
+  }
+  return {};
+}
 
 Status send_document(Stream& stream, std::string_view text, Nanoseconds deadline) {
   FS_CHECK(text.size() <= kLongestDocument);

@@ -11,6 +11,7 @@
 
 #include "net/socket.h"
 #include "rpc/calling.h"
+#include "rpc/cluster_stream.h"
 #include "rpc/event_loop.h"
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
@@ -55,13 +56,13 @@ struct ClientLoop final : kj::TaskSet::ErrorHandler {
 
 class ConnectedClient final : public RpcClient {
  public:
-  ConnectedClient(Socket socket, std::string endpoint, Nanoseconds timeout)
-      : endpoint_(std::move(endpoint)), timeout_(timeout) {
+  ConnectedClient(std::unique_ptr<Stream> stream, Nanoseconds timeout)
+      : endpoint_(stream->peer()), timeout_(timeout) {
     std::promise<void> started;
     const std::future<void> ready = started.get_future();
     thread_ =
-        std::thread([this, socket = std::move(socket), started = std::move(started)]() mutable {
-          run(std::move(socket), std::move(started));
+        std::thread([this, stream = std::move(stream), started = std::move(started)]() mutable {
+          run(std::move(stream), std::move(started));
         });
     ready.wait();
   }
@@ -85,7 +86,7 @@ class ConnectedClient final : public RpcClient {
   const std::string& server() const override { return server_; }
 
  private:
-  void run(Socket socket, std::promise<void> started);
+  void run(std::unique_ptr<Stream> stream, std::promise<void> started);
   void start_generation(const GenerateRequest& request,
                         const std::shared_ptr<Receiving>& receiving);
   void probe(const std::shared_ptr<Receiving>& receiving);
@@ -117,13 +118,11 @@ class ConnectedClient final : public RpcClient {
   std::thread thread_;
 };
 
-void ConnectedClient::run(Socket socket, std::promise<void> started) {
+void ConnectedClient::run(std::unique_ptr<Stream> stream, std::promise<void> started) {
   SilentLog silent;
   auto io = set_up_event_loop();
   auto stop = kj::newPromiseAndFulfiller<void>();
-  ClientLoop loop(io.lowLevelProvider->wrapSocketFd(
-      kj::AutoCloseFd(socket.release()), kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
-                                             kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK));
+  ClientLoop loop(kj::heap<ClusterStream>(std::move(stream), io.unixEventPort));
   loop_ = &loop;
   stop_ = stop.fulfiller.get();
   started.set_value();
@@ -332,8 +331,12 @@ void ConnectedClient::probe(const std::shared_ptr<Receiving>& receiving) {
 Result<std::unique_ptr<RpcClient>> RpcClient::connect(const std::string& host, int port,
                                                       Nanoseconds timeout) {
   FS_ASSIGN(Socket socket, connect_to(host, port, timeout));
-  auto client =
-      std::make_unique<ConnectedClient>(std::move(socket), endpoint_text(host, port), timeout);
+  return over(plain_stream(std::move(socket), endpoint_text(host, port)), timeout);
+}
+
+Result<std::unique_ptr<RpcClient>> RpcClient::over(std::unique_ptr<Stream> stream,
+                                                   Nanoseconds timeout) {
+  auto client = std::make_unique<ConnectedClient>(std::move(stream), timeout);
   FS_TRY(client->hello());
   return std::unique_ptr<RpcClient>(std::move(client));
 }

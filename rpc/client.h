@@ -12,6 +12,7 @@
 #include "base/cancel.h"
 #include "base/clock.h"
 #include "base/result.h"
+#include "net/stream.h"
 #include "serve/request.h"
 #include "serve/service.h"
 
@@ -30,6 +31,9 @@ class RpcClient {
   /// `timeout` bounds connecting, and later the answer to each call (not a generation's length).
   static Result<std::unique_ptr<RpcClient>> connect(const std::string& host, int port,
                                                     Nanoseconds timeout = std::chrono::seconds(5));
+  /// The same over a connection that is there.
+  static Result<std::unique_ptr<RpcClient>> over(std::unique_ptr<Stream> stream,
+                                                 Nanoseconds timeout = std::chrono::seconds(5));
   virtual ~RpcClient() = default;
 
   virtual Result<std::vector<ServedModel>> models() = 0;

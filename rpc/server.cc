@@ -43,6 +43,10 @@ class RunningServer final : public RpcServer {
   int port() const override { return port_; }
   std::string endpoint() const override { return endpoint_; }
   size_t connections() const override { return connections_; }
+  void adopt(std::unique_ptr<Stream> stream) override {
+    const auto handed = std::make_shared<std::unique_ptr<Stream>>(std::move(stream));
+    mailbox_->post([this, handed] { loop_->adopt(std::move(*handed)); });
+  }
 
  private:
   void run(Socket socket, std::promise<void> started) {
@@ -51,9 +55,10 @@ class RunningServer final : public RpcServer {
     io.waitScope.setBusyPollInterval(64);  // turns between two looks at the sockets
     auto stop = kj::newPromiseAndFulfiller<void>();
     stop_ = stop.fulfiller.get();
-    started.set_value();
     {
       ServerLoop loop(options_, *service_, mailbox_, connections_, io);
+      loop_ = &loop;
+      started.set_value();
       loop.run(io, std::move(socket), kj::mv(stop.promise));
     }
     mailbox_->close();
@@ -65,7 +70,8 @@ class RunningServer final : public RpcServer {
   const std::string endpoint_;
   const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
   std::atomic<size_t> connections_{0};
-  kj::PromiseFulfiller<void>* stop_ = nullptr;  // the loop's; set before the constructor returns
+  ServerLoop* loop_ = nullptr;                  // the thread's, as is stop_
+  kj::PromiseFulfiller<void>* stop_ = nullptr;  // both set before the constructor returns
   std::thread thread_;
 };
 
@@ -82,6 +88,12 @@ Result<std::unique_ptr<RpcServer>> RpcServer::start(RpcServerOptions options,
   FS_TRY(listen_at(port));
   return std::unique_ptr<RpcServer>(
       std::make_unique<RunningServer>(std::move(options), std::move(service), std::move(port)));
+}
+
+std::unique_ptr<RpcServer> RpcServer::without_port(RpcServerOptions options,
+                                                   std::shared_ptr<GenerateService> service) {
+  FS_CHECK(service != nullptr);
+  return std::make_unique<RunningServer>(std::move(options), std::move(service), BoundPort());
 }
 
 Result<std::unique_ptr<RpcServer>> RpcServer::start(RpcServerOptions options,

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/result.h"
-#include "net/socket.h"
+#include "net/stream.h"
 #include "serve/service.h"
 
 namespace fastserve {
@@ -55,8 +55,13 @@ class RpcServer {
   /// Both at once.
   static Result<std::unique_ptr<RpcServer>> start(RpcServerOptions options,
                                                   std::shared_ptr<GenerateService> service);
+  /// Without a port: all it serves is adopted.
+  static std::unique_ptr<RpcServer> without_port(RpcServerOptions options,
+                                                 std::shared_ptr<GenerateService> service);
   virtual ~RpcServer() = default;
 
+  /// Serves a client whose connection was accepted elsewhere. Never blocks.
+  virtual void adopt(std::unique_ptr<Stream> stream) = 0;
   virtual int port() const = 0;
   /// "127.0.0.1:8080"
   virtual std::string endpoint() const = 0;

@@ -15,11 +15,7 @@ kj::Duration to_kj(Nanoseconds time) { return time.count() * kj::NANOSECONDS; }
 kj::Promise<void> ServerLoop::accept() {
   return receiver_->accept().then(
       [this](kj::Own<kj::AsyncIoStream> stream) {
-        if (farewell_ != nullptr) return accept();  // which closes it
-        if (connections_.size() < options_.max_connections)
-          add(kj::mv(stream));
-        else
-          refused_++;
+        take_in(kj::mv(stream));
         return accept();
       },
       [this](kj::Exception&& exception) {
@@ -27,6 +23,15 @@ kj::Promise<void> ServerLoop::accept() {
         taskFailed(kj::mv(exception));
         return timer_.afterDelay(100 * kj::MILLISECONDS).then([this]() { return accept(); });
       });
+}
+
+/// One that is not added is closed.
+void ServerLoop::take_in(kj::Own<kj::AsyncIoStream> stream) {
+  if (farewell_ != nullptr) return;
+  if (connections_.size() < options_.max_connections)
+    add(kj::mv(stream));
+  else
+    refused_++;
 }
 
 void ServerLoop::add(kj::Own<kj::AsyncIoStream> stream) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "net/socket.h"
+#include "rpc/cluster_stream.h"
 #include "rpc/mailbox.h"
 #include "rpc/messages.h"
 #include "rpc/request_stream.h"
@@ -49,6 +50,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
         service_(service),
         mailbox_(std::move(mailbox)),
         connection_count_(connection_count),
+        port_(io.unixEventPort),
         timer_(io.provider->getTimer()),
         budget_(options.message_memory),
         tasks_(*this) {}
@@ -57,14 +59,21 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   }
   KJ_DISALLOW_COPY(ServerLoop);
 
+  /// `listening`: none when every connection is adopted.
   void run(kj::AsyncIoContext& io, Socket listening, kj::Promise<void> stop) {
-    receiver_ = io.lowLevelProvider->wrapListenSocketFd(
-        kj::AutoCloseFd(listening.release()), kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
-                                                  kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK);
-    tasks_.add(accept());
+    if (listening.get() >= 0) {
+      receiver_ = io.lowLevelProvider->wrapListenSocketFd(
+          kj::AutoCloseFd(listening.release()), kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
+                                                    kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK);
+      tasks_.add(accept());
+    }
     tasks_.add(watch_silence());
     tasks_.add(mailbox_->run(io.unixEventPort));
     stop.then([this]() { return say_farewell(); }).wait(io.waitScope);
+  }
+
+  void adopt(std::unique_ptr<Stream> stream) {
+    take_in(kj::heap<ClusterStream>(std::move(stream), port_));
   }
 
   /// Queues a request for the connection; its events go to the sink.
@@ -84,6 +93,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   }
 
   kj::Promise<void> accept();
+  void take_in(kj::Own<kj::AsyncIoStream> stream);
   void add(kj::Own<kj::AsyncIoStream> stream);
   void close(uint64_t connection);
   kj::Promise<void> watch_silence();
@@ -104,6 +114,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   GenerateService& service_;
   const std::shared_ptr<Mailbox> mailbox_;
   std::atomic<size_t>& connection_count_;
+  kj::UnixEventPort& port_;
   kj::Timer& timer_;
   ReadBudget budget_;  // outlives the connections
   kj::Own<kj::ConnectionReceiver> receiver_;

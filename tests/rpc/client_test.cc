@@ -1,4 +1,6 @@
 // What a client of the port sees when everyone behaves.
+#include <sys/socket.h>
+
 #include <thread>
 
 #include "fixture.h"
@@ -236,6 +238,29 @@ TEST_CASE("a server that goes waits for clients to take the last events of what 
   CHECK(done.ok());
   CHECK(heard.last.finish == FinishReason::kCancelled);
   CHECK(client->health().error().code == ErrorCode::kUnavailable);
+}
+
+TEST_CASE("a server without a port serves the connections that it is given, beside each other") {
+  const auto service = std::make_shared<ScriptedService>();
+  auto server = RpcServer::without_port({}, service);
+  CHECK(server->port() == 0);
+  std::vector<std::unique_ptr<RpcClient>> clients;
+  for (int i = 0; i < 2; i++) {
+    int ends[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
+    server->adopt(plain_stream(Socket(ends[0]), "client"));
+    auto client = RpcClient::over(plain_stream(Socket(ends[1]), "the server"));
+    if (!client.ok()) FAIL(client.error().message());
+    clients.push_back(std::move(*client));
+  }
+  for (const auto& client : clients) {
+    Heard heard;
+    CHECK(client->generate(scripted("count"), [&](GenerateEvent e) { heard.add(std::move(e)); })
+              .ok());
+    CHECK(heard.counts_to(10));
+  }
+  server = nullptr;
+  CHECK(clients[0]->health().error().where == "the server");
 }
 
 TEST_CASE("a server that goes away ends its requests and says so to its clients") {
