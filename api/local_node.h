@@ -4,6 +4,7 @@
 #include "actors/training_system.h"
 #include "api/job_folder.h"
 #include "api/node.h"
+#include "api/shared_store.h"
 #include "api/train_material.h"
 #include "train/progress.h"
 
@@ -15,9 +16,16 @@ using TrainingEngine =
 
 class LocalNode final : public Node {
  public:
-  /// `engine`: in place of this process's own actors; may be empty.
-  LocalNode(NodeOptions options, Isa isa, TrainingEngine engine = {})
-      : options_(std::move(options)), isa_(isa), engine_(std::move(engine)) {}
+  /// `engine`: in place of this process's own actors; may be empty. `store`: shared with others in
+  /// this process; null: this node's own, ROOT/models.
+  LocalNode(NodeOptions options, Isa isa, TrainingEngine engine = {},
+            std::shared_ptr<SharedStore> store = nullptr)
+      : options_(std::move(options)),
+        isa_(isa),
+        engine_(std::move(engine)),
+        store_(store != nullptr ? std::move(store)
+                                : std::make_shared<SharedStore>(options_.root / "models", clock_)) {
+  }
 
   const NodeOptions& options() const override { return options_; }
   Result<std::unique_ptr<Store>> open_store() const override;
@@ -47,7 +55,6 @@ class LocalNode final : public Node {
   Status remove_job(const std::string& id) override;
 
  private:
-  Result<std::unique_ptr<Store>> open_store_within(Nanoseconds patience) const;
   /// A stored model by "name", "name@3" or "name@tag", and the store it is read from.
   struct Opened {
     std::unique_ptr<Store> store;  ///< first: it outlives the model
@@ -77,6 +84,7 @@ class LocalNode final : public Node {
   Isa isa_;
   TrainingEngine engine_;
   SystemClock clock_;
+  std::shared_ptr<SharedStore> store_;
 };
 
 }  // namespace fastserve

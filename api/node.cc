@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <thread>
 
 #include "api/local_node.h"
 #include "cpu/cpu_device.h"
@@ -69,27 +68,10 @@ Result<std::unique_ptr<Node>> Node::create(NodeOptions options) {
 Result<std::unique_ptr<Store>> LocalNode::open_store() const {
   // Another process holds the store only for one piece of work: wait a little for it.
   constexpr auto kPatience = std::chrono::seconds(3);
-  return open_store_within(kPatience);
+  return store_->open(kPatience);
 }
 
-Result<std::unique_ptr<Store>> LocalNode::open_store_within(Nanoseconds patience) const {
-  const Nanoseconds deadline = clock_.now() + patience;
-  for (;;) {
-    auto store = Store::open(options_.root / "models", {&clock_});
-    if (store.ok() || store.error().code != ErrorCode::kUnavailable || clock_.now() >= deadline)
-      return store;
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-}
-
-Result<std::unique_ptr<Store>> LocalNode::glance_at_store() const {
-  auto store = open_store_within(Nanoseconds(0));
-  if (store.ok() || store.error().code != ErrorCode::kUnavailable) return store;
-  Store::Options options;
-  options.clock = &clock_;
-  options.glance = true;
-  return Store::open(options_.root / "models", options);
-}
+Result<std::unique_ptr<Store>> LocalNode::glance_at_store() const { return store_->glance(); }
 
 Result<LocalNode::Opened> LocalNode::open_model(const std::string& text) const {
   FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));

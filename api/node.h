@@ -16,6 +16,7 @@
 #include "compress/contract.h"
 #include "cpu/isa.h"
 #include "model/decode_ops.h"
+#include "net/stream.h"
 #include "serve/service.h"
 #include "store/store.h"
 #include "train/spec.h"
@@ -72,11 +73,15 @@ struct TrainResult {
   uint64_t peak_bytes = 0, expected_bytes = 0, weights_hash = 0;
 };
 
+struct CompressionText;  // compression_text.h
+
 struct CompressRequest {
   std::string model;  ///< stored model to compress
   std::string to;     ///< name of the variant; empty: a new version of `model`
   CompressSpec spec;
   Path data;  ///< empty: the text it was trained on
+  std::shared_ptr<const CompressionText>
+      text;  ///< in place of `data`, when it has been read before
 };
 
 struct CompressResult {
@@ -103,6 +108,8 @@ class Deployment {
   virtual ~Deployment() = default;
   virtual int port() const = 0;  ///< 0 when started without a socket
   virtual GenerateService& service() = 0;
+  /// Serves a client whose connection was accepted elsewhere.
+  virtual void adopt(std::unique_ptr<Stream> stream) = 0;
   /// Takes no more requests, and waits up to `patience` for those that are waiting or running.
   virtual void drain(Nanoseconds patience) = 0;
 };

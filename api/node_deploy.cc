@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <mutex>
 
 #include "actors/serving_system.h"
 #include "api/local_node.h"
@@ -21,12 +22,18 @@ class LocalDeployment final : public Deployment {
   ~LocalDeployment() override { system_->stop(ServingSystem::Stop::kCancel); }
   int port() const override { return server_ ? server_->port() : 0; }
   GenerateService& service() override { return *system_; }
+  void adopt(std::unique_ptr<Stream> stream) override {
+    const std::lock_guard lock(mutex_);
+    if (server_ == nullptr) server_ = RpcServer::without_port({}, system_);
+    server_->adopt(std::move(stream));
+  }
   void drain(Nanoseconds patience) override {
     system_->stop(ServingSystem::Stop::kDrain, patience);
   }
 
  private:
   std::shared_ptr<ServingSystem> system_;
+  std::mutex mutex_;
   std::unique_ptr<RpcServer> server_;  // goes first, once clients have their last events
 };
 

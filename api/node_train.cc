@@ -303,7 +303,7 @@ Result<ModelRef> LocalNode::publish_trained(const JobFolder& job, const TrainMat
   const auto publish = [&]() -> Result<ModelRef> {
     // RocksDB does not survive a disk that is full when it opens.
     FS_TRY(require_free_space(options_.root, 0));
-    FS_ASSIGN(const auto store, open_store_within(kPatience));
+    FS_ASSIGN(const auto store, store_->open(kPatience));
     FS_ASSIGN(const auto versions, store->list());
     // A job that was killed between publishing and saying so has its version already.
     for (const ModelInfo& version : versions)

@@ -1,13 +1,6 @@
 #include "api/train_request.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <cmath>
-#include <type_traits>
-#include <utility>
-
-#include "base/spelling.h"
+#include "api/settings_json.h"
 
 namespace fastserve {
 namespace {
@@ -68,55 +61,13 @@ struct Writer {
   }
 };
 
-Error is_no(const char* name, const char* kind) {
-  return {ErrorCode::kInvalidArgument, fmt::format("is no {}", kind), name,
-          "see train() in schema/cluster.capnp"};
-}
-
-Status take(const char* name, const Json& json, std::string& value) {
-  if (!json.is_string()) return is_no(name, "text");
-  value = json.as_string();
-  return {};
-}
-
-Status take(const char* name, const Json& json, Path& value) {
-  if (!json.is_string()) return is_no(name, "text");
-  value = json.as_string();
-  return {};
-}
-
-template <class Integer>
-requires std::is_integral_v<Integer> &&(!std::is_same_v<Integer, bool>)Status
-    take(const char* name, const Json& json, Integer& value) {
-  if (!json.is_int() || !std::in_range<Integer>(json.as_int())) return is_no(name, "such integer");
-  value = static_cast<Integer>(json.as_int());
-  return {};
-}
-
-Status take(const char* name, const Json& json, double& value) {
-  if (!json.is_number() || !std::isfinite(json.as_double())) return is_no(name, "number");
-  value = json.as_double();
-  return {};
-}
-
-Status take(const char* name, const Json& json, bool& value) {
-  if (!json.is_bool()) return is_no(name, "true or false");
-  value = json.as_bool();
-  return {};
-}
-
 Status take(const char* name, const Json& json, Precision& value) {
   for (const Precision one : {Precision::kFloat32, Precision::kBFloat16, Precision::kFloat16})
     if (json.is_string() && json.as_string() == precision_name(one)) {
       value = one;
       return {};
     }
-  return is_no(name, "fp32, bf16 or fp16");
-}
-
-template <class T>
-Status take(const char* name, const Json& json, std::optional<T>& value) {
-  return take(name, json, value.emplace());
+  return is_no_setting(name, "fp32, bf16 or fp16");
 }
 
 }  // namespace
@@ -128,23 +79,10 @@ Json to_json(const TrainRequest& request) {
 }
 
 Result<TrainRequest> read_train_request(const Json& json) {
-  if (!json.is_object()) return is_no("the request", "object");
   TrainRequest request;
-  std::vector<std::string> names;
-  Status status;
-  visit_settings(request, [&](const char* name, auto& value) {
-    names.emplace_back(name);
-    const Json* given = json.find_set(name);
-    if (given != nullptr && status.ok()) status = take(name, *given, value);
-  });
-  if (!status.ok()) return std::move(status).error();
-  for (const auto& [key, value] : json.as_object()) {
-    if (std::find(names.begin(), names.end(), key) != names.end()) continue;
-    const auto near = near_names(key, names);
-    return Error{ErrorCode::kInvalidArgument, "is no setting of a training job", key,
-                 near.empty() ? "see train() in schema/cluster.capnp; or update the coordinator"
-                              : "did you mean " + near.front() + "?"};
-  }
+  FS_TRY(read_settings(
+      json, "train", "a training job", [&](const auto& visit) { visit_settings(request, visit); },
+      [](const char* name, const Json& given, auto& value) { return take(name, given, value); }));
   return request;
 }
 
