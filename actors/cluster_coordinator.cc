@@ -41,6 +41,7 @@ RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_p
         self->monitor(node);
         log.info(fmt::format("node {} has come: {} lanes, {}", hello.place.node, hello.lanes,
                              hello.device));
+        self->send(node, Duties{table->duties(hello.place.node)});
         return Welcome{{}, epoch};
       },
       [=, renew = config.renew](const Renew& ask) {
@@ -62,6 +63,10 @@ RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_p
         return PeerAnswer{status.ok() ? Fault() : to_fault(status.error())};
       },
       [=](const NodeTick& tick) { table->tick(tick); },
+      [=, duty_reports = config.duty_reports](const DutiesReported& said) {
+        if (duty_reports && table->speaks_for(said.node, said.process))
+          duty_reports(said.node, said.reports);
+      },
   };
 }
 
@@ -161,6 +166,11 @@ std::vector<NodeStatus> ClusterCoordinator::nodes() const { return state_->nodes
 
 void ClusterCoordinator::set_draining(const std::string& node, bool draining) {
   state_->nodes->set_draining(node, draining);
+}
+
+void ClusterCoordinator::set_duties(const std::string& node, const std::string& orders) {
+  if (const NodeActor actor = state_->nodes->set_duties(node, orders))
+    caf::anon_send(actor, Duties{orders});
 }
 
 void ClusterCoordinator::forget(const std::string& node) {

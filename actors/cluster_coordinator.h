@@ -39,6 +39,8 @@ class ClusterCoordinator {
     /// Whether a certificate is still that of a node: asked when one connects to another. Empty: it
     /// is.
     std::function<Status(const NodeClaim& claim)> admitted;
+    /// What a node says of its duties (cluster/duty.h). Called by an actor: be quick.
+    std::function<void(const std::string& node, const std::string& reports)> duty_reports;
   };
   static Result<std::unique_ptr<ClusterCoordinator>> start(Config config);
   /// Jobs end at once, without a checkpoint; train() returns, and no job begins any more.
@@ -52,6 +54,8 @@ class ClusterCoordinator {
 
   std::vector<NodeStatus> nodes() const;
   void set_draining(const std::string& node, bool draining);
+  /// All that the node is to do beside jobs, from now on and whenever it connects again.
+  void set_duties(const std::string& node, const std::string& orders);
   /// Cuts the node off, here and at the other nodes; the rest is the membership's.
   void forget(const std::string& node);
 

@@ -27,6 +27,8 @@ void add_message_types(caf::actor_system_config& config) {
       .add_message_type<AddPeer>("fs_add_peer")
       .add_message_type<DropPeer>("fs_drop_peer")
       .add_message_type<EndPart>("fs_end_part")
+      .add_message_type<Duties>("fs_duties")
+      .add_message_type<DutiesReported>("fs_duties_reported")
       .add_message_type<Dismissed>("fs_dismissed")
       .add_message_type<NodeActor>("fs_node_actor")
       .add_message_type<PartActor>("fs_part_actor")

@@ -15,7 +15,7 @@
 namespace fastserve::wire_messages {
 
 /// Raised with every change that an older process would not understand.
-inline constexpr uint32_t kProtocol = 2;
+inline constexpr uint32_t kProtocol = 3;
 
 /// An Error; code 0xff: none.
 struct Fault {
@@ -61,6 +61,11 @@ struct NodeTick {
   std::string node;
   int64_t unix_seconds = 0;
   uint64_t bytes_sent = 0, bytes_received = 0;
+};
+struct DutiesReported {
+  std::string node;
+  uint64_t process = 0;  ///< as in its hello
+  std::string reports;   ///< cluster/duty.h
 };
 struct PartOpened {  ///< the answer to PartOrder
   uint64_t job = 0;
@@ -163,6 +168,9 @@ struct DropPeer {
   std::string node;
 };
 struct EndPart {};
+struct Duties {        ///< all that the node is to do beside jobs
+  std::string orders;  ///< cluster/duty.h
+};
 struct Dismissed {  ///< the node is no longer one of the cluster
   Fault fault;
 };
@@ -277,6 +285,14 @@ typename I::result_type inspect(I& f, PeerAnswer& x) {
   return f(caf::meta::type_name("fs_peer_answer"), x.fault);
 }
 template <class I>
+typename I::result_type inspect(I& f, Duties& x) {
+  return f(caf::meta::type_name("fs_duties"), x.orders);
+}
+template <class I>
+typename I::result_type inspect(I& f, DutiesReported& x) {
+  return f(caf::meta::type_name("fs_duties_reported"), x.node, x.process, x.reports);
+}
+template <class I>
 typename I::result_type inspect(I& f, Dismissed& x) {
   return f(caf::meta::type_name("fs_dismissed"), x.fault);
 }
@@ -327,14 +343,15 @@ using ConductorActor = caf::typed_actor<
     caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
     caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>>;
 /// A node, as the coordinator sees it.
-using NodeActor = caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
-                                   caf::reacts_to<wire_messages::DropPeer>,
-                                   caf::reacts_to<wire_messages::Dismissed>>;
+using NodeActor =
+    caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
+                     caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::Duties>,
+                     caf::reacts_to<wire_messages::Dismissed>>;
 /// A coordinator, as its nodes see it.
 using RegistryActor = caf::typed_actor<
     caf::replies_to<wire_messages::NodeHello, NodeActor>::with<wire_messages::Welcome>,
     caf::replies_to<wire_messages::Renew>::with<wire_messages::Renewed>,
     caf::replies_to<wire_messages::AskPeer>::with<wire_messages::PeerAnswer>,
-    caf::reacts_to<wire_messages::NodeTick>>;
+    caf::reacts_to<wire_messages::NodeTick>, caf::reacts_to<wire_messages::DutiesReported>>;
 
 }  // namespace fastserve

@@ -24,7 +24,8 @@ namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);
 constexpr auto kTick = std::chrono::seconds(1);
-constexpr auto kRenewals = std::chrono::hours(1);  // between looks whether one is due
+constexpr auto kReports = std::chrono::milliseconds(200);  // of duties, at most so often
+constexpr auto kRenewals = std::chrono::hours(1);          // between looks whether one is due
 constexpr auto kAnswer = std::chrono::seconds(5);
 
 /// The coordinator's last word to the node.
@@ -39,7 +40,8 @@ struct Dismissal {
 
 /// Takes orders from the coordinator; each part is an actor of its own.
 NodeActor::behavior_type node_actor(NodeActor::pointer self, std::shared_ptr<const NodeParts> parts,
-                                    std::shared_ptr<Dismissal> dismissal) {
+                                    std::shared_ptr<Dismissal> dismissal,
+                                    std::function<Status(const std::string&)> duties) {
   return {
       [=](const PartOrder& order, const ConductorActor& conductor) {
         const auto part = self->spawn<caf::detached>(deputy, parts, order, conductor);
@@ -47,6 +49,10 @@ NodeActor::behavior_type node_actor(NodeActor::pointer self, std::shared_ptr<con
         self->send(part, messages::Begin{});
       },
       [=](const DropPeer& removed) { parts->hub->drop(removed.node); },
+      [=](const Duties& given) {
+        const Status kept = duties ? duties(given.orders) : Status();
+        if (!kept.ok()) parts->log.warning(kept.error().message());
+      },
       [=](const Dismissed& dismissed) {
         std::lock_guard lock(dismissal->mutex);
         dismissal->why = to_error(dismissed.fault);
@@ -99,6 +105,7 @@ struct ClusterNode::State {
   Status say_hello(const RegistryActor& registry, const std::string& ticket);
   NodeHello hello(const std::string& ticket) const;
   void tick(const RegistryActor& registry);
+  void report_duties(const RegistryActor& registry);
   void keep_bulk_lane();
   Status ask_of(const NodeClaim& peer, const RegistryActor& coordinator);
   void look_at_peers(const RegistryActor& coordinator);
@@ -118,6 +125,8 @@ struct ClusterNode::State {
   std::map<std::string, NodeClaim> peers;  // by name: whom lanes are, or were, to
   const std::shared_ptr<Dismissal> dismissal = std::make_shared<Dismissal>();
   std::string last_trouble;  // said once
+  std::string said_of_duties;
+  Nanoseconds reported_at{0};
 };
 
 ClusterNode::ClusterNode(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -148,7 +157,8 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
     at->actor_config.set("scheduler.max-threads", size_t{1});
     at->actors.emplace(at->actor_config);
     at->remoting = std::make_unique<Remoting>(*at->actors);
-    at->node = at->actors->spawn<caf::detached>(node_actor, parts, at->dismissal);
+    at->node =
+        at->actors->spawn<caf::detached>(node_actor, parts, at->dismissal, at->config.duties);
   } catch (const std::exception& error) {
     return Error{ErrorCode::kResourceExhausted,
                  std::string("the actors cannot be started: ") + error.what(), "", ""};
@@ -212,6 +222,17 @@ void ClusterNode::State::tick(const RegistryActor& registry) {
   const BulkLane::Counters counters = hub->counters();
   caf::anon_send(registry, NodeTick{config.name, config.clock->unix_seconds(), counters.bytes_sent,
                                     counters.bytes_received});
+  said_of_duties.clear();  // again with each tick, should it have been lost
+}
+
+void ClusterNode::State::report_duties(const RegistryActor& registry) {
+  const Nanoseconds now = config.clock->now();
+  if (!config.duty_reports || now - reported_at < kReports) return;
+  const std::string reports = config.duty_reports();
+  if (reports == said_of_duties) return;
+  said_of_duties = reports;
+  reported_at = now;
+  caf::anon_send(registry, DutiesReported{config.name, process, reports});
 }
 
 void ClusterNode::State::keep_bulk_lane() {
@@ -278,6 +299,7 @@ Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
   look_at_peers(registry);
   config.log.info(fmt::format("node {} is with its coordinator: {}", config.name, device));
   last_trouble.clear();
+  said_of_duties.clear();
   Nanoseconds last{0}, renewed_at = config.clock->now() - kRenewals;
   while (!closed->load() && !cancel.raised()) {
     if (const auto said = dismissal->said()) return *said;
@@ -287,6 +309,7 @@ Status ClusterNode::State::stay_connected(const CancelFlag& cancel) {
       tick(registry);
       last = now;
     }
+    report_duties(registry);
     if (now - renewed_at >= kRenewals) {
       renew(registry);
       renewed_at = now;

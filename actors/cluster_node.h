@@ -41,6 +41,9 @@ class ClusterNode {
     /// The request for the next certificate when that is due; asked for now and then.
     std::function<std::optional<std::string>()> renewal;
     std::function<Status(const std::string& certificate)> renewed;
+    /// What the node is to do beside jobs (cluster/duty.h), and how it goes; empty: nothing.
+    std::function<Status(const std::string& orders)> duties;
+    std::function<std::string()> duty_reports;
   };
   static Result<std::unique_ptr<ClusterNode>> start(Config config);
   ~ClusterNode();

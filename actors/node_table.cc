@@ -85,6 +85,12 @@ Result<NodeClaim> NodeTable::claim_of(const Renew& renew) const {
   return Error{ErrorCode::kInvalidArgument, "is not connected", "node " + renew.node, ""};
 }
 
+bool NodeTable::speaks_for(const std::string& node, uint64_t process) const {
+  std::lock_guard lock(mutex_);
+  const auto it = entries_.find(node);
+  return it != entries_.end() && it->second.actor && it->second.hello.process == process;
+}
+
 void NodeTable::tick(const NodeTick& tick) {
   std::lock_guard lock(mutex_);
   const auto it = entries_.find(tick.node);
@@ -121,6 +127,19 @@ void NodeTable::set_draining(const std::string& node, bool draining) {
     it->second.draining = draining;
   else if (draining)
     entries_[node].draining = true;  // for when it connects
+}
+
+NodeActor NodeTable::set_duties(const std::string& node, const std::string& orders) {
+  std::lock_guard lock(mutex_);
+  duties_[node] = orders;
+  const auto it = entries_.find(node);
+  return it == entries_.end() ? NodeActor() : it->second.actor;
+}
+
+std::string NodeTable::duties(const std::string& node) const {
+  std::lock_guard lock(mutex_);
+  const auto it = duties_.find(node);
+  return it == duties_.end() ? "[]" : it->second;
 }
 
 void NodeTable::apart(const std::string& a, const std::string& b) {

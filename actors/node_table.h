@@ -23,12 +23,17 @@ class NodeTable {
   std::string issue_ticket(const NodeClaim& claim);
   /// What the node's connection has proven, for a message that says it is from there.
   Result<NodeClaim> claim_of(const wire_messages::Renew& renew) const;
+  /// Whether the process is the one that is connected under the node's name.
+  bool speaks_for(const std::string& node, uint64_t process) const;
   /// kInvalidArgument or kAlreadyExists refuses the node.
   Status hello(const wire_messages::NodeHello& hello, const NodeActor& actor);
   void tick(const wire_messages::NodeTick& tick);
   /// The name of the node that ended, if it is one of ours.
   std::optional<std::string> down(const caf::actor_addr& actor);
   void set_draining(const std::string& node, bool draining);
+  /// Keeps the orders for when the node connects; its actor, if it is connected.
+  NodeActor set_duties(const std::string& node, const std::string& orders);
+  std::string duties(const std::string& node) const;
   /// Two nodes that are connected here could not reach each other: for a while one of them is not
   /// usable, and its status says so.
   void apart(const std::string& a, const std::string& b);
@@ -76,6 +81,7 @@ class NodeTable {
   std::map<std::string, Entry> entries_;
   std::map<std::string, NodeClaim> tickets_;  // by ticket
   std::map<std::string, Watched> jobs_;
+  std::map<std::string, std::string> duties_;  // orders by node
   UnfitNodes unfit_;
 };
 

@@ -11,10 +11,14 @@
 #include "api/bulk_protocols.h"
 #include "api/cluster_folder.h"
 #include "api/cluster_jobs.h"
+#include "api/model_transfer.h"
 #include "api/train_request.h"
+#include "api/transfer_desk.h"
+#include "cpu/cpu_device.h"
 #include "net/gate.h"
 #include "net/join.h"
 #include "rpc/cluster_server.h"
+#include "store/model_row.h"
 
 namespace fastserve {
 namespace {
@@ -37,8 +41,14 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
     if (renewer_.joinable()) renewer_.join();
     gate_ = nullptr;    // nobody comes in any more
     server_ = nullptr;  // no call is under way any more
+    desk_ = nullptr;
     if (coordinator_ != nullptr) coordinator_->stop();
     jobs_ = nullptr;
+    {
+      const std::lock_guard lock(duties_mutex_);
+      reporting_ = nullptr;
+    }
+    duties_ = nullptr;
     coordinator_ = nullptr;
     if (folder_ != nullptr) folder_->withdraw();
   }
@@ -60,20 +70,24 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
                    [this](const NodeClaim& claim, const std::string& request) {
                      return members_->renew(claim, request);
                    },
-                   [this](const NodeClaim& claim) { return members_->admitted(claim); }}));
+                   [this](const NodeClaim& claim) { return members_->admitted(claim); },
+                   [this](const std::string& node, const std::string& reports) {
+                     const std::lock_guard lock(duties_mutex_);
+                     if (reporting_ != nullptr) reporting_->reported(node, reports);
+                   }}));
     for (const MemberRecord& node : members_->nodes())
       coordinator_->set_draining(node.name, node.draining);
+    const NodeOptions own{options_.root, usable_cores(), options_.log};
+    const auto store = std::make_shared<SharedStore>(options_.root / "models", clock_);
     jobs_ = std::make_unique<ClusterJobs>(ClusterJobs::Around{
-        {options_.root, 0, options_.log}, isa, &folder_->state(), coordinator_.get()});
+        {options_.root, 0, options_.log}, isa, &folder_->state(), coordinator_.get(), store});
+    FS_TRY(start_duties({own, isa, &folder_->state(), coordinator_.get(), store, &clock_,
+                         [this] { return all_nodes(); }}));
+    shelf_ = std::make_unique<LocalNode>(own, isa, TrainingEngine(), store);
     ClusterServerOptions serving;
     serving.log = options_.log;
     server_ = ClusterServer::start(
-        *this,
-        [this](const std::string& token) -> Result<AccessRole> {
-          FS_ASSIGN(const auto access, members_->access(token));
-          return access.role;
-        },
-        serving);
+        *this, [this](const std::string& token) { return role_of(token); }, serving);
     const int port = bound.port;
     Gate::Options gate;
     gate.log = options_.log;
@@ -97,7 +111,8 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   const std::string& endpoint() const override { return endpoint_; }
 
   // ClusterControl
-  Result<std::vector<NodeStatus>> nodes() override {
+  Result<std::vector<NodeStatus>> nodes() override { return all_nodes(); }
+  std::vector<NodeStatus> all_nodes() {
     std::vector<NodeStatus> seen = coordinator_->nodes();
     for (const MemberRecord& member : members_->nodes()) {
       const bool known = std::any_of(seen.begin(), seen.end(), [&](const NodeStatus& node) {
@@ -130,15 +145,66 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
     FS_ASSIGN(const TrainRequest wanted, read_train_request(request));
     return jobs_->train(wanted);
   }
-  Result<std::vector<ClusterJob>> jobs() override { return jobs_->jobs(); }
-  Result<ClusterJob> job(const std::string& id) override { return jobs_->job(id); }
-  Status pause(const std::string& id) override { return jobs_->pause(id); }
-  Status resume(const std::string& id) override { return jobs_->resume(id); }
-  Status cancel(const std::string& id) override { return jobs_->cancel(id); }
-  Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
-    return jobs_->log(id, from, most);
+  Result<std::vector<ClusterJob>> jobs() override {
+    FS_ASSIGN(std::vector<ClusterJob> all, jobs_->jobs());
+    for (ClusterJob& job : duties_->jobs()) all.push_back(std::move(job));
+    std::stable_sort(all.begin(), all.end(), [](const ClusterJob& a, const ClusterJob& b) {
+      return a.created_unix < b.created_unix;
+    });
+    return all;
   }
-  Result<Json> audit(const std::string& id) override { return audit_job(options_.root, id); }
+  Result<ClusterJob> job(const std::string& id) override {
+    auto duty = duties_->job(id);
+    return duty.ok() ? duty : jobs_->job(id);
+  }
+  Status pause(const std::string& id) override {
+    FS_TRY(check_trains(id, "pause"));
+    return jobs_->pause(id);
+  }
+  Status resume(const std::string& id) override {
+    FS_TRY(check_trains(id, "resume"));
+    return jobs_->resume(id);
+  }
+  Status cancel(const std::string& id) override {
+    return duties_->job(id).ok() ? duties_->cancel(id) : jobs_->cancel(id);
+  }
+  Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
+    return duties_->job(id).ok() ? duties_->log(id, from, most) : jobs_->log(id, from, most);
+  }
+  Result<Json> audit(const std::string& id) override {
+    FS_TRY(check_trains(id, "audit"));
+    return audit_job(options_.root, id);
+  }
+  Result<Json> models(const std::string& model) override {
+    FS_ASSIGN(const auto store, shelf_->glance_at_store());
+    Json::Array rows;
+    if (model.empty()) {
+      FS_ASSIGN(const auto all, store->list());
+      for (const ModelInfo& info : all) rows.push_back(model_row(info));
+    } else {
+      FS_ASSIGN(const ModelRef ref, ModelRef::parse(model));
+      FS_ASSIGN(const ModelInfo info, store->show(ref));
+      rows.push_back(model_row(info));
+    }
+    return Json(std::move(rows));
+  }
+  Result<uint64_t> change_model(ModelChange change, const std::string& model,
+                                const std::string& to) override {
+    FS_ASSIGN(const auto store, shelf_->open_store());
+    if (change == ModelChange::kRename) return done(store->rename(model, to));
+    FS_ASSIGN(const ModelRef ref, ModelRef::parse(model));
+    if (change == ModelChange::kTag) return done(store->tag(ref, to));
+    if (change == ModelChange::kUntag) return done(store->untag(ref.name, to));
+    if (change == ModelChange::kPoint) return done(store->point(ref));
+    return store->remove(ref);
+  }
+  Status verify_model(const std::string& model) override {
+    FS_ASSIGN(const ModelRef ref, ModelRef::parse(model));
+    FS_ASSIGN(const auto store, shelf_->open_store());
+    return store->verify(ref, {}, nullptr);
+  }
+  Result<std::string> deploy(const Json& request) override { return duties_->deploy(request); }
+  Result<std::string> compress(const Json& request) override { return duties_->compress(request); }
   Result<std::string> make_access_token(AccessRole role, const std::string& label,
                                         int64_t lifetime_seconds) override {
     return members_->make_access_token(role, lifetime_seconds, label);
@@ -172,9 +238,57 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   }
 
  private:
+  static Result<uint64_t> done(const Status& status) {
+    return status.ok() ? Result<uint64_t>(uint64_t{0}) : Result<uint64_t>(status.error());
+  }
+
+  Result<AccessRole> role_of(const std::string& token) {
+    FS_ASSIGN(const auto access, members_->access(token));
+    return access.role;
+  }
+
+  Status check_trains(const std::string& id, const char* what) {
+    const auto duty = duties_->job(id);
+    if (!duty.ok()) return {};
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("is for training, and this is a {}", duty->kind),
+                 fmt::format("{} {}", what, id), "fsctl jobs cancel ends it"};
+  }
+
+  Status start_duties(ClusterDuties::Around around) {
+    const auto store = around.store;
+    FS_ASSIGN(duties_, ClusterDuties::start(std::move(around)));
+    const std::lock_guard lock(duties_mutex_);
+    reporting_ = duties_.get();
+    desk_ = std::make_unique<TransferDesk>(TransferDesk::Around{
+        duties_.get(), store, [this](const std::string& token) { return role_of(token); },
+        [this](const std::string& node) { return dial_node(node); }, options_.log});
+    return {};
+  }
+
+  Result<TlsConnection> dial_node(const std::string& name) {
+    for (const NodeStatus& node : coordinator_->nodes()) {
+      if (node.name != name) continue;
+      const size_t colon = node.address.rfind(':');
+      const std::string host = node.address.substr(0, colon);
+      const int port = std::atoi(node.address.c_str() + colon + 1);
+      FS_ASSIGN(Socket socket, connect_to(host, port, kJoining / 2));
+      std::shared_ptr<const TlsParty> party;
+      {
+        const std::lock_guard lock(mutex_);
+        party = dialling_;
+      }
+      return party->connect(std::move(socket), endpoint_text(host, port), name, {kGenerateProtocol},
+                            kJoining / 2);
+    }
+    return Error{ErrorCode::kUnavailable, "has not connected", "node " + name, ""};
+  }
+
   Result<TlsParty> make_party() {
     FS_ASSIGN(const Identity identity, folder_->make_identity(clock_.unix_seconds()));
     FS_ASSIGN(claim_, read_claim(identity.certificate));
+    FS_ASSIGN(TlsParty dialling, TlsParty::create(identity));
+    dialling_ = std::make_shared<const TlsParty>(std::move(dialling));
     return TlsParty::create(identity);
   }
 
@@ -199,6 +313,10 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
         {kJoinProtocol, true, join},
         {kClusterClientProtocol, true,
          [this](TlsConnection connection) { server_->adopt(std::move(connection.stream)); }},
+        {kModelsProtocol, true,
+         [this](TlsConnection connection) { desk_->connected(std::move(connection)); }},
+        {kGenerateProtocol, true,
+         [this](TlsConnection connection) { desk_->connected(std::move(connection)); }},
         {kControlProtocol, false, [this](TlsConnection connection) {
            members_->heard(connection.claim->node);
            coordinator_->control_connected(std::move(connection));
@@ -229,6 +347,12 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   std::unique_ptr<Membership> members_;
   std::unique_ptr<ClusterCoordinator> coordinator_;
   std::unique_ptr<ClusterJobs> jobs_;
+  std::unique_ptr<LocalNode> shelf_;
+  std::unique_ptr<ClusterDuties> duties_;
+  std::unique_ptr<TransferDesk> desk_;
+  std::mutex duties_mutex_;
+  ClusterDuties* reporting_ = nullptr;        // while reports are welcome; guarded by duties_mutex_
+  std::shared_ptr<const TlsParty> dialling_;  // guarded by mutex_
   std::unique_ptr<ClusterServer> server_;
   std::unique_ptr<Gate> gate_;
   NodeClaim claim_;

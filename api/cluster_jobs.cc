@@ -191,7 +191,7 @@ void ClusterJobs::run(const std::shared_ptr<Running>& running, const TrainReques
       running->run = now;
     });
   };
-  LocalNode node(options, around_.isa, engine);
+  LocalNode node(options, around_.isa, engine, around_.store);
   const auto progress = [&](const TrainUpdate& update) {
     std::lock_guard lock(mutex_);
     running->last = update;

@@ -28,6 +28,7 @@ class ClusterJobs {
     Isa isa = Isa::kPortable;
     StateStore* state = nullptr;
     ClusterCoordinator* coordinator = nullptr;
+    std::shared_ptr<SharedStore> store;
   };
   explicit ClusterJobs(Around around) : around_(std::move(around)) {}
   /// The coordinator must have been told to stop what runs.

@@ -12,7 +12,9 @@
 #include "api/bulk_protocols.h"
 #include "api/cluster_folder.h"
 #include "api/cluster_host.h"
-#include "api/node.h"
+#include "api/model_transfer.h"
+#include "api/node_duties.h"
+#include "api/transfer_desk.h"
 #include "cluster/tokens.h"
 #include "cpu/cpu_device.h"
 #include "net/gate.h"
@@ -66,12 +68,8 @@ class Host final : public NodeHost {
     Gate::Options gate;
     gate.log = options_.log;
     FS_ASSIGN(gate_, Gate::start(
-                         std::move(bound), std::move(serving),
-                         bulk_.offers([this](TlsConnection connection) {
-                           tell(connection);
-                           node_->bulk_connected(std::move(connection));
-                         }),
-                         [this](const NodeClaim& claim) { return node_->admitted(claim); }, gate));
+                         std::move(bound), std::move(serving), protocols(),
+                         [this](const NodeClaim& claim) { return admitted(claim); }, gate));
     options_.log.info(fmt::format("node {} of cluster {}: {} lanes, roles {}, tensors at {}:{}",
                                   membership_.name, membership_.cluster, options_.lanes,
                                   fmt::join(membership_.roles, ","), host(), port));
@@ -81,6 +79,7 @@ class Host final : public NodeHost {
   ~Host() override {
     gate_ = nullptr;
     node_ = nullptr;
+    duties_ = nullptr;
   }
 
   const std::string& name() const override { return membership_.name; }
@@ -89,6 +88,22 @@ class Host final : public NodeHost {
  private:
   const std::string& host() const {
     return options_.advertise.empty() ? options_.address : options_.advertise;
+  }
+
+  /// The coordinator needs no word of its own: no node gets a certificate of its name.
+  Status admitted(const NodeClaim& claim) {
+    return claim.node == kCoordinatorName ? Status() : node_->admitted(claim);
+  }
+
+  std::vector<Gate::Protocol> protocols() {
+    auto all = bulk_.offers([this](TlsConnection connection) {
+      tell(connection);
+      node_->bulk_connected(std::move(connection));
+    });
+    all.push_back({kGenerateProtocol, false, [this](TlsConnection connection) {
+                     duties_->generate_connected(std::move(connection));
+                   }});
+    return all;
   }
 
   /// Takes up what it joined before, or joins.
@@ -162,9 +177,10 @@ class Host final : public NodeHost {
     return connection;
   }
 
-  Result<TlsConnection> dial_control(const std::string& host, int port) const {
+  Result<TlsConnection> dial_coordinator(const std::string& host, int port,
+                                         const char* protocol) const {
     FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
-    return greet(std::move(socket), host, port, kCoordinatorName, {kControlProtocol});
+    return greet(std::move(socket), host, port, kCoordinatorName, {protocol});
   }
 
   Result<TlsConnection> greet(Socket socket, const std::string& host, int port,
@@ -207,7 +223,15 @@ class Host final : public NodeHost {
     config.data_folder = options_.root / "node-data";
     config.clock = &clock_;
     config.log = options_.log;
-    config.dial_control = [this, place = place] { return dial_control(place.first, place.second); };
+    config.dial_control = [this, place = place] {
+      return dial_coordinator(place.first, place.second, kControlProtocol);
+    };
+    duties_ = std::make_unique<NodeDuties>(NodeDuties::Around{
+        {options_.root, options_.lanes, options_.log}, config.isa, host(), [this, place = place] {
+          return dial_coordinator(place.first, place.second, kModelsProtocol);
+        }});
+    config.duties = [this](const std::string& orders) { return duties_->set(orders); };
+    config.duty_reports = [this] { return duties_->reports(); };
     config.dial_bulk = [this, place = place] {
       return dial_bulk(place.first, place.second, kCoordinatorName);
     };
@@ -232,6 +256,7 @@ class Host final : public NodeHost {
   NodeMembership membership_;
   mutable std::mutex mutex_;
   std::shared_ptr<const TlsParty> party_;  // guarded by mutex_
+  std::unique_ptr<NodeDuties> duties_;
   std::unique_ptr<ClusterNode> node_;
   std::unique_ptr<Gate> gate_;
 };

@@ -17,9 +17,11 @@ namespace {
 
 /// What can be done over a cluster; every command of the groups that end with a space.
 const std::set<std::string> kOverCluster = {
-    "train",       "status",      "top",        "jobs list",    "jobs show",
-    "jobs logs",   "jobs follow", "jobs audit", "jobs pause",   "jobs resume",
-    "jobs cancel", "node list",   "node drain", "node undrain", "node remove"};
+    "train",        "status",       "top",         "jobs list",     "jobs show",     "jobs logs",
+    "jobs follow",  "jobs audit",   "jobs pause",  "jobs resume",   "jobs cancel",   "node list",
+    "node drain",   "node undrain", "node remove", "compress",      "deploy",        "generate",
+    "chat",         "models list",  "models show", "models verify", "models rename", "models tag",
+    "models untag", "models use",   "models rm",   "models import", "models export"};
 /// What is about this machine and never about a cluster.
 const std::set<std::string> kHere = {"version", "completion", "bench", "parity", "node start"};
 
@@ -72,11 +74,8 @@ Status choose_cluster(const CLI::App& app, CommandLine& line) {
   const bool given = app.get_option("--cluster")->count() > 0;
   const bool any = kOverCluster.contains(command) || command.starts_with("cluster");
   if (!given && !kHere.contains(command)) line.cluster = environment("FASTSERVE_CLUSTER");
+  if (has_other_place(app)) line.cluster.clear();
   if (line.cluster.empty() || any) return {};
-  if (has_other_place(app)) {
-    line.cluster.clear();
-    return {};
-  }
   if (kHere.contains(command))
     return Error{ErrorCode::kInvalidArgument, "is about this machine, and not about a cluster",
                  command,
@@ -87,24 +86,34 @@ Status choose_cluster(const CLI::App& app, CommandLine& line) {
                      : "--cluster '' does it on this machine, with the models here"};
 }
 
-Result<std::unique_ptr<ClusterClient>> open_cluster(const CommandLine& line) {
-  ClusterClientOptions options;
-  options.cancel = &line.cancel;
+Result<ClusterPlace> find_cluster(const CommandLine& line) {
   if (line.cluster.empty()) {
     const auto here = running_coordinator(root_of(line));
     if (!here.ok())
       return Error{ErrorCode::kInvalidArgument, "needs --cluster HOST:PORT or $FASTSERVE_CLUSTER",
                    "", "no coordinator runs from this store; fsctl cluster init makes a cluster"};
-    return ClusterClient::connect(here->host, here->port, here->token, options);
+    return ClusterPlace{here->host, here->port, here->token};
   }
   FS_ASSIGN(const auto place, parse_address(line.cluster));
   FS_ASSIGN(const std::string token, find_token(line));
-  return ClusterClient::connect(place.first, place.second, token, options);
+  return ClusterPlace{place.first, place.second, token};
+}
+
+Result<std::unique_ptr<ClusterClient>> open_cluster(const CommandLine& line) {
+  ClusterClientOptions options;
+  options.cancel = &line.cancel;
+  FS_ASSIGN(const ClusterPlace place, find_cluster(line));
+  return ClusterClient::connect(place.host, place.port, place.token, options);
+}
+
+Error no_cluster(const char* option) {
+  return {ErrorCode::kInvalidArgument, "is for a cluster: give --cluster HOST:PORT, too", option,
+          "leave it out to work on this machine"};
 }
 
 Json to_json(const ClusterJob& j) {
   return Json::object({{"id", j.id},
-                       {"kind", "train"},
+                       {"kind", j.kind},
                        {"model", j.model},
                        {"state", j.state},
                        {"created_unix", j.created_unix},

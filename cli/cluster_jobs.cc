@@ -27,6 +27,8 @@ int with_cluster(const CommandLine& line, const Use& use) {
 }
 
 std::string described(const ClusterJob& job) {
+  if (job.kind != "train")
+    return fmt::format("job {}, {} of {}: {}", job.id, job.kind, job.model, job.state);
   std::string text = fmt::format("job {} of {}: {} at step {}/{}, loss {:.4f}", job.id, job.model,
                                  job.state, job.step, job.steps, job.loss);
   if (job.validation_loss > 0) text += fmt::format(", validation {:.4f}", job.validation_loss);
@@ -141,6 +143,9 @@ int run_cluster_training(const CommandLine& line, const TrainRequest& request, b
 int follow_cluster_job(const CommandLine& line, const std::string& id) {
   auto client = open_cluster(line);
   if (!client.ok()) return fail(line, client.error());
+  const auto job = (*client)->job(id);
+  if (!job.ok()) return fail(line, job.error());
+  if (job->kind != "train") return follow_cluster_duty(line, std::move(*client), id);
   return follow_and_tell(line, std::move(*client), id);
 }
 
@@ -154,12 +159,18 @@ int list_cluster_jobs(const CommandLine& line) {
       if (jobs->empty())
         fmt::print("no jobs yet: fsctl train --help\n");
       else
-        fmt::print("{:<10} {:<20} {:<12} {:>15} {:>9} {:>9}  {}\n", "JOB", "MODEL", "STATE", "STEP",
-                   "LOSS", "TOK/S", "NOTE");
-      for (const ClusterJob& job : *jobs)
-        fmt::print("{:<10} {:<20} {:<12} {:>15} {:>9.4f} {:>9.0f}  {}\n", job.id, job.model,
-                   job.state, fmt::format("{}/{}", job.step, job.steps), job.loss,
+        fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9} {:>9}  {}\n", "JOB", "KIND", "MODEL",
+                   "STATE", "STEP", "LOSS", "TOK/S", "NOTE");
+      for (const ClusterJob& job : *jobs) {
+        if (job.kind != "train") {
+          fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9} {:>9}  {}\n", job.id, job.kind,
+                     job.model, job.state, "-", "-", "-", job.note);
+          continue;
+        }
+        fmt::print("{:<10} {:<9} {:<20} {:<12} {:>15} {:>9.4f} {:>9.0f}  {}\n", job.id, job.kind,
+                   job.model, job.state, fmt::format("{}/{}", job.step, job.steps), job.loss,
                    job.tokens_per_second, job.note);
+      }
     });
   });
 }

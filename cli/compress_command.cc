@@ -3,17 +3,14 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 
+#include "api/duty_request.h"
+#include "cli/cluster_client.h"
 #include "cli/command.h"
+#include "cli/compression_report.h"
 #include "cli/progress.h"
 
 namespace fastserve {
 namespace {
-
-Json to_json(const Measurement& m) {
-  return Json::object({{"bytes", m.bytes},
-                       {"perplexity", m.perplexity},
-                       {"tokens_per_second", m.tokens_per_second}});
-}
 
 int run_compression(const CommandLine& line, const CompressRequest& request) {
   auto node = line.node();
@@ -30,20 +27,7 @@ int run_compression(const CommandLine& line, const CompressRequest& request) {
       line.cancel);
   bar.reset();
   if (!result.ok()) return fail(line, result.error());
-  const Json document = Json::object({{"model", result->model.text()},
-                                      {"before", to_json(result->before)},
-                                      {"after", to_json(result->after)},
-                                      {"card", result->card}});
-  return finish(line, document, [&] {
-    const Measurement &b = result->before, &a = result->after;
-    fmt::print("{}\n", result->model.text());
-    fmt::print("  size        {:>12} -> {:>12}  ({:.2f}x smaller)\n", human_bytes(b.bytes),
-               human_bytes(a.bytes), static_cast<double>(b.bytes) / static_cast<double>(a.bytes));
-    fmt::print("  perplexity  {:>12.4f} -> {:>12.4f}  ({:+.2f} %)\n", b.perplexity, a.perplexity,
-               100 * (a.perplexity / b.perplexity - 1));
-    fmt::print("  decode      {:>8.0f} t/s -> {:>8.0f} t/s  ({:.2f}x)\n", b.tokens_per_second,
-               a.tokens_per_second, a.tokens_per_second / b.tokens_per_second);
-  });
+  return tell_compressed(line, *result);
 }
 
 }  // namespace
@@ -53,6 +37,7 @@ void add_compress_command(CLI::App& app, CommandLine& line, Body& run) {
   struct Arguments {
     CompressRequest request;
     std::string weights = "int8", head, prune = "none";
+    bool detach = false;
   };
   auto a = std::make_shared<Arguments>();
   // 0 would be no bound at all, and hardly what is meant.
@@ -65,7 +50,7 @@ void add_compress_command(CLI::App& app, CommandLine& line, Body& run) {
       "> 0");
   c->add_option("model", a->request.model, "Stored model: name, name@version or name@tag")
       ->required();
-  c->add_option("--to", a->request.to,
+  c->add_option("--to,--name", a->request.to,
                 "Publish under this name (default: a new version of the model)");
   c->add_option("--weights", a->weights,
                 "bf16, f16, f32, int8, int8-g32, int8-g128, int4-g32, int4-g128")
@@ -90,12 +75,14 @@ void add_compress_command(CLI::App& app, CommandLine& line, Body& run) {
       ->check(above_zero);
   c->add_option("--data", a->request.data,
                 "Calibration and held-out text (default: what it was trained on)");
+  c->add_flag("--detach", a->detach, "With --cluster: do not wait for the result");
   c->footer(
       "Examples:\n"
       "  fsctl compress poems --weights int8 --to poems-int8 --max-perplexity-increase 0.01\n"
       "  fsctl compress poems --weights int4-g32 --prune neurons --sparsity 0.25 --to poems-small\n"
       "  fsctl compress llama --data wiki/ --weights int4-g128 --max-perplexity-increase 0.03 "
-      "--max-bytes 700MiB");
+      "--max-bytes 700MiB\n"
+      "  fsctl compress poems --weights int8 --to poems-int8 --cluster 10.0.0.1:7070");
   c->callback([&line, &run, a] {
     run = [&line, a] {
       auto weights = parse_weight_format(a->weights);
@@ -109,6 +96,8 @@ void add_compress_command(CLI::App& app, CommandLine& line, Body& run) {
       auto prune = parse_pruning_kind(a->prune);
       if (!prune.ok()) return fail(line, prune.error());
       a->request.spec.pruning = *prune;
+      if (!line.cluster.empty()) return run_cluster_compression(line, a->request, a->detach);
+      if (a->detach) return fail(line, no_cluster("--detach"));
       return run_compression(line, a->request);
     };
   });

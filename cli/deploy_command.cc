@@ -4,6 +4,8 @@
 #include <chrono>
 #include <thread>
 
+#include "api/duty_request.h"
+#include "cli/cluster_client.h"
 #include "cli/command.h"
 #include "cli/progress.h"
 
@@ -43,6 +45,19 @@ int run_deploy(const CommandLine& line, DeployRequest& request, const std::strin
   return 0;
 }
 
+/// Each model is a deployment of its own.
+int run_cluster_deployments(const CommandLine& line, const DeployRequest& request,
+                            const std::string& node, bool detach) {
+  if (request.models.size() > 1 && request.port != 0)
+    return fail(line, {ErrorCode::kInvalidArgument, "is one port for several deployments", "--port",
+                       "leave it out, or deploy one model at a time"});
+  for (const std::string& model : request.models) {
+    const int code = run_cluster_deployment(line, {model, node, request}, detach);
+    if (code != 0) return code;
+  }
+  return 0;
+}
+
 }  // namespace
 
 void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
@@ -52,16 +67,24 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
     std::string weights = "bf16", port_file;
     bool kv_float = false;
     double grace_seconds = 5;
+    std::string node, listen;
+    bool detach = false;
   };
   auto a = std::make_shared<Arguments>();
   c->add_option("models", a->request.models, "Stored models: name, name@version or name@tag")
       ->required();
-  c->add_option("--port", a->request.port, "0: any free one")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 65535));
+  auto* port = c->add_option("--port", a->request.port, "0: any free one; so with --cluster")
+                   ->capture_default_str()
+                   ->check(CLI::Range(0, 65535));
   c->add_option("--address", a->request.address, "Address to listen on")->capture_default_str();
   c->add_flag("--allow-remote", a->request.allow_remote,
               "Allow an address that is not loopback; there is no authentication");
+  c->add_option("--listen", a->listen,
+                "Both: listen at this address, whoever reaches it may generate");
+  c->add_option("--node", a->node,
+                "With --cluster: the node that is to serve (default: the least "
+                "loaded one with the role server)");
+  c->add_flag("--detach", a->detach, "With --cluster: do not wait until it serves");
   c->add_option(
        "--weights", a->weights,
        "Format for matrices stored as floats: f32, bf16, f16, int8, int8-g128, int4-g32, ...")
@@ -76,13 +99,30 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
                 "Seconds that running requests get to finish after Ctrl-C")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
-  c->footer("Example:\n  fsctl deploy poems-int8 --port 8080");
-  c->callback([&line, &run, a] {
-    run = [&line, a] {
+  c->footer(
+      "With --cluster a node serves until fsctl jobs cancel, and clients of the cluster reach it "
+      "through the coordinator.\n"
+      "Examples:\n"
+      "  fsctl deploy poems-int8 --port 8080\n"
+      "  fsctl deploy poems-int8 --cluster 10.0.0.1:7070\n"
+      "  fsctl deploy poems-int8@3 --node gpu-1 --port 8080 --listen 0.0.0.0 --cluster "
+      "10.0.0.1:7070");
+  c->callback([&line, &run, a, port] {
+    run = [&line, a, port] {
       auto weights = parse_weight_format(a->weights);
       if (!weights.ok()) return fail(line, weights.error());
       a->request.weights = *weights;
       if (a->kv_float) a->request.kv = KvType::kFloat32;
+      if (!a->listen.empty()) {
+        a->request.address = a->listen;
+        a->request.allow_remote = true;
+      }
+      if (!line.cluster.empty()) {
+        if (port->count() == 0) a->request.port = 0;
+        return run_cluster_deployments(line, a->request, a->node, a->detach);
+      }
+      if (!a->node.empty()) return fail(line, no_cluster("--node"));
+      if (a->detach) return fail(line, no_cluster("--detach"));
       auto grace = timeout_from_seconds(a->grace_seconds, "grace");
       if (!grace.ok()) return fail(line, grace.error());
       return run_deploy(line, a->request, a->port_file, grace->value_or(Nanoseconds{0}));

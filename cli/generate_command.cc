@@ -17,8 +17,9 @@ struct Arguments {
 
 void add_sampling_options(CLI::App* c, const std::shared_ptr<Arguments>& a) {
   SamplingParameters& s = a->request.sampling;
-  c->add_option("model", a->model,
-                "Stored model, run in this process unless a deployment serves it");
+  c->add_option("model,--model", a->model,
+                "Stored model, run in this process unless a deployment serves it; with --cluster "
+                "one that is deployed there");
   c->add_option("--connect", a->connect, "HOST:PORT of a deployment");
   c->add_option("--max-tokens", a->request.max_tokens, "Longest answer")->capture_default_str();
   c->add_option("--temperature", s.temperature, "0: always the likeliest token")
@@ -162,7 +163,8 @@ void add_generate_commands(CLI::App& app, CommandLine& line, Body& run) {
   generate->footer(
       "Examples:\n"
       "  fsctl generate poems --prompt 'Once upon' --temperature 0.8 --top-p 0.95\n"
-      "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once' --json");
+      "  fsctl generate --connect 127.0.0.1:8080 --prompt 'Once' --json\n"
+      "  fsctl generate poems --prompt 'Once' --cluster 10.0.0.1:7070    # where it is deployed");
   generate->callback([&line, &run, a] { run = [&line, a] { return generate_once(line, *a); }; });
 
   auto b = std::make_shared<Arguments>();
@@ -170,7 +172,10 @@ void add_generate_commands(CLI::App& app, CommandLine& line, Body& run) {
   auto* talk = app.add_subcommand("chat", "Talk with a model, turn by turn");
   add_sampling_options(talk, b);
   talk->add_option("--system", b->system, "What the model should be told first");
-  talk->footer("Example:\n  fsctl chat llama --system 'Answer briefly.' --temperature 0.7");
+  talk->footer(
+      "Examples:\n"
+      "  fsctl chat llama --system 'Answer briefly.' --temperature 0.7\n"
+      "  fsctl chat llama --cluster 10.0.0.1:7070");
   talk->callback([&line, &run, b] { run = [&line, b] { return chat(line, *b); }; });
 }
 

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <optional>
 
+#include "cli/cluster_models.h"
 #include "rpc/client.h"
 
 namespace fastserve {
@@ -80,6 +81,21 @@ class LocalGenerator final : public Generator {
   const CancelFlag& cancel_;
 };
 
+/// Through the coordinator, which knows where the model is served.
+Result<std::unique_ptr<Generator>> open_cluster_generator(CommandLine& line,
+                                                          const std::string& model) {
+  if (model.empty())
+    return Error{ErrorCode::kInvalidArgument, "needs a model", "generate",
+                 "fsctl jobs list shows what is deployed"};
+  TransferAsk ask;
+  ask.want = TransferAsk::Want::kGenerate;
+  ask.model = model;
+  FS_ASSIGN(OpenedTransfer opened, open_cluster_transfer(line, ask));
+  FS_ASSIGN(auto client, RpcClient::over(std::move(opened.stream), std::chrono::seconds(15)));
+  // Whatever the deployment calls it, there is but one model behind this connection.
+  return std::unique_ptr<Generator>(new RemoteGenerator(std::move(client), "", line.cancel));
+}
+
 }  // namespace
 
 Result<std::pair<std::string, int>> parse_address(const std::string& text) {
@@ -101,6 +117,7 @@ Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::
     FS_ASSIGN(auto client, RpcClient::connect(place.first, place.second, std::chrono::seconds(5)));
     return std::unique_ptr<Generator>(new RemoteGenerator(std::move(client), model, line.cancel));
   }
+  if (!line.cluster.empty()) return open_cluster_generator(line, model);
   if (model.empty())
     return Error{ErrorCode::kInvalidArgument, "needs a model or --connect HOST:PORT", "generate",
                  "fsctl models list shows the models here"};

@@ -4,8 +4,10 @@
 #include <ctime>
 #include <map>
 
+#include "cli/cluster_models.h"
 #include "cli/command.h"
 #include "cli/progress.h"
+#include "store/model_row.h"
 
 namespace fastserve {
 namespace {
@@ -19,27 +21,11 @@ std::string date_text(int64_t unix_seconds) {
   return text;
 }
 
-Json to_json(const ModelInfo& m) {
-  return Json::object({{"name", m.ref.name},
-                       {"version", m.ref.version},
-                       {"current", m.current},
-                       {"tags", Json::array_of(m.tags)},
-                       {"created_unix", m.created_unix},
-                       {"bytes", m.bytes},
-                       {"unique_bytes", m.unique_bytes},
-                       {"architecture", m.architecture},
-                       {"weight_format", m.weight_format},
-                       {"parameters", m.parameters},
-                       {"made_by", m.lineage.made_by},
-                       {"parent", m.lineage.parent},
-                       {"details", m.lineage.details}});
-}
-
-int list_models(const CommandLine& line, Store& store) {
+int list_models(const CommandLine& line, ModelShelf& store) {
   auto models = store.list();
   if (!models.ok()) return fail(line, models.error());
   Json::Array rows;
-  for (const ModelInfo& m : *models) rows.push_back(to_json(m));
+  for (const ModelInfo& m : *models) rows.push_back(model_row(m));
   return finish(line, rows, [&] {
     if (models->empty())
       fmt::print("no models yet: fsctl train --help, fsctl models import --help\n");
@@ -99,13 +85,13 @@ void print_family(const Family& family) {
   for (const std::string& model : family.derived) fmt::print("  derived       {}\n", model);
 }
 
-int show_model(const CommandLine& line, Store& store, const ModelRef& ref) {
+int show_model(const CommandLine& line, ModelShelf& store, const ModelRef& ref) {
   auto m = store.show(ref);
   if (!m.ok()) return fail(line, m.error());
   auto all = store.list();
   if (!all.ok()) return fail(line, all.error());
   const Family family = family_of(*all, *m);
-  Json document = to_json(*m);
+  Json document = model_row(*m);
   document.set("lineage", to_json(family));
   return finish(line, document, [&] {
     fmt::print(
@@ -125,13 +111,19 @@ enum class Access { kWhole, kGlance };
 
 /// Runs `work` on the opened store and the parsed reference.
 int with_store(const CommandLine& line, const std::string& text,
-               const std::function<int(Store&, const ModelRef&)>& work,
+               const std::function<int(ModelShelf&, const ModelRef&)>& work,
                Access access = Access::kWhole) {
   ModelRef ref;
   if (!text.empty()) {
     auto parsed = ModelRef::parse(text);
     if (!parsed.ok()) return fail(line, parsed.error());
     ref = *parsed;
+  }
+  if (!line.cluster.empty()) {
+    auto client = open_cluster(line);
+    if (!client.ok()) return fail(line, client.error());
+    ClusterShelf shelf(std::move(*client));
+    return work(shelf, ref);
   }
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
@@ -146,7 +138,7 @@ int report(const CommandLine& line, const Status& status, const std::string& don
 }
 
 /// Every version when `ref` is empty. The first damaged one does not hide the others.
-int verify_models(const CommandLine& line, Store& store, const ModelRef& ref) {
+int verify_models(const CommandLine& line, ModelShelf& store, const ModelRef& ref) {
   std::vector<ModelRef> refs = {ref};
   if (ref.name.empty()) {
     auto all = store.list();
@@ -172,8 +164,7 @@ int verify_models(const CommandLine& line, Store& store, const ModelRef& ref) {
     whole.push_back(one.text());
     if (!line.json) fmt::print("{} is whole\n", one.text());
   }
-  const Json document =
-      Json::object({{"ok", code == 0}, {"whole", whole}, {"damaged", damaged}});
+  const Json document = Json::object({{"ok", code == 0}, {"whole", whole}, {"damaged", damaged}});
   finish(line, document, [] {});
   return code;
 }
@@ -183,7 +174,7 @@ void add_listing(CLI::App* models, CommandLine& line, Body& run) {
       "list", "Every version of every model; * marks where a name points, # a tag");
   list->callback([&line, &run] {
     run = [&line] {
-      const auto work = [&](Store& s, const ModelRef&) { return list_models(line, s); };
+      const auto work = [&](ModelShelf& s, const ModelRef&) { return list_models(line, s); };
       return with_store(line, "", work, Access::kGlance);
     };
   });
@@ -192,7 +183,7 @@ void add_listing(CLI::App* models, CommandLine& line, Body& run) {
   show->add_option("model", *name)->required();
   show->callback([&line, &run, name] {
     run = [&line, name] {
-      const auto work = [&](Store& s, const ModelRef& r) { return show_model(line, s, r); };
+      const auto work = [&](ModelShelf& s, const ModelRef& r) { return show_model(line, s, r); };
       return with_store(line, *name, work, Access::kGlance);
     };
   });
@@ -204,7 +195,7 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   rm->add_option("model", *name)->required();
   rm->callback([&line, &run, name] {
     run = [&line, name] {
-      return with_store(line, *name, [&](Store& s, const ModelRef& r) {
+      return with_store(line, *name, [&](ModelShelf& s, const ModelRef& r) {
         auto freed = s.remove(r);
         if (!freed.ok()) return fail(line, freed.error());
         return finish(line, Json::object({{"freed_bytes", *freed}}),
@@ -217,8 +208,8 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   verify->add_option("model", *name);
   verify->callback([&line, &run, name] {
     run = [&line, name] {
-      return with_store(line, *name,
-                        [&](Store& s, const ModelRef& r) { return verify_models(line, s, r); });
+      return with_store(
+          line, *name, [&](ModelShelf& s, const ModelRef& r) { return verify_models(line, s, r); });
     };
   });
   auto* rename = models->add_subcommand("rename", "Give a model another name");
@@ -226,7 +217,7 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   rename->add_option("to", *other)->required();
   rename->callback([&line, &run, name, other] {
     run = [&line, name, other] {
-      return with_store(line, "", [&](Store& s, const ModelRef&) {
+      return with_store(line, "", [&](ModelShelf& s, const ModelRef&) {
         return report(line, s.rename(*name, *other), *name + " is now " + *other);
       });
     };
@@ -236,7 +227,7 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   tag->add_option("tag", *other)->required();
   tag->callback([&line, &run, name, other] {
     run = [&line, name, other] {
-      return with_store(line, *name, [&](Store& s, const ModelRef& r) {
+      return with_store(line, *name, [&](ModelShelf& s, const ModelRef& r) {
         return report(line, s.tag(r, *other), r.text() + " is tagged " + *other);
       });
     };
@@ -246,7 +237,7 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   untag->add_option("tag", *other)->required();
   untag->callback([&line, &run, name, other] {
     run = [&line, name, other] {
-      return with_store(line, *name, [&](Store& s, const ModelRef& r) {
+      return with_store(line, *name, [&](ModelShelf& s, const ModelRef& r) {
         return report(line, s.untag(r.name, *other), *other + " is no tag of " + r.name + " now");
       });
     };
@@ -256,7 +247,7 @@ void add_changes(CLI::App* models, CommandLine& line, Body& run) {
   use->add_option("model", *name)->required();
   use->callback([&line, &run, name] {
     run = [&line, name] {
-      return with_store(line, *name, [&](Store& s, const ModelRef& r) {
+      return with_store(line, *name, [&](ModelShelf& s, const ModelRef& r) {
         return report(line, s.point(r), r.name + " points to " + r.text());
       });
     };
@@ -306,8 +297,12 @@ void add_transfer(CLI::App* models, CommandLine& line, Body& run) {
   importing->add_option("directory", a->first, "With config.json, tokenizer.json, *.safetensors")
       ->required();
   importing->add_option("--name", a->second, "Name in the store")->required();
-  importing->callback(
-      [&line, &run, a] { run = [&line, a] { return import_model(line, a->first, a->second); }; });
+  importing->callback([&line, &run, a] {
+    run = [&line, a] {
+      return line.cluster.empty() ? import_model(line, a->first, a->second)
+                                  : import_into_cluster(line, a->first, a->second);
+    };
+  });
   auto b = std::make_shared<Arguments>();
   auto* exporting = models->add_subcommand("export", "Write a directory that transformers loads");
   exporting->add_option("model", b->first)->required();
@@ -315,7 +310,11 @@ void add_transfer(CLI::App* models, CommandLine& line, Body& run) {
   exporting->add_flag("--keep-quantised", b->keep_quantised,
                       "Keep quantised matrices as they are (only FastServe reads them)");
   exporting->callback([&line, &run, b] {
-    run = [&line, b] { return export_model(line, b->first, b->second, b->keep_quantised); };
+    run = [&line, b] {
+      return line.cluster.empty()
+                 ? export_model(line, b->first, b->second, b->keep_quantised)
+                 : export_from_cluster(line, b->first, b->second, b->keep_quantised);
+    };
   });
 }
 
@@ -340,7 +339,9 @@ void add_models_command(CLI::App& app, CommandLine& line, Body& run) {
       "  fsctl models untag poems best\n"
       "  fsctl models rename poems verses\n"
       "  fsctl models verify\n"
-      "  fsctl models rm poems@1");
+      "  fsctl models rm poems@1\n"
+      "  fsctl models list --cluster 10.0.0.1:7070                   # the coordinator's\n"
+      "  fsctl models export poems ./poems-hf --cluster 10.0.0.1:7070");
 }
 
 }  // namespace fastserve

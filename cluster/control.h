@@ -32,8 +32,9 @@ struct NodeStatus {
   double tokens_per_second = 0, bytes_per_second = 0;
 };
 
-/// A training job as the coordinator sees it.
+/// A job as the coordinator sees it. Deployments and compressions have no steps.
 struct ClusterJob {
+  std::string kind = "train";  ///< train, deploy, compress
   std::string id, model,
       state;  ///< waiting, running, paused, interrupted, finished, failed, cancelled
   int64_t created_unix = 0, step = 0, steps = 0;
@@ -43,6 +44,9 @@ struct ClusterJob {
   std::string note;
   Json details;
 };
+
+/// What becomes of a stored model, without touching its content.
+enum class ModelChange : uint8_t { kPoint, kTag, kUntag, kRename, kRemove };
 
 /// Threads: any, several at a time.
 /// Errors:  kNotFound names the thing and what there is; kInvalidArgument a request that cannot be;
@@ -78,6 +82,21 @@ class ClusterControl {
   virtual Result<Json> tokens() = 0;
   /// Nobody comes in by it any more; connections that are open stay.
   virtual Status revoke_token(const std::string& id) = 0;
+
+  /// Versions in the coordinator's store, as model_row() tells of them: the one that is meant by
+  /// "name", "name@3" or "name@tag"; with an empty text all.
+  virtual Result<Json> models(const std::string& model) = 0;
+  /// `to`: the tag, or the new name. Answers the bytes freed, of kRemove.
+  virtual Result<uint64_t> change_model(ModelChange change, const std::string& model,
+                                        const std::string& to) = 0;
+  /// Reads and checks every byte of it.
+  virtual Status verify_model(const std::string& model) = 0;
+
+  /// Gives the model to a node that serves it until the job is cancelled; the job's id. `request`:
+  /// see deploy() in schema/cluster.capnp.
+  virtual Result<std::string> deploy(const Json& request) = 0;
+  /// Lets a node compress it; the job's id.
+  virtual Result<std::string> compress(const Json& request) = 0;
 
   virtual Json status() = 0;  ///< cluster id, epoch, version, uptime, counts
 };

@@ -132,7 +132,8 @@ Error explain_alert(Error error) {
   else if (says("unknown ca") || says("certificate"))
     error.hint = "this node's certificate is none of that cluster's: let it join there";
   else if (says("no application protocol"))
-    error.hint = "the two sides run versions that do not speak with each other: update the older";
+    error = {ErrorCode::kUnsupported, error.what, error.where,
+             "the two sides run versions that do not speak with each other: update the older"};
   return error;
 }
 

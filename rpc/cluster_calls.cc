@@ -67,17 +67,7 @@ class ControlServer final : public wire::Control::Server {
   }
 
   kj::Promise<void> train(TrainContext context) override {
-    return answer<std::string>(
-        context, AccessRole::kRun, "train", Kind::kLong,
-        [text = to_string(context.getParams().getRequest())](
-            ClusterControl& control) -> Result<std::string> {
-          auto request = Json::parse(text, "the request");
-          if (request.ok() && request->is_object()) return control.train(*request);
-          return Error{ErrorCode::kInvalidArgument,
-                       request.ok() ? "is no JSON object" : request.error().message(), "train",
-                       "see train() in schema/cluster.capnp"};
-        },
-        [](auto& results, const std::string& job) { results.setJob(to_text(job)); });
+    return begin(context, "train", &ClusterControl::train);
   }
 
   kj::Promise<void> jobs(JobsContext context) override {
@@ -184,6 +174,46 @@ class ControlServer final : public wire::Control::Server {
                });
   }
 
+  kj::Promise<void> models(ModelsContext context) override {
+    return answer<std::string>(
+        context, AccessRole::kRead, "models", Kind::kLong,
+        [model = to_string(context.getParams().getModel())](
+            ClusterControl& control) -> Result<std::string> {
+          FS_ASSIGN(Json models, control.models(model));
+          return text_that_fits(std::move(models));
+        },
+        [](auto& results, const std::string& text) { results.setModels(to_text(text)); });
+  }
+
+  kj::Promise<void> changeModel(ChangeModelContext context) override {
+    const auto params = context.getParams();
+    const auto change = read_model_change(params.getChange());
+    if (!change.ok()) {
+      write_error(context.getResults().initError(), change.error());
+      return kj::READY_NOW;
+    }
+    const bool for_admins = *change == ModelChange::kRename || *change == ModelChange::kRemove;
+    return answer<uint64_t>(
+        context, for_admins ? AccessRole::kAdmin : AccessRole::kRun, "changeModel", Kind::kLong,
+        [change = *change, model = to_string(params.getModel()), to = to_string(params.getTo())](
+            ClusterControl& control) { return control.change_model(change, model, to); },
+        [](auto& results, uint64_t freed) { results.setFreedBytes(freed); });
+  }
+
+  kj::Promise<void> verifyModel(VerifyModelContext context) override {
+    return act(context, AccessRole::kRun, "verifyModel",
+               [model = to_string(context.getParams().getModel())](ClusterControl& control) {
+                 return control.verify_model(model);
+               });
+  }
+
+  kj::Promise<void> deploy(DeployContext context) override {
+    return begin(context, "deploy", &ClusterControl::deploy);
+  }
+  kj::Promise<void> compress(CompressContext context) override {
+    return begin(context, "compress", &ClusterControl::compress);
+  }
+
   kj::Promise<void> watch(WatchContext context) override;
 
  private:
@@ -216,6 +246,23 @@ class ControlServer final : public wire::Control::Server {
           else
             write(results, (*answered)->value());
         });
+  }
+
+  /// The same for a call that begins a job by a JSON object.
+  template <class Context>
+  kj::Promise<void> begin(Context& context, const char* call,
+                          Result<std::string> (ClusterControl::*job)(const Json&)) {
+    return answer<std::string>(
+        context, AccessRole::kRun, call, Kind::kLong,
+        [text = to_string(context.getParams().getRequest()), call,
+         job](ClusterControl& control) -> Result<std::string> {
+          auto request = Json::parse(text, "the request");
+          if (request.ok() && request->is_object()) return (control.*job)(*request);
+          return Error{ErrorCode::kInvalidArgument,
+                       request.ok() ? "is no JSON object" : request.error().message(), call,
+                       fmt::format("see {}() in schema/cluster.capnp", call)};
+        },
+        [](auto& results, const std::string& id) { results.setJob(to_text(id)); });
   }
 
   struct Done {};

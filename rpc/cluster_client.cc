@@ -4,8 +4,8 @@
 
 #include "cluster/tokens.h"
 #include "net/tls.h"
-#include "rpc/cluster_client_loop.h"
 #include "rpc/cluster_server.h"
+#include "rpc/connected_cluster_client.h"
 
 namespace fastserve {
 namespace {
@@ -14,82 +14,7 @@ constexpr const char* kClientName = "fastserve " FASTSERVE_VERSION;
 /// A quiet watch is told so every 5 s.
 constexpr Nanoseconds kLongestSilence = std::chrono::seconds(5);
 
-using Patience = ClusterClientLoop::Patience;
-using State = ClusterClientLoop::State;
-using Text = Result<std::string>;
-
-wire::Control::Client& control(State& state) {
-  KJ_IF_MAYBE (opened, state.control) {
-    return *opened;
-  }
-  KJ_FAIL_ASSERT("open() comes first");
-}
-
-class ConnectedClusterClient final : public ClusterClient {
- public:
-  ConnectedClusterClient(std::unique_ptr<Stream> stream, const ClusterClientOptions& options)
-      : loop_(std::move(stream), options) {}
-
-  Status open(const std::string& token);
-  AccessRole role() const override { return role_; }
-  const std::string& server() const override { return server_; }
-  const std::string& endpoint() const override { return loop_.endpoint(); }
-
-  Result<Json> cluster_status() override;
-  Json status() override {
-    auto got = cluster_status();
-    return got.ok() ? *got : Json::object({{"error", got.error().message()}});
-  }
-  Result<std::vector<NodeStatus>> nodes() override;
-  Status drain(const std::string& node, bool drain) override;
-  Status remove(const std::string& node) override;
-  Result<std::string> train(const Json& request) override;
-  Result<std::vector<ClusterJob>> jobs() override;
-  Result<ClusterJob> job(const std::string& id) override;
-  Status pause(const std::string& id) override;
-  Status resume(const std::string& id) override;
-  Status cancel(const std::string& id) override;
-  Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override;
-  Result<Json> audit(const std::string& id) override;
-  Result<std::string> make_access_token(AccessRole role, const std::string& label,
-                                        int64_t lifetime_seconds) override;
-  Result<std::string> make_join_token(int64_t lifetime_seconds) override;
-  Result<Json> tokens() override;
-  Status revoke_token(const std::string& id) override;
-  Status watch(const Watch& watch,
-               const std::function<bool(const ClusterUpdate&)>& on_update) override;
-
- private:
-  struct Done {};
-  /// A call that answers nothing but an error.
-  template <class Request>
-  Status act(Request request) {
-    const Result<Done> done = loop_.call<Done>(Patience::kWhileAlive, [request](State& state) {
-      return request(control(state)).send().then([](auto&& reply) -> Result<Done> {
-        if (reply.hasError()) return read_error(reply.getError());
-        return Done{};
-      });
-    });
-    return done.ok() ? Status() : done.error();
-  }
-  /// A call that answers a text, which `read` takes out.
-  template <class Request, class Read>
-  Text ask(Patience patience, Request request, Read read) {
-    return loop_.call<std::string>(patience, [request, read](State& state) {
-      return request(control(state)).send().then([read](auto&& reply) -> Text {
-        if (reply.hasError()) return read_error(reply.getError());
-        return to_string(read(reply));
-      });
-    });
-  }
-  void start_watch(State& state, const Watch& watch,
-                   const std::shared_ptr<ClusterWatched>& watched);
-  Status receive(const std::shared_ptr<ClusterWatched>& watched,
-                 const std::function<bool(const ClusterUpdate&)>& on_update);
-  AccessRole role_ = AccessRole::kRead;
-  std::string server_;
-  ClusterClientLoop loop_;
-};
+}  // namespace
 
 Status ConnectedClusterClient::open(const std::string& token) {
   struct Opened {
@@ -173,18 +98,7 @@ Status ConnectedClusterClient::remove(const std::string& node) {
 }
 
 Result<std::string> ConnectedClusterClient::train(const Json& request) {
-  const std::string text = request.dump();
-  if (text.size() > kMostContentBytes)
-    return Error{ErrorCode::kInvalidArgument, "are more than fit into a message", "the settings",
-                 ""};
-  return ask(
-      Patience::kWhileAlive,
-      [text](auto& control) {
-        auto request = control.trainRequest();
-        request.setRequest(to_text(text));
-        return request;
-      },
-      [](auto& reply) { return reply.getJob(); });
+  return begin(request, [](auto& control) { return control.trainRequest(); });
 }
 
 Result<std::vector<ClusterJob>> ConnectedClusterClient::jobs() {
@@ -369,8 +283,6 @@ Status ConnectedClusterClient::receive(const std::shared_ptr<ClusterWatched>& wa
     heard = ClusterClientLoop::now();
   }
 }
-
-}  // namespace
 
 Result<std::unique_ptr<ClusterClient>> ClusterClient::over(std::unique_ptr<Stream> stream,
                                                            const std::string& access_token,

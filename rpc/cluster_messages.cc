@@ -18,6 +18,29 @@ AccessRole read_role(wire::Role role) {
   return role <= wire::Role::ADMIN ? static_cast<AccessRole>(role) : AccessRole::kRead;
 }
 
+wire::ModelChange write_model_change(ModelChange change) {
+  return static_cast<wire::ModelChange>(change);
+}
+
+Result<ModelChange> read_model_change(wire::ModelChange change) {
+  const auto number = static_cast<uint16_t>(change);
+  if (number <= static_cast<uint16_t>(ModelChange::kRemove))
+    return static_cast<ModelChange>(number);
+  return Error{ErrorCode::kUnsupported, "is of a kind that is not known here", "changeModel",
+               "update the coordinator"};
+}
+
+Result<std::string> text_that_fits(Json models) {
+  std::string text = models.dump();
+  if (text.size() <= kMostContentBytes) return text;
+  if (models.is_array())
+    for (Json& model : models.as_array()) model.set("details", Json());
+  text = models.dump();
+  if (text.size() <= kMostContentBytes) return text;
+  return Error{ErrorCode::kResourceExhausted, "are more than fit into a message", "the models",
+               "ask for one by its name"};
+}
+
 void write_node(wire::Node::Builder out, const NodeStatus& node) {
   out.setName(to_text(node.name));
   out.setAddress(to_text(node.address));
@@ -79,13 +102,15 @@ void write_job(wire::Job::Builder out, const ClusterJob& job, bool with_details)
   out.setIncarnation(job.incarnation);
   out.setReplayedSteps(job.replayed_steps);
   out.setNote(to_text(job.note));
+  out.setKind(to_text(job.kind));
   if (with_details && !job.details.is_null()) out.setDetails(to_text(job.details.dump()));
 }
 
 uint64_t job_bytes(const ClusterJob& job, bool with_details) {
   constexpr uint64_t kFixed = 256;
   const uint64_t details = with_details && !job.details.is_null() ? job.details.dump().size() : 0;
-  return kFixed + job.id.size() + job.model.size() + job.state.size() + job.note.size() + details;
+  return kFixed + job.id.size() + job.kind.size() + job.model.size() + job.state.size() +
+         job.note.size() + details;
 }
 
 Result<ClusterJob> read_job(wire::Job::Reader in) {
@@ -103,6 +128,7 @@ Result<ClusterJob> read_job(wire::Job::Reader in) {
   job.incarnation = in.getIncarnation();
   job.replayed_steps = in.getReplayedSteps();
   job.note = to_string(in.getNote());
+  if (in.getKind().size() > 0) job.kind = to_string(in.getKind());
   if (in.getDetails().size() > 0) {
     FS_ASSIGN(job.details, Json::parse(to_string(in.getDetails()), "details of job " + job.id));
   }

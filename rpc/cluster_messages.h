@@ -15,6 +15,14 @@ wire::Role write_role(AccessRole role);
 /// A role that this build does not know may do what the least may.
 AccessRole read_role(wire::Role role);
 
+wire::ModelChange write_model_change(ModelChange change);
+/// kUnsupported for one that this build does not know.
+Result<ModelChange> read_model_change(wire::ModelChange change);
+
+/// A list of models as a text that fits into a message: without details where it must be, and
+/// kResourceExhausted when even so it does not.
+Result<std::string> text_that_fits(Json models);
+
 void write_node(wire::Node::Builder out, const NodeStatus& node);
 NodeStatus read_node(wire::Node::Reader in);
 

@@ -23,6 +23,15 @@
 # long. A token that expires or is taken back is worth nothing half a minute later, on connections that
 # are open, too.
 #
+# Two more protocols are spoken at the coordinator's port, told apart by ALPN. Each begins with the
+# one byte 0x01 as above, and two documents (four bytes of length, the lowest first, then JSON): what
+# the client wants, with its token, and the answer, which carries {"error": {code, what, where, hint}}
+# when it is refused.
+#   fastserve-generate/1  {"want": "generate", "token", "model"}: from there on the client speaks with
+#                         the node that serves the model, as fastserve.capnp has it. run.
+#   fastserve-models/1    {"want": "pull", "token", "model"} and {"want": "push", "token", "name"}:
+#                         models, piece by piece (api/model_transfer.h). run.
+#
 # Texts marked JSON hold one JSON document, UTF-8.
 
 using Cxx = import "/capnp/c++.capnp";
@@ -112,11 +121,50 @@ interface Control {
   revokeToken @17 (id :Text) -> (error :Error);
   # admin. Nobody comes in by it any more; connections that are open stay.
 
+  models @18 (model :Text) -> (models :Text, error :Error);
+  # JSON: an array of the versions in the coordinator's store, by name and version, each {name,
+  # version, current, tags, created_unix, bytes, unique_bytes, architecture, weight_format, parameters,
+  # made_by, parent, details}; only the one that `model` names ("name", "name@3", "name@tag") when it
+  # is not empty. Without `details` when those would not fit into a message.
+
+  changeModel @19 (change :ModelChange, model :Text, to :Text) -> (freedBytes :UInt64, error :Error);
+  # run to point and to tag, admin to rename and to remove. `to`: the tag, or the new name.
+
+  verifyModel @20 (model :Text) -> (error :Error);
+  # run. Reads and checks every byte of it, which may take minutes.
+
+  deploy @21 (request :Text) -> (job :Text, error :Error);
+  # run. A node with the role `server` gets the model and serves it until the job is cancelled; it is
+  # served again when the node or the coordinator is started again, and by another node when it is
+  # lost or drained. `request`, JSON; absent: as `fsctl deploy` does it.
+  #   model address weights kv node                                       texts
+  #   port context_tokens max_queue                                       integers
+  #   allow_remote                                                        true or false
+  # The port is open to whoever reaches it: loopback alone unless `allow_remote`. Through the
+  # coordinator it is always to be had (see below).
+
+  compress @22 (request :Text) -> (job :Text, error :Error);
+  # run. A node with the role `compressor`, or the coordinator where there is none, makes a model of
+  # the coordinator's store smaller; what comes of it is published there.
+  #   model to weights head prune data                                    texts
+  #   sparsity max_perplexity_increase max_perplexity min_tokens_per_second   numbers
+  #   max_bytes                                                           integer
+  # `data` is the coordinator's; absent: what the model was trained on. Progress and result are in the
+  # job's details.
+
   watch @15 (job :Text, withNodes :Bool, updatesPerSecond :Float64 = 2, sink :UpdateSink)
         -> (watching :Watching, error :Error);
   # Sends what becomes of one job, or with `job` empty of all that have not ended, to `sink`: at most
   # `updatesPerSecond` (up to 10) updates, the first at once. The last update of one job is that in
   # which it has finished, failed or been cancelled.
+}
+
+enum ModelChange {
+  point @0;
+  tag @1;
+  untag @2;
+  rename @3;
+  remove @4;
 }
 
 interface UpdateSink {
@@ -204,4 +252,7 @@ struct Job {
   note @12 :Text;
   details @13 :Text;
   # JSON.
+
+  kind @14 :Text;
+  # "train", "deploy", "compress"; empty: of a coordinator that only trains.
 }

@@ -12,3 +12,5 @@ fastserve_test(embedding SOURCES ${CMAKE_CURRENT_LIST_DIR}/embedding_test.cc LIB
 target_include_directories(embedding_test PRIVATE ${PROJECT_SOURCE_DIR})
 
 fastserve_test(train_request SOURCES ${CMAKE_CURRENT_LIST_DIR}/train_request_test.cc USES api LABELS sanitized)
+
+fastserve_test(transfer SOURCES ${CMAKE_CURRENT_LIST_DIR}/transfer_test.cc USES api LABELS sanitized threaded)

@@ -54,6 +54,21 @@ must_fail 12 "no such job" "${c[@]}" jobs follow 00000000
 "${c[@]}" node remove slow >/dev/null || problem "node remove"
 must_fail 12 "no such node" "${c[@]}" node remove slow
 
+# Models, and what this coordinator cannot do.
+"${c[@]}" models list | grep -q "^poems@3 \*" || problem "models list"
+"${c[@]}" models show poems --json >"$scratch/model.json" || problem "models show"
+[ "$(json "$scratch/model.json" weight_format)" = bf16 ] || problem "models show --json"
+"${c[@]}" models rm poems@3 | grep -q "removed poems@3, 2.0 KiB freed" || problem "models rm"
+"${c[@]}" models tag poems@3 best | grep -q "poems@3 is tagged best" || problem "models tag"
+must_fail 12 "no such model" "${c[@]}" models show verses
+must_fail 12 "no such node" "${c[@]}" deploy poems
+must_fail 12 "no such model" "${c[@]}" compress poems
+must_fail 15 "update the coordinator" "${c[@]}" generate poems --prompt a
+must_fail 15 "update the coordinator" "${c[@]}" models export poems "$scratch/hf"
+must_fail 11 "needs a model" "${c[@]}" generate --prompt a
+must_fail 11 "is for a cluster" "$fsctl" deploy poems --node a
+must_fail 11 "is for a cluster" "$fsctl" compress poems --detach
+
 # Ctrl-C leaves the job running, and says how to go on.
 "$fsctl" --cluster "$at" train --data texts --model stubborn --json >"$scratch/out" 2>"$scratch/err" &
 follower=$!
@@ -89,7 +104,7 @@ must_fail 11 "needs --cluster" "$fsctl" node list
 must_fail 11 "needs --cluster" "$fsctl" top
 must_fail 17 "fsctl cluster start" "$fsctl" --cluster 127.0.0.1:1 jobs list
 must_fail 11 "HOST:PORT" "$fsctl" --cluster nowhere jobs list
-for command in "compress poems" "deploy poems" "generate poems --prompt a" "models list" "jobs rm 7f3a91c2"; do
+for command in "jobs rm 7f3a91c2" "devices"; do
   must_fail 15 "not done by a cluster yet" "${c[@]}" $command
   FASTSERVE_CLUSTER="$at" must_fail 15 "not done by a cluster yet" "$fsctl" $command
 done

@@ -97,6 +97,21 @@ class StandInControl final : public ClusterControl {
   Result<std::string> make_join_token(int64_t) override { return std::string("fsj1-fresh"); }
   Result<Json> tokens() override { return Json(Json::Array{}); }
   Status revoke_token(const std::string&) override { return {}; }
+  Result<Json> models(const std::string& model) override {
+    if (!model.empty() && model != "poems") return none("model", model);
+    return Json(Json::Array{Json::object({{"name", "poems"},
+                                          {"version", 3},
+                                          {"current", true},
+                                          {"weight_format", "bf16"},
+                                          {"made_by", "train"}})});
+  }
+  Result<uint64_t> change_model(ModelChange, const std::string& model,
+                                const std::string&) override {
+    return model.starts_with("poems") ? Result<uint64_t>(2048) : none("model", model);
+  }
+  Status verify_model(const std::string&) override { return {}; }
+  Result<std::string> deploy(const Json&) override { return none("node", "with the role server"); }
+  Result<std::string> compress(const Json&) override { return none("model", "to compress"); }
   Json status() override { return Json::object({{"cluster", "c0ffee"}, {"epoch", 4}}); }
 
  private:

@@ -23,3 +23,8 @@ set_tests_properties(cli_cluster_chaos PROPERTIES TIMEOUT 600)
 add_test(NAME cli_plain_bulk
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/plain_bulk.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare)
 set_tests_properties(cli_plain_bulk PROPERTIES TIMEOUT 300)
+
+# The whole main job by a client that has an address and a token alone.
+add_test(NAME cli_cluster_models
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_models.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR})
+set_tests_properties(cli_cluster_models PROPERTIES TIMEOUT 600)

@@ -35,6 +35,7 @@ TEST_CASE("nodes and jobs come across whole") {
   const auto job = client->job("j1");
   REQUIRE(job.ok());
   CHECK(job->id == "j1");
+  CHECK(job->kind == "compress");
   CHECK(job->model == "poems");
   CHECK(job->state == "running");
   CHECK(job->created_unix == 1'700'000'001);
@@ -81,6 +82,33 @@ TEST_CASE("every call reaches the coordinator as it was meant") {
                                  "revoke 5f3a91c2"});
 }
 
+TEST_CASE("models are looked at, changed, deployed and compressed over the connection") {
+  ServedCluster served;
+  const auto client = served.connect();
+  CHECK(client->models("poems")->as_array().at(0).find("version")->as_int() == 3);
+  CHECK(client->models("absent").error().code == ErrorCode::kNotFound);
+  CHECK(*client->change_model(ModelChange::kTag, "poems@3", "best") == 0);
+  CHECK(*client->change_model(ModelChange::kRemove, "poems@2", "") == 4096);
+  CHECK(client->verify_model("poems").ok());
+  CHECK(client->verify_model("damaged").error().code == ErrorCode::kCorrupt);
+  const Json request = Json::object({{"model", "poems"}, {"port", 8080}});
+  CHECK(*client->deploy(request) == "d1");
+  CHECK(*client->compress(request) == "c1");
+  CHECK(served.control.calls() ==
+        std::vector<std::string>{"models poems", "models absent", "change 1 poems@3 best",
+                                 "change 4 poems@2 ", "verify poems", "verify damaged",
+                                 "deploy " + request.dump(), "compress " + request.dump()});
+}
+
+TEST_CASE("a list of models that fits into no message comes without details") {
+  ServedCluster served;
+  const auto models = served.connect()->models("all of them");
+  REQUIRE(models.ok());
+  CHECK(models->as_array().size() == 8);
+  CHECK(models->as_array().back().find("name")->as_string() == "m7");
+  CHECK(models->as_array().back().find("details")->is_null());
+}
+
 TEST_CASE("errors of the coordinator keep their code, place and hint on the way") {
   ServedCluster served;
   const auto client = served.connect();
@@ -104,7 +132,10 @@ TEST_CASE("a token to read looks at everything and changes nothing") {
        {client->drain("n1", true), client->remove("n1"), client->pause("j1"), client->resume("j1"),
         client->cancel("j1"), Status(client->train(Json::object({})).error()),
         Status(client->make_join_token(1).error()), Status(client->tokens().error()),
-        client->revoke_token("5f3a91c2"),
+        client->revoke_token("5f3a91c2"), client->verify_model("poems"),
+        Status(client->deploy(Json::object({})).error()),
+        Status(client->compress(Json::object({})).error()),
+        Status(client->change_model(ModelChange::kPoint, "poems@2", "").error()),
         Status(client->make_access_token(AccessRole::kRead, "", 1).error())}) {
     CHECK(refused.error().code == ErrorCode::kInvalidArgument);
     CHECK(refused.error().what.find("needs an access token of role ") == 0);
@@ -118,6 +149,9 @@ TEST_CASE("a token to run handles jobs, and neither nodes nor tokens") {
   const auto client = served.connect("run");
   CHECK(client->train(Json::object({{"model", "poems"}})).ok());
   CHECK(client->pause("j1").ok());
+  CHECK(client->change_model(ModelChange::kTag, "poems@2", "best").ok());
+  CHECK_FALSE(client->change_model(ModelChange::kRename, "poems", "verses").ok());
+  CHECK_FALSE(client->change_model(ModelChange::kRemove, "poems", "").ok());
   const Status refused = client->drain("n1", true);
   CHECK(refused.error().what == "needs an access token of role admin; this one's is run");
   CHECK(refused.error().hint.find("fsctl cluster token create --kind admin") != std::string::npos);

@@ -39,6 +39,7 @@ inline NodeStatus some_node(const std::string& name) {
 inline ClusterJob some_job(const std::string& id) {
   ClusterJob job;
   job.id = id;
+  job.kind = "compress";
   job.model = "poems";
   job.state = "running";
   job.created_unix = 1'700'000'001;
@@ -173,6 +174,36 @@ class ScriptedControl final : public ClusterControl {
   Status revoke_token(const std::string& id) override {
     record("revoke " + id);
     return {};
+  }
+  Result<Json> models(const std::string& model) override {
+    record("models " + model);
+    if (model == "absent") return no_such("model", model);
+    if (model == "all of them") {  // more than fit with what is known of them
+      Json::Array rows;
+      for (int i = 0; i < 8; i++)
+        rows.push_back(Json::object(
+            {{"name", "m" + std::to_string(i)}, {"details", std::string(size_t{1} << 20, 'x')}}));
+      return Json(std::move(rows));
+    }
+    return Json(Json::Array{Json::object({{"name", "poems"}, {"version", 3}})});
+  }
+  Result<uint64_t> change_model(ModelChange change, const std::string& model,
+                                const std::string& to) override {
+    record("change " + std::to_string(static_cast<int>(change)) + " " + model + " " + to);
+    return change == ModelChange::kRemove ? uint64_t{4096} : uint64_t{0};
+  }
+  Status verify_model(const std::string& model) override {
+    record("verify " + model);
+    return model == "damaged" ? Status(Error{ErrorCode::kCorrupt, "is damaged", model, ""})
+                              : Status();
+  }
+  Result<std::string> deploy(const Json& request) override {
+    record("deploy " + request.dump());
+    return std::string("d1");
+  }
+  Result<std::string> compress(const Json& request) override {
+    record("compress " + request.dump());
+    return std::string("c1");
   }
   Json status() override {
     return Json::object({{"cluster", "c0ffee"}, {"epoch", 4}, {"uptime_seconds", 7.5}});

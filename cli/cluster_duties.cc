@@ -1,0 +1,186 @@
+// Deployments and compressions of a cluster.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "api/duty_request.h"
+#include "cli/cluster_client.h"
+#include "cli/compression_report.h"
+#include "cli/progress.h"
+#include "cluster/transfer_documents.h"
+
+namespace fastserve {
+namespace {
+
+constexpr auto kPatience = std::chrono::minutes(2);  // with a coordinator that is lost
+
+bool has_ended(const ClusterJob& job) {
+  return job.state == "finished" || job.state == "failed" || job.state == "cancelled";
+}
+
+bool is_serving(const ClusterJob& job) {
+  const Json* serving = job.details.find_set("serving");
+  return job.state == "running" && serving != nullptr && serving->is_bool() && serving->as_bool();
+}
+
+std::string text_in(const Json& details, const char* key) {
+  const auto text = details.string_or(key, "");
+  return text.ok() ? *text : "";
+}
+
+bool may_return(const Error& error) {
+  return error.code == ErrorCode::kUnavailable || error.code == ErrorCode::kDeadlineExceeded;
+}
+
+/// Shows how a job goes, a bar for each stage.
+class DutyProgress {
+ public:
+  explicit DutyProgress(const CommandLine& line) : line_(line) {}
+  void update(const ClusterJob& job) {
+    const std::string stage = text_in(job.details, "stage");
+    if (stage.empty()) bar_.reset();
+    if (job.note != said_ && !line_.quiet && !line_.json && !has_ended(job) && !is_serving(job)) {
+      bar_.reset();
+      fmt::print(stderr, "job {}: {}\n", job.id, job.note);
+      said_ = job.note;
+    }
+    if (stage.empty()) return;
+    if (!bar_ || stage != shown_) bar_.emplace(line_.progress_wanted(), shown_ = stage);
+    const auto fraction = job.details.double_or("fraction", 0);
+    bar_->update(fraction.ok() ? *fraction : 0);
+  }
+
+ private:
+  const CommandLine& line_;
+  std::optional<ProgressBar> bar_;
+  std::string shown_, said_;
+};
+
+/// Watches until `enough`, connecting again when the coordinator is lost for a while.
+Result<ClusterJob> watch_until(const CommandLine& line, std::unique_ptr<ClusterClient> client,
+                               const std::string& id,
+                               const std::function<bool(const ClusterJob&)>& enough) {
+  DutyProgress progress(line);
+  const SystemClock clock;
+  Nanoseconds heard = clock.now();
+  std::optional<ClusterJob> last;
+  for (;;) {
+    Status watched = Error{ErrorCode::kUnavailable, "is gone", line.cluster, ""};
+    if (client != nullptr)
+      watched = client->watch({id, false, 5}, [&](const ClusterUpdate& update) {
+        heard = clock.now();
+        if (update.jobs.empty()) return true;
+        last = update.jobs.front();
+        progress.update(*last);
+        return !enough(*last);
+      });
+    if (watched.ok() && last && (enough(*last) || has_ended(*last))) return *last;
+    if (line.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped following", id, ""};
+    if (!watched.ok() && !may_return(watched.error())) return watched.error();
+    if (clock.now() - heard > kPatience) return watched.error();
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    auto again = open_cluster(line);
+    if (!again.ok() && !may_return(again.error())) return again.error();
+    client = again.ok() ? std::move(*again) : nullptr;
+  }
+}
+
+Error error_of(const ClusterJob& job) {
+  if (const Json* error = job.details.find_set("error")) return error_from_json(*error);
+  if (job.state == "cancelled")
+    return {ErrorCode::kCancelled, "was cancelled", "job " + job.id, ""};
+  return {ErrorCode::kInternal, job.note, "job " + job.id, "fsctl jobs logs " + job.id};
+}
+
+/// After Ctrl-C: what was begun goes on.
+int leave(const CommandLine& line, const std::string& id) {
+  if (line.json) fmt::print("{}\n", Json::object({{"id", id}, {"state", "running"}}).dump(2));
+  fmt::print(stderr,
+             "job {} goes on\n  fsctl jobs follow {} --cluster {}   shows its progress again\n"
+             "  fsctl jobs cancel {} --cluster {}   ends it\n",
+             id, id, line.cluster, id, line.cluster);
+  return exit_code({ErrorCode::kCancelled, "", "", ""});
+}
+
+int tell_deployment(const CommandLine& line, const ClusterJob& job) {
+  const std::string node = text_in(job.details, "node"), address = text_in(job.details, "address");
+  const auto port = job.details.int_or("port", 0);
+  const Json document = Json::object({{"job", job.id},
+                                      {"model", job.model},
+                                      {"node", node},
+                                      {"address", address},
+                                      {"port", port.ok() ? *port : 0}});
+  return finish(line, document, [&] {
+    fmt::print("serving {} on node {} at {}:{} (job {})\n", job.model, node, address,
+               port.ok() ? *port : 0, job.id);
+    fmt::print(
+        "  fsctl generate {} --prompt '...' --cluster {}   asks it, from anywhere\n"
+        "  fsctl jobs cancel {} --cluster {}   ends it\n",
+        job.model, line.cluster, job.id, line.cluster);
+  });
+}
+
+int tell_compression(const CommandLine& line, const ClusterJob& job) {
+  const Json* result = job.details.find_set("result");
+  auto read = result == nullptr
+                  ? Result<CompressResult>(Error{ErrorCode::kCorrupt, "says nothing of its result",
+                                                 "job " + job.id, ""})
+                  : read_compress_result(*result);
+  if (!read.ok()) return fail(line, read.error());
+  return tell_compressed(line, *read);
+}
+
+int follow_to_the_end(const CommandLine& line, std::unique_ptr<ClusterClient> client,
+                      const std::string& id) {
+  const auto enough = [](const ClusterJob& job) { return has_ended(job) || is_serving(job); };
+  auto job = watch_until(line, std::move(client), id, enough);
+  if (!job.ok() && line.cancel.raised()) return leave(line, id);
+  if (!job.ok()) {
+    Error error = job.error();
+    error.hint += (error.hint.empty() ? "" : "; ") + ("the job may go on: fsctl jobs show " + id);
+    return fail(line, error);
+  }
+  if (is_serving(*job)) return tell_deployment(line, *job);
+  if (job->state == "finished") return tell_compression(line, *job);
+  return fail(line, error_of(*job));
+}
+
+int begin(const CommandLine& line, bool detach,
+          const std::function<Result<std::string>(ClusterClient&)>& ask) {
+  auto client = open_cluster(line);
+  if (!client.ok()) return fail(line, client.error());
+  auto id = ask(**client);
+  if (!id.ok()) {
+    Error error = id.error();
+    if (error.code == ErrorCode::kCancelled) error.hint = "it may have begun: fsctl jobs list";
+    return fail(line, error);
+  }
+  if (detach)
+    return finish(line, Json::object({{"id", *id}, {"state", "waiting"}}),
+                  [&] { fmt::print("job {}\n", *id); });
+  return follow_to_the_end(line, std::move(*client), *id);
+}
+
+}  // namespace
+
+int run_cluster_deployment(const CommandLine& line, const ClusterDeployRequest& request,
+                           bool detach) {
+  return begin(line, detach,
+               [&](ClusterClient& client) { return client.deploy(to_json(request)); });
+}
+
+int run_cluster_compression(const CommandLine& line, const CompressRequest& request, bool detach) {
+  CompressRequest there = request;
+  // Where coordinator and user share a folder, its name here is its name there.
+  if (!there.data.empty()) there.data = std::filesystem::absolute(there.data);
+  return begin(line, detach,
+               [&](ClusterClient& client) { return client.compress(to_json(there)); });
+}
+
+int follow_cluster_duty(const CommandLine& line, std::unique_ptr<ClusterClient> client,
+                        const std::string& id) {
+  return follow_to_the_end(line, std::move(client), id);
+}
+
+}  // namespace fastserve
