@@ -77,17 +77,18 @@ class Streams {
   }
 
   /// Runs `count` random tokens of one stream from `position`.
-  void prefill(int stream, int position, int count) {
+  Status prefill(int stream, int position, int count) {
     std::vector<int32_t> tokens(static_cast<size_t>(count));
     for (int32_t& token : tokens) token = static_cast<int32_t>(rng_.below(32000));
     for (int from = 0; from < count; from += decoder_->options().max_rows) {
       const int rows = std::min(decoder_->options().max_rows, count - from);
       const Segment segment{0, rows, position + from, blocks_[static_cast<size_t>(stream)]};
       const int32_t last = rows - 1;
-      decoder_->step(
+      FS_TRY(decoder_->step(
           std::span(tokens).subspan(static_cast<size_t>(from), static_cast<size_t>(rows)),
-          {&segment, 1}, {&last, 1});
+          {&segment, 1}, {&last, 1}));
     }
+    return {};
   }
   /// One token of every stream at `position`, greedily from the step before.
   Status decode(int position) {
@@ -99,7 +100,7 @@ class Streams {
       segments.push_back({static_cast<int>(s), 1, position, blocks_[s]});
       wanted.push_back(static_cast<int32_t>(s));
     }
-    const auto logits = decoder_->step(last_, segments, wanted);
+    FS_ASSIGN(const auto logits, decoder_->step(last_, segments, wanted));
     const size_t vocab = logits.size() / n;
     for (size_t s = 0; s < n; s++) {
       const auto row = logits.subspan(s * vocab, vocab);
@@ -161,7 +162,7 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
       shape.streams == 1 ? 0 : kPrompt;  // as llama-bench and llama-batched-bench measure
   FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams,
                                               prompt + shape.tokens));
-  for (int s = 0; s < shape.streams && prompt > 0; s++) streams->prefill(s, 0, prompt);
+  for (int s = 0; s < shape.streams && prompt > 0; s++) FS_TRY(streams->prefill(s, 0, prompt));
   const auto repetition = [&]() -> Status {
     for (int t = 0; t < shape.tokens; t++) FS_TRY(streams->decode(prompt + t));
     return {};
@@ -174,10 +175,7 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
 Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
                                   WeightFormat format, int tokens) {
   FS_ASSIGN(const auto streams, Streams::load(context, model, format, 1, tokens));
-  const auto repetition = [&]() -> Status {
-    streams->prefill(0, 0, tokens);
-    return {};
-  };
+  const auto repetition = [&] { return streams->prefill(0, 0, tokens); };
   FS_ASSIGN(const auto rates, measure(context, tokens, repetition));
   FS_ASSIGN(BenchResult result, result_of(context, rates, *streams, format));
   result.detail.set("read_gb_per_s", Json());

@@ -25,7 +25,8 @@ Result<double> perplexity(Decoder& decoder, std::span<const std::vector<int32_t>
     if (progress) progress(static_cast<double>(done++) / static_cast<double>(held_out.size()));
     const size_t size = std::min(sequence.size(), longest);
     if (size < 2) continue;
-    const std::vector<double> losses = decoder.score(std::span(sequence).first(size), blocks);
+    FS_ASSIGN(const std::vector<double> losses,
+              decoder.score(std::span(sequence).first(size), blocks));
     sum = std::accumulate(losses.begin(), losses.end(), sum);
     count += losses.size();
   }
@@ -47,7 +48,7 @@ Result<double> decode_speed(Decoder& decoder, const Clock& clock, int32_t token,
     for (int position = 0; position < tokens; position++) {
       const Segment segment{0, 1, position, blocks};
       const int32_t wanted = 0;
-      decoder.step({&token, 1}, {&segment, 1}, {&wanted, 1});
+      FS_TRY(decoder.step({&token, 1}, {&segment, 1}, {&wanted, 1}));
     }
     const double seconds = static_cast<double>((clock.now() - start).count()) * 1e-9;
     spent += seconds;

@@ -35,6 +35,11 @@ class HostDevice : public Device {
     FS_ASSIGN(HostMemory memory, HostMemory::allocate(bytes, "a device buffer"));
     return std::unique_ptr<DeviceBuffer>(new HostBuffer(std::move(memory)));
   }
+  bool host_memory() const override { return true; }
+  uint64_t available_memory() const override { return fastserve::available_memory(); }
+  Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
+    return allocate(bytes);
+  }
   void copy_in(void* device, const void* host, size_t bytes) override {
     if (bytes != 0) std::memcpy(device, host, bytes);
   }
@@ -115,6 +120,11 @@ Result<std::unique_ptr<Device>> make_cpu_device(const CpuDeviceOptions& options)
                  "this processor cannot run " + std::string(isa_name(options.isa)), "",
                  "its best is " + std::string(isa_name(best_isa()))};
   return std::unique_ptr<Device>(new CpuDevice(options));
+}
+
+Result<DeviceFactory> cpu_devices() {
+  FS_ASSIGN(const Isa isa, choose_isa());
+  return DeviceFactory([isa](int lanes) { return make_cpu_device({lanes, isa}); });
 }
 
 std::unique_ptr<Device> make_reference_device() { return std::make_unique<ReferenceDevice>(); }

@@ -39,6 +39,11 @@ class GpuDevice final : public Device {
     FS_ASSIGN(Memory memory, Memory::allocate(*runtime_, bytes));
     return std::unique_ptr<DeviceBuffer>(new GpuBuffer(std::move(memory)));
   }
+  bool host_memory() const override { return false; }
+  uint64_t available_memory() const override { return runtime_->available(); }
+  Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
+    return runtime_->allocate_host(bytes);
+  }
   void copy_in(void* device, const void* host, size_t bytes) override {
     runtime_->copy_in(device, host, bytes);
   }

@@ -44,6 +44,8 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
   if (started != cudaSuccess) failed(cudaGetErrorString(started));
 #else
   auto& stream = *static_cast<simt::EmulatedStream*>(runtime.stream());
+  if (!(stream.sees(&arguments, sizeof arguments) && ...))
+    return failed("it is given memory of the host");
   const std::string wrong =
       stream.run(how.grid, how.block, how.shared_bytes, [&] { kernel(arguments...); });
   if (!wrong.empty()) failed(wrong);

@@ -6,8 +6,10 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/result.h"
+#include "model/device.h"
 
 namespace fastserve::gpu {
 
@@ -18,6 +20,22 @@ struct DeviceProperties {
   int multiprocessors = 0;
   size_t shared_memory = 48 << 10;  ///< most that one block may ask for, with the opt-in
   size_t memory = 0;                ///< bytes on the card
+};
+
+/// The host's memory as a buffer.
+class HostBlock final : public DeviceBuffer {
+ public:
+  explicit HostBlock(size_t bytes)
+      : lines_((bytes + sizeof(Line) - 1) / sizeof(Line)), bytes_(bytes) {}
+  void* data() override { return lines_.data(); }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  struct alignas(64) Line {
+    std::byte bytes[64];
+  };
+  std::vector<Line> lines_;
+  size_t bytes_;
 };
 
 /// A cudaStream_t under nvcc; the emulator's own state elsewhere. Only launches look inside.
@@ -39,6 +57,14 @@ class Runtime {
   virtual Result<void*> allocate(size_t bytes) = 0;
   /// Waits for work that may still use it.
   virtual void free(void* device) = 0;
+  /// Bytes that can still be had; one piece may be smaller.
+  virtual size_t available() const = 0;
+
+  /// Zeroed memory of the host that copy_out() reaches without a detour; it may outlive the
+  /// runtime. Not for copy_in(), whose source would have to stay as it is. Here: any memory.
+  virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) {
+    return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBlock>(bytes));
+  }
 
   /// The host's bytes may change as soon as this returns.
   virtual void copy_in(void* device, const void* host, size_t bytes) = 0;

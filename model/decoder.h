@@ -23,7 +23,8 @@ struct DecoderOptions {
 
 /// One model ready to answer: packed weights, KV pool, activations.
 ///
-/// Threads: one caller. Everything is allocated by load(); step() allocates nothing.
+/// Threads: one caller. Everything is allocated by load(); step() allocates nothing. The device
+///          must outlive it.
 class Decoder {
  public:
   /// Reads each tensor once, in execution order. `progress` (0..1) may be empty.
@@ -39,16 +40,18 @@ class Decoder {
 
   /// Runs the segments' new tokens (their rows in order in `tokens`). Afterwards row i of the
   /// result
-  /// ([wanted.size(), vocab], valid until the next step) holds the logits of batch row wanted[i].
+  /// ([wanted.size(), vocab], host memory, valid until the next step) holds the logits of batch row
+  /// wanted[i].
   /// Requires tokens inside the vocabulary, positions below max_positions and blocks for them.
-  virtual std::span<const float> step(std::span<const int32_t> tokens,
-                                      std::span<const Segment> segments,
-                                      std::span<const int32_t> wanted) = 0;
+  /// Errors: the device's, if it has failed; the blocks written to then hold nothing.
+  virtual Result<std::span<const float>> step(std::span<const int32_t> tokens,
+                                              std::span<const Segment> segments,
+                                              std::span<const int32_t> wanted) = 0;
 
   /// -log p of tokens[i+1] given tokens[0..i], tokens.size()-1 values; needs enough free blocks,
   /// passed in `blocks`. For perplexity and logprobs of prompts.
-  virtual std::vector<double> score(std::span<const int32_t> tokens,
-                                    std::span<const int32_t> blocks) = 0;
+  virtual Result<std::vector<double>> score(std::span<const int32_t> tokens,
+                                            std::span<const int32_t> blocks) = 0;
 };
 
 }  // namespace fastserve

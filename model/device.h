@@ -1,6 +1,7 @@
 // Where a model runs: memory, and the two families of operations.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -9,7 +10,7 @@
 
 namespace fastserve {
 
-/// Device memory with one owner; 64-byte aligned and zeroed.
+/// Memory with one owner; 64-byte aligned and zeroed.
 class DeviceBuffer {
  public:
   virtual ~DeviceBuffer() = default;
@@ -32,6 +33,13 @@ class Device {
 
   /// kResourceExhausted with the size when it cannot be had.
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) = 0;
+  /// True: allocate() gives memory of the host, which anybody may read and write. False: only the
+  /// device's operations and the copies below reach it; the host must not follow a pointer to it.
+  virtual bool host_memory() const = 0;
+  /// Bytes that allocate() can still give.
+  virtual uint64_t available_memory() const = 0;
+  /// Memory of the host that copies reach fastest (pinned, for a GPU). May outlive the device.
+  virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) = 0;
   virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   /// Waits for all ordered work; an asynchronous failure surfaces here.
@@ -40,5 +48,8 @@ class Device {
   virtual std::unique_ptr<TrainOps> make_train_ops(Precision precision) = 0;
   virtual std::unique_ptr<DecodeOps> make_decode_ops() = 0;
 };
+
+/// Makes one device, of `lanes` lanes where it has such. All that it makes have one numerics_id.
+using DeviceFactory = std::function<Result<std::unique_ptr<Device>>(int lanes)>;
 
 }  // namespace fastserve

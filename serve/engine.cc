@@ -170,7 +170,9 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
     wanted_.push_back(first + turn.rows - 1);
     answering_.push_back(&live);
   }
-  const std::span<const float> logits = decoder_->step(tokens_, segments_, wanted_);
+  const auto stepped = decoder_->step(tokens_, segments_, wanted_);
+  if (!stepped.ok()) return abandon(turns, stepped.error());
+  const std::span<const float> logits = *stepped;
   scheduler_.advance();
   const size_t vocab = static_cast<size_t>(decoder_->config().vocab_size);
   size_t kept = 0;
@@ -180,6 +182,14 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
     if (live_.contains(id)) answering_[kept++] = answering_[i];
   }
   answering_.resize(kept);
+}
+
+/// A device that has failed answers none of the requests it was at work on.
+void Engine::abandon(std::span<const Scheduler::Turn> turns, const Error& error) {
+  answering_.clear();
+  const std::vector<Scheduler::Turn> all(turns.begin(), turns.end());  // end() forgets the plan
+  for (const Scheduler::Turn& turn : all)
+    end(static_cast<Live&>(*turn.sequence), FinishReason::kError, error);
 }
 
 void Engine::take_token(Live& live, std::span<const float> logits) {

@@ -61,6 +61,7 @@ class Engine {
   struct Live;
   void expire(Nanoseconds now);
   void run(std::span<const Scheduler::Turn> turns);
+  void abandon(std::span<const Scheduler::Turn> turns, const Error& error);
   void take_token(Live& live, std::span<const float> logits);
   FinishReason finish_of(const Live& live, int32_t token) const;
   void end(Live& live, FinishReason reason, std::optional<Error> error = {});

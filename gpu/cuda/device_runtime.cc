@@ -14,6 +14,18 @@
 namespace fastserve::gpu {
 namespace {
 
+class PinnedMemory final : public DeviceBuffer {
+ public:
+  PinnedMemory(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  ~PinnedMemory() override { cudaFreeHost(data_); }
+  void* data() override { return data_; }
+  size_t bytes() const override { return bytes_; }
+
+ private:
+  void* data_;
+  size_t bytes_;
+};
+
 class CudaRuntime final : public Runtime {
  public:
   CudaRuntime(int index, const std::string& name) : index_(index) { properties_.name = name; }
@@ -70,6 +82,29 @@ class CudaRuntime final : public Runtime {
     make_current();
     keep(cudaStreamSynchronize(stream_), "work before memory was freed");
     keep(cudaFree(device), "freeing memory");
+  }
+
+  size_t available() const override {
+    make_current();
+    size_t left = 0, total = 0;
+    keep(cudaMemGetInfo(&left, &total), "asking for the card's free memory");
+    return left;
+  }
+
+  Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
+    if (bytes == 0) return Runtime::allocate_host(bytes);
+    FS_TRY(checked(cudaSetDevice(index_), "choosing the card"));
+    void* memory = nullptr;
+    const cudaError_t code = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable);
+    if (code == cudaSuccess) {
+      std::memset(memory, 0, bytes);
+      return std::unique_ptr<DeviceBuffer>(new PinnedMemory(memory, bytes));
+    }
+    // A host that gives no more pinned memory has other memory: copies take longer from there.
+    if (code != cudaErrorMemoryAllocation)
+      return failure(code, "pinning " + human_bytes(bytes) + " of the host's memory");
+    cudaGetLastError();
+    return Runtime::allocate_host(bytes);
   }
 
   void copy_in(void* device, const void* host, size_t bytes) override {

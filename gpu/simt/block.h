@@ -35,6 +35,11 @@ struct Options {
   /// early a missing barrier before the issue.
   bool early_copies = false;
   size_t shared_memory = 227 << 10;  ///< bytes that a block may ask for; a smaller card has less
+  size_t memory = size_t{8} << 30;   ///< bytes of the card
+  /// Kernels are refused pointers to the host's memory, as by a card. Off where a test of one
+  /// operation keeps its operands on the heap.
+  bool own_memory = false;
+  int64_t launches = 0;  ///< that succeed before the card is lost; 0: it never is
 };
 
 enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kDone };

@@ -2,7 +2,10 @@
 // memory is its own and no kernel's.
 #pragma once
 
+#include <cstddef>
+
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -36,6 +39,19 @@ struct Quiet {
 };
 inline void release(void*) {}
 inline void acquire(void*) {}
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+/// Memory between allocations: AddressSanitizer reports who touches it.
+inline void mark_unreachable(const void* at, size_t bytes) {
+  __asan_poison_memory_region(at, bytes);
+}
+inline void mark_reachable(const void* at, size_t bytes) {
+  __asan_unpoison_memory_region(at, bytes);
+}
+#else
+inline void mark_unreachable(const void*, size_t) {}
+inline void mark_reachable(const void*, size_t) {}
 #endif
 
 }  // namespace fastserve::simt

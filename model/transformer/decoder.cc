@@ -23,28 +23,30 @@ class TransformerDecoder final : public Decoder {
   const DecoderOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weights_.bytes_per_token; }
   size_t kv_bytes() const override { return cache_->bytes(); }
-  std::span<const float> step(std::span<const int32_t> tokens, std::span<const Segment> segments,
-                              std::span<const int32_t> wanted) override;
-  std::vector<double> score(std::span<const int32_t> tokens,
-                            std::span<const int32_t> blocks) override;
+  Result<std::span<const float>> step(std::span<const int32_t> tokens,
+                                      std::span<const Segment> segments,
+                                      std::span<const int32_t> wanted) override;
+  Result<std::vector<double>> score(std::span<const int32_t> tokens,
+                                    std::span<const int32_t> blocks) override;
 
  private:
-  TransformerDecoder(std::unique_ptr<DecodeOps> ops, const ModelConfig& config,
-                     const DecoderOptions& options)
-      : ops_(std::move(ops)), config_(config), options_(options) {}
-  Status allocate(Device& device);
+  TransformerDecoder(Device& device, const ModelConfig& config, const DecoderOptions& options)
+      : device_(device), ops_(device.make_decode_ops()), config_(config), options_(options) {}
+  Status allocate();
   void layers(std::span<const int32_t> tokens, std::span<const Segment> segments);
   void logits(std::span<const int32_t> wanted);
   void multiply(const DecodeMatrix& weight, const float* x, const float* norm,
                 const float* norm_bias, const float* bias, DecodeEpilogue epilogue, float* out,
                 int out_ld);
 
+  Device& device_;
   std::unique_ptr<DecodeOps> ops_;
   const ModelConfig config_;
   DecoderOptions options_;
   DecoderWeights weights_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<DeviceBuffer> memory_;
+  std::unique_ptr<DeviceBuffer> answer_;  ///< logits_ on the host, when they lie elsewhere
   const float* rope_table_ = nullptr;
   float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *hidden_ = nullptr,
         *logits_ = nullptr;
@@ -70,16 +72,16 @@ Result<std::unique_ptr<Decoder>> TransformerDecoder::make(
     const std::function<void(double)>& progress) {
   FS_TRY(check_options(options));
   FS_ASSIGN(const ModelConfig config, bundle_config(bundle));
-  std::unique_ptr<TransformerDecoder> decoder(
-      new TransformerDecoder(device.make_decode_ops(), config, options));
+  std::unique_ptr<TransformerDecoder> decoder(new TransformerDecoder(device, config, options));
   if (options.max_logits == 0) decoder->options_.max_logits = options.max_rows;
-  FS_TRY(decoder->allocate(device));
+  FS_TRY(decoder->allocate());
   FS_ASSIGN(decoder->weights_, DecoderWeights::load(device, *decoder->ops_, bundle, config,
                                                     options.weights, progress));
+  FS_TRY(device.sync());
   return std::unique_ptr<Decoder>(std::move(decoder));
 }
 
-Status TransformerDecoder::allocate(Device& device) {
+Status TransformerDecoder::allocate() {
   FS_ASSIGN(cache_, ops_->make_cache({.layers = config_.layers,
                                       .kv_heads = config_.kv_heads,
                                       .head_dim = config_.head_dim,
@@ -104,7 +106,7 @@ Status TransformerDecoder::allocate(Device& device) {
   const size_t attended = take(rows, config_.heads * config_.head_dim), hidden = take(rows, widest);
   const size_t table = take(rope.size(), 1);
   const size_t logits = take(static_cast<size_t>(options_.max_logits), config_.vocab_size);
-  FS_ASSIGN(memory_, device.allocate(floats * sizeof(float)));
+  FS_ASSIGN(memory_, device_.allocate(floats * sizeof(float)));
   float* base = static_cast<float*>(memory_->data());
   x_ = base + x;
   qkv_ = base + qkv;
@@ -112,8 +114,13 @@ Status TransformerDecoder::allocate(Device& device) {
   hidden_ = base + hidden;
   logits_ = base + logits;
   if (config_.rope) {
-    device.copy_in(base + table, rope.data(), rope.size() * sizeof(float));
+    device_.copy_in(base + table, rope.data(), rope.size() * sizeof(float));
     rope_table_ = base + table;
+  }
+  if (!device_.host_memory()) {
+    FS_ASSIGN(answer_,
+              device_.allocate_host(static_cast<size_t>(options_.max_logits) *
+                                    static_cast<size_t>(config_.vocab_size) * sizeof(float)));
   }
   positions_.resize(rows);
   wanted_.resize(rows);
@@ -203,19 +210,23 @@ void TransformerDecoder::logits(std::span<const int32_t> wanted) {
                 .out_ld = config_.vocab_size});
 }
 
-std::span<const float> TransformerDecoder::step(std::span<const int32_t> tokens,
-                                                std::span<const Segment> segments,
-                                                std::span<const int32_t> wanted) {
+Result<std::span<const float>> TransformerDecoder::step(std::span<const int32_t> tokens,
+                                                        std::span<const Segment> segments,
+                                                        std::span<const int32_t> wanted) {
   FS_CHECK(wanted.size() <= static_cast<size_t>(options_.max_logits));
   layers(tokens, segments);
   for (int32_t row : wanted) FS_CHECK(row >= 0 && row < rows_);
   if (!wanted.empty()) logits(wanted);
-  return {logits_, wanted.size() * static_cast<size_t>(config_.vocab_size)};
+  const size_t n = wanted.size() * static_cast<size_t>(config_.vocab_size);
+  if (answer_ != nullptr) device_.copy_out(answer_->data(), logits_, n * sizeof(float));
+  FS_TRY(device_.sync());
+  return std::span<const float>(
+      answer_ != nullptr ? static_cast<const float*>(answer_->data()) : logits_, n);
 }
 
-std::vector<double> TransformerDecoder::score(std::span<const int32_t> tokens,
-                                              std::span<const int32_t> blocks) {
-  if (tokens.size() < 2) return {};
+Result<std::vector<double>> TransformerDecoder::score(std::span<const int32_t> tokens,
+                                                      std::span<const int32_t> blocks) {
+  if (tokens.size() < 2) return std::vector<double>();
   const int rows = static_cast<int>(tokens.size()) - 1;
   std::vector<double> losses(static_cast<size_t>(rows));
   const int strip = std::min(kScoreRows, options_.max_logits);
@@ -232,6 +243,7 @@ std::vector<double> TransformerDecoder::score(std::span<const int32_t> tokens,
                           tokens.subspan(from + 1, n), losses.data() + from);
     }
   }
+  FS_TRY(device_.sync());
   return losses;
 }
 

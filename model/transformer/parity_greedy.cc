@@ -30,7 +30,7 @@ std::vector<int32_t> all_blocks(const Decoder& decoder) {
   return blocks;
 }
 
-Continuation continue_greedily(Decoder& decoder, std::vector<int32_t> next, size_t count) {
+Result<Continuation> continue_greedily(Decoder& decoder, std::vector<int32_t> next, size_t count) {
   const std::vector<int32_t> blocks = all_blocks(decoder);
   Continuation out;
   int position = 0;
@@ -38,8 +38,8 @@ Continuation continue_greedily(Decoder& decoder, std::vector<int32_t> next, size
     const int chunk = std::min(kMaxRows, static_cast<int>(next.size()));
     const Segment segment{.first_row = 0, .rows = chunk, .position = position, .blocks = blocks};
     const int32_t wanted = chunk - 1;
-    const auto logits = decoder.step(std::span(next).first(static_cast<size_t>(chunk)),
-                                     {&segment, 1}, {&wanted, 1});
+    FS_ASSIGN(const auto logits, decoder.step(std::span(next).first(static_cast<size_t>(chunk)),
+                                              {&segment, 1}, {&wanted, 1}));
     position += chunk;
     if (static_cast<size_t>(chunk) < next.size()) {
       next.erase(next.begin(), next.begin() + chunk);
@@ -132,8 +132,8 @@ Status check_scores(const ParityModel& model, const ParityReference& reference, 
   double worst = 0;
   for (size_t b = 0; b < static_cast<size_t>(shape[0]); ++b) {
     const auto row = std::span(ids).subspan(b * length, length);
-    const std::vector<double> scores =
-        decoder.score(std::vector<int32_t>(row.begin(), row.end()), blocks);
+    FS_ASSIGN(const std::vector<double> scores,
+              decoder.score(std::vector<int32_t>(row.begin(), row.end()), blocks));
     for (size_t t = 0; t + 1 < length; ++t) {
       if (labels[b * length + t + 1] != row[t + 1]) continue;
       const double difference = std::abs(scores[t] - truth[b * (length - 1) + t]);
@@ -171,9 +171,9 @@ Status check_greedy(const ParityModel& model, const ParityReference& reference, 
   options.kv_blocks = static_cast<int>((longest + kBlockTokens - 1) / kBlockTokens) + 1;
   options.max_rows = kMaxRows;
   FS_ASSIGN(const auto decoder, Decoder::load(device, model.bundle, options));
-  const Continuation run = continue_greedily(
-      *decoder, std::vector<int32_t>(prompt.begin(), prompt.end()), tokens.size());
-  FS_TRY(device.sync());
+  FS_ASSIGN(const Continuation run,
+            continue_greedily(*decoder, std::vector<int32_t>(prompt.begin(), prompt.end()),
+                              tokens.size()));
   log.compare("greedy tokens that differ", static_cast<double>(mismatches(tokens, run.tokens)), 0);
   if (reference.has("greedy.logits")) {
     FS_ASSIGN(const auto truth,

@@ -78,6 +78,7 @@ Result<std::unique_ptr<TrainWeights>> TrainWeights::create(Device& device, Train
     weights->matrices_.push_back(ops.make_matrix(block.rows, block.cols));
     weights->matrix_offsets_.push_back(block.offset);
   }
+  FS_TRY(device.sync());  // make_matrix() tells there that memory is out
   return weights;
 }
 

@@ -93,14 +93,15 @@ class GatedDecoder final : public Decoder {
   const DecoderOptions& options() const override { return inner_.options(); }
   size_t weight_bytes() const override { return 0; }
   size_t kv_bytes() const override { return 0; }
-  std::span<const float> step(std::span<const int32_t> tokens, std::span<const Segment> segments,
-                              std::span<const int32_t> wanted) override {
+  Result<std::span<const float>> step(std::span<const int32_t> tokens,
+                                      std::span<const Segment> segments,
+                                      std::span<const int32_t> wanted) override {
     if (gate_) gate_->pass();
     if (breaks_) throw std::bad_alloc();
     return inner_.step(tokens, segments, wanted);
   }
-  std::vector<double> score(std::span<const int32_t>, std::span<const int32_t>) override {
-    return {};
+  Result<std::vector<double>> score(std::span<const int32_t>, std::span<const int32_t>) override {
+    return std::vector<double>();
   }
 
  private:

@@ -28,6 +28,7 @@ class HostRuntime final : public Runtime {
     live_--;
     std::free(device);
   }
+  size_t available() const override { return 0; }
   void copy_in(void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);
   }

@@ -1,6 +1,10 @@
 // What the emulator catches: kernels that break a rule of the machine.
 #include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <vector>
 
 #include "gpu/kernels/reduce.cuh"
@@ -162,6 +166,92 @@ TEST_CASE("a failure is told once, by sync, with the kernel's name; memory is re
   const Result<void*> memory = runtime->allocate(size_t{1} << 50);
   REQUIRE(!memory.ok());
   CHECK(memory.error().code == ErrorCode::kResourceExhausted);
+}
+
+TEST_CASE("memory is zeroed, told apart by what is free, and a write past its end is an error") {
+  Options options;
+  options.memory = 1 << 20;
+  const auto runtime = simt::make_emulated_runtime(options);
+  const size_t all = runtime->available();
+  CHECK(all == size_t{1} << 20);
+  std::vector<void*> taken;
+  for (const size_t bytes : {size_t{100}, size_t{5000}, size_t{70000}})
+    taken.push_back(runtime->allocate(bytes).value());
+  CHECK(runtime->available() < all - 75000);
+  std::vector<char> ones(5000, 1), seen(5000, 7);
+  runtime->copy_in(taken[1], ones.data(), ones.size());
+  runtime->free(taken[1]);
+  void* const again = runtime->allocate(4000).value();
+  CHECK(again == taken[1]);
+  runtime->copy_out(seen.data(), again, 4000);
+  CHECK(std::count(seen.begin(), seen.begin() + 4000, 0) == 4000);
+  const Result<void*> refused = runtime->allocate(1 << 20);
+  REQUIRE(!refused.ok());
+  CHECK(mentions(refused.error().message(), "1.0 MiB"));
+  CHECK(mentions(refused.error().message(), "are free"));
+  for (void* const memory : {taken[0], again, taken[2]}) runtime->free(memory);
+  CHECK(runtime->available() == all);
+  CHECK(runtime->sync().ok());
+#if !defined(__SANITIZE_ADDRESS__)
+  void* const small = runtime->allocate(100).value();
+  runtime->copy_in(small, ones.data(), 101);
+  runtime->free(small);
+  CHECK(mentions(runtime->sync().error().message(), "wrote past 100 bytes"));
+#endif
+}
+
+TEST_CASE("the host that touches the card's memory crashes") {
+  const auto runtime = simt::make_emulated_runtime();
+  auto* const memory = static_cast<volatile float*>(runtime->allocate(64).value());
+  for (const bool writes : {false, true}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      for (const int signal : {SIGSEGV, SIGBUS}) std::signal(signal, SIG_DFL);
+      if (writes)
+        *memory = 1;
+      else
+        static_cast<void>(*memory);
+      _exit(0);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status));
+  }
+  runtime->free(const_cast<float*>(memory));
+}
+
+TEST_CASE("a kernel that is given the host's memory is refused where a card would crash") {
+  Options options;
+  options.own_memory = true;
+  const auto runtime = simt::make_emulated_runtime(options);
+  const std::vector<float> x(300, 1.0f);
+  auto* const out = static_cast<float*>(runtime->allocate(64).value());
+  auto* const on_card = static_cast<float*>(runtime->allocate(x.size() * sizeof(float)).value());
+  runtime->copy_in(on_card, x.data(), x.size() * sizeof(float));
+  const auto sum = [&](const float* from) {
+    launch(*runtime, {"sum_block", {1}, {128}, 4 * sizeof(float)}, sum_block<Bug::kNone>, from, out,
+           300);
+    return runtime->sync();
+  };
+  CHECK(sum(on_card).ok());
+  CHECK(mentions(sum(x.data() + 1).error().message(), "given memory of the host"));
+  for (void* const memory : {static_cast<void*>(out), static_cast<void*>(on_card)})
+    runtime->free(memory);
+}
+
+TEST_CASE("a card that is lost stays lost") {
+  Options options;
+  options.launches = 1;
+  const auto runtime = simt::make_emulated_runtime(options);
+  const std::vector<float> x(300, 1.0f);
+  float out = 0;
+  for (const bool works : {true, false, false}) {
+    launch(*runtime, {"sum_block", {1}, {128}, 4 * sizeof(float)}, sum_block<Bug::kNone>, x.data(),
+           &out, 300);
+    const Status status = runtime->sync();
+    CHECK(status.ok() == works);
+    if (!works) CHECK(status.error().code == ErrorCode::kUnavailable);
+  }
 }
 
 }  // namespace fastserve::gpu

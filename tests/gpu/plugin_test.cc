@@ -78,6 +78,7 @@ struct Work {
     decode = device->make_decode_ops();
     FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
     device->copy_out(host.data(), floats, host.size() * sizeof(float));
+    device->available_memory();
     return device->sync();
   }
 };
@@ -165,6 +166,36 @@ TEST_CASE("shared memory is the card's like any other, and refused with its size
   const auto refused = plugin().allocate_shared(2 << 20);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().what.find("taking 2.0 MiB") != std::string::npos);
+  card().reset();
+}
+
+TEST_CASE(
+    "the host's memory for copies is pinned, outlives the device, and is any where none can be") {
+  for (const bool pinned : {true, false}) {
+    card().reset();
+    auto device = plugin().make_device(0, {});
+    REQUIRE(device.ok());
+    CHECK_FALSE((*device)->host_memory());
+    CHECK((*device)->available_memory() > size_t{70} << 30);
+    const int before = card().live().allocations;
+    card().reset();
+    if (!pinned) card().fail(1, kOutOfMemory, false);
+    auto memory = (*device)->allocate_host(1000);
+    REQUIRE(memory.ok());
+    CHECK(card().live().allocations == before + (pinned ? 1 : 0));
+    CHECK((*device)->sync().ok());
+    device->reset();
+    static_cast<char*>((*memory)->data())[999] = 1;
+    memory->reset();
+    CHECK(card().live().none());
+  }
+  card().reset();
+  auto device = plugin().make_device(0, {});
+  REQUIRE(device.ok());
+  card().reset();
+  card().fail(1, kInvalidValue, false);
+  CHECK_FALSE((*device)->allocate_host(1000).ok());
+  device->reset();
   card().reset();
 }
 

@@ -86,6 +86,28 @@ std::string where(const Result<GenerateRequest>& result) {
 
 }  // namespace
 
+TEST_CASE(
+    "a device that fails ends the requests it is at work on, with its reason, and no others") {
+  Stage stage({.max_rows = 8}, {.max_running = 2});
+  GenerateRequest request;
+  request.prompt = "hello";
+  request.max_tokens = 4;
+  const uint64_t first = stage.ask(request), second = stage.ask(request);
+  const uint64_t waiting = stage.ask(request);
+  stage.step();
+  stage.record->failure = Error{ErrorCode::kUnavailable, "is lost", "card", ""};
+  stage.step();
+  stage.record->failure.reset();
+  for (const uint64_t id : {first, second}) {
+    CHECK(stage.answers[id].finish == FinishReason::kError);
+    REQUIRE(stage.answers[id].error);
+    CHECK(stage.answers[id].error->message() == "card: is lost");
+  }
+  stage.run();
+  CHECK(stage.answers[waiting].finish == FinishReason::kLength);
+  CHECK(stage.answers[waiting].tokens.size() == 4);
+}
+
 TEST_CASE("an answer has the tokens the model says, and ends at max_tokens") {
   Stage stage;
   script(stage, "Once", " upon a time");

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,8 @@ struct FakeRecord {
   std::vector<int> rows_of_step;
   /// Tokens of which the logits are given: text so far -> next token, said with certainty.
   std::map<std::vector<int32_t>, int32_t> script;
-  float poison = 0;  ///< not 0: the logits of every row
+  float poison = 0;              ///< not 0: the logits of every row
+  std::optional<Error> failure;  ///< what steps end with
 };
 
 /// Logits are a hash of the text that lies in the sequence's blocks: a token written to a wrong
@@ -48,8 +50,9 @@ class FakeDecoder final : public Decoder {
   size_t weight_bytes() const override { return 0; }
   size_t kv_bytes() const override { return 0; }
 
-  std::span<const float> step(std::span<const int32_t> tokens, std::span<const Segment> segments,
-                              std::span<const int32_t> wanted) override {
+  Result<std::span<const float>> step(std::span<const int32_t> tokens,
+                                      std::span<const Segment> segments,
+                                      std::span<const int32_t> wanted) override {
     REQUIRE(static_cast<int>(tokens.size()) <= options_.max_rows);
     ++record_->steps;
     record_->rows += static_cast<int64_t>(tokens.size());
@@ -62,10 +65,11 @@ class FakeDecoder final : public Decoder {
         for (size_t w = 0; w < wanted.size(); ++w)
           if (wanted[w] == s.first_row + r) answer(s, s.position + r, w);
       }
-    return logits_;
+    if (record_->failure) return *record_->failure;
+    return std::span<const float>(logits_);
   }
-  std::vector<double> score(std::span<const int32_t>, std::span<const int32_t>) override {
-    return {};
+  Result<std::vector<double>> score(std::span<const int32_t>, std::span<const int32_t>) override {
+    return std::vector<double>();
   }
 
  private:

@@ -48,8 +48,10 @@ std::vector<float> logits_of(Decoder& decoder, std::span<const int32_t> tokens,
     std::vector<int32_t> wanted(static_cast<size_t>(n));
     std::iota(wanted.begin(), wanted.end(), 0);
     const auto logits =
-        decoder.step(tokens.subspan(static_cast<size_t>(position), static_cast<size_t>(n)),
-                     {&segment, 1}, wanted);
+        decoder
+            .step(tokens.subspan(static_cast<size_t>(position), static_cast<size_t>(n)),
+                  {&segment, 1}, wanted)
+            .value();
     all.insert(all.end(), logits.begin(), logits.end());
     position += n;
   }
@@ -159,7 +161,7 @@ TEST_CASE("a sequence's logits have the same bits in chunks, token by token, and
         rows.insert(rows.end(), tokens.begin() + position, tokens.begin() + position + n);
         const Segment segments[] = {{0, n, position, other_blocks}, {n, n, position, blocks}};
         const int32_t wanted[] = {0, 2 * n - 1};
-        const auto logits = (*decoder)->step(rows, segments, wanted);
+        const auto logits = (*decoder)->step(rows, segments, wanted).value();
         last.assign(logits.begin() + config.vocab_size, logits.end());
         position += n;
       }
@@ -181,7 +183,7 @@ TEST_CASE("scores are the log probabilities of the next tokens, whatever the chu
     o.max_logits = 5;
     auto decoder = Decoder::load(*device, bundle, o);
     REQUIRE(decoder.ok());
-    const std::vector<double> scores = (*decoder)->score(tokens, blocks);
+    const std::vector<double> scores = (*decoder)->score(tokens, blocks).value();
     REQUIRE(scores.size() == 39);
     if (first.empty()) first = scores;
     CHECK(scores == first);
@@ -194,7 +196,7 @@ TEST_CASE("scores are the log probabilities of the next tokens, whatever the chu
     const double expected = std::log(sum) - logits[t * vocab + static_cast<size_t>(tokens[t + 1])];
     CHECK(first[t] == doctest::Approx(expected).epsilon(1e-5));
   }
-  CHECK((*decoder)->score(std::span(tokens).first(1), blocks).empty());
+  CHECK((*decoder)->score(std::span(tokens).first(1), blocks).value().empty());
 }
 
 TEST_CASE("a quantised model answers as the numbers its codes stand for") {

@@ -83,30 +83,41 @@ inline Microbatch tiny_batch(const ModelConfig& config, std::vector<int> lengths
   return batch;
 }
 
-/// Weights on a device, and a pass over them.
+/// Weights on a device, and a pass over them; what is looked at is copied to the host.
 struct TinyTrainer {
-  TinyTrainer(Device& device, const ModelConfig& c, Precision precision, int max_rows)
-      : config(c), layout(c), ops(device.make_train_ops(precision)) {
+  TinyTrainer(Device& on, const ModelConfig& c, Precision precision, int max_rows)
+      : device(on), config(c), layout(c), ops(device.make_train_ops(precision)) {
     weights = TrainWeights::create(device, *ops, config, layout).value();
     load(tiny_weights(layout, 7));
     pass = TrainPass::create(device, *ops, config, layout, max_rows).value();
+    memory = device.allocate(layout.elements() * sizeof(float)).value();
   }
   void load(std::span<const float> flat) {
-    std::copy(flat.begin(), flat.end(), weights->masters().begin());
+    device.copy_in(weights->masters().data(), flat.data(), flat.size_bytes());
     weights->refresh_all(*ops);
   }
   /// The gradient buffer begins as rubbish: run() must overwrite all of it.
   std::vector<float> gradient(const Microbatch& batch, float scale = 1) {
-    std::vector<float> grad(layout.elements(), 12345.0f);
-    loss = pass->run(*weights, batch, scale, grad.data());
-    return grad;
+    std::vector<float> host(layout.elements(), 12345.0f);
+    device.copy_in(memory->data(), host.data(), host.size() * sizeof(float));
+    loss = pass->run(*weights, batch, scale, grad());
+    return host_copy(grad());
+  }
+  float* grad() { return static_cast<float*>(memory->data()); }
+  /// As many floats as the model has parameters.
+  std::vector<float> host_copy(const float* from) {
+    std::vector<float> host(layout.elements());
+    device.copy_out(host.data(), from, host.size() * sizeof(float));
+    return host;
   }
 
+  Device& device;
   ModelConfig config;
   ParameterLayout layout;
   std::unique_ptr<TrainOps> ops;
   std::unique_ptr<TrainWeights> weights;
   std::unique_ptr<TrainPass> pass;
+  std::unique_ptr<DeviceBuffer> memory;  ///< the latest gradient
   double loss = 0;
 };
 

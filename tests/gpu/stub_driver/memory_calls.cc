@@ -56,6 +56,13 @@ cudaError_t cudaMallocManaged(void** pointer, size_t bytes, unsigned) {
   STUB_CALL();
   return allocate(state().allocations, bytes, pointer);
 }
+cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
+  STUB_CALL();
+  return allocate(state().allocations, bytes, pointer);
+}
+cudaError_t cudaFreeHost(void* pointer) {
+  return release(state().allocations, pointer, stub_driver::enter(__func__));
+}
 cudaError_t cudaFree(void* pointer) {
   return release(state().allocations, pointer, stub_driver::enter(__func__));
 }
