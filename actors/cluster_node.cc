@@ -15,6 +15,7 @@
 #include "actors/ticket.h"
 #include "base/entropy.h"
 #include "cpu/cpu_device.h"
+#include "train/device_backend.h"
 
 namespace fastserve {
 
@@ -135,13 +136,17 @@ ClusterNode::~ClusterNode() = default;
 Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   auto state = std::make_unique<State>(std::move(config));
   State* const at = state.get();
-  FS_ASSIGN(const auto device, make_cpu_device({at->config.lanes, at->config.isa}));
+  if (!at->config.make_device) {
+    FS_ASSIGN(at->config.make_device, cpu_devices());
+  }
+  FS_ASSIGN(at->numerics, training_numerics(at->config.make_device, at->config.make_host));
+  FS_ASSIGN(const auto device, at->config.make_device(at->config.lanes));
   at->device = device->description();
-  at->numerics = device->numerics_id();
   auto parts = std::make_shared<NodeParts>();
   parts->name = at->config.name;
   parts->lanes = at->config.lanes;
-  parts->isa = at->config.isa;
+  parts->make_device = at->config.make_device;
+  parts->make_host = at->config.make_host;
   parts->data_folder = at->config.data_folder;
   parts->hub = at->hub.get();
   parts->clock = at->config.clock;

@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "cpu/isa.h"
+#include "model/device.h"
 #include "net/tls.h"
 
 namespace fastserve {
@@ -27,8 +27,9 @@ class ClusterNode {
     std::string name;
     std::vector<std::string> roles;
     int lanes = 1;
-    Isa isa = Isa::kPortable;
-    std::string host;  ///< where peers reach `bulk_connected`
+    DeviceFactory make_device;  ///< empty: the CPU
+    DeviceFactory make_host;    ///< set when those have memory of their own: the CPU beside them
+    std::string host;           ///< where peers reach `bulk_connected`
     int port = 0;
     Path data_folder;
     const Clock* clock = nullptr;

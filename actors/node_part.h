@@ -8,7 +8,7 @@
 
 #include "actors/cluster_messages.h"
 #include "actors/messages.h"
-#include "cpu/isa.h"
+#include "model/device.h"
 #include "net/lane_hub.h"
 
 namespace fastserve::messages {
@@ -60,7 +60,7 @@ namespace fastserve {
 struct NodeParts {
   std::string name;
   int lanes = 1;
-  Isa isa = Isa::kPortable;
+  DeviceFactory make_device, make_host;  ///< as make_device_backend()'s
   Path data_folder;  ///< token files that jobs have brought, by their fingerprint
   LaneHub* hub = nullptr;
   const Clock* clock = nullptr;

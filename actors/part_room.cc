@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/cpu_device.h"
 #include "model/parameters.h"
 #include "train/token_file.h"
 
@@ -62,7 +61,8 @@ Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodePar
     return Error{ErrorCode::kCorrupt, "names no shards", "the job's order", ""};
   room->node = std::move(node);
   room->order = std::move(order);
-  room->plan = plan_training(room->spec, {0, room->node->lanes, 1}, room->node->lanes);
+  const int trainers = room->node->make_host ? 1 : 0;  // one for the device; the lanes' else
+  room->plan = plan_training(room->spec, {trainers, room->node->lanes, 1}, room->node->lanes);
   const ParameterLayout layout(room->spec.model);
   const auto tiles = TrainWeights::tiles_of(room->spec.model, layout);
   room->ranges =
@@ -148,8 +148,8 @@ Status PartRoom::build() {
   if (dataset.validation.size() > 1)
     evaluation = std::make_unique<EvaluationPlan>(dataset.validation, spec.block,
                                                   spec.evaluate_sequences, plan.max_rows);
-  const auto make_device = [isa = node->isa](int lanes) { return make_cpu_device({lanes, isa}); };
-  FS_ASSIGN(backend, make_device_backend(spec.model, spec.precision, make_device));
+  FS_ASSIGN(backend,
+            make_device_backend(spec.model, spec.precision, node->make_device, node->make_host));
   gate.divide(ranges.size());
   turns.emplace(node->lanes);
   replica = std::make_unique<WeightReplica>(*backend, gate, ranges);

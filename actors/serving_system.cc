@@ -8,7 +8,6 @@
 
 #include "actors/server.h"
 #include "cpu/cpu_device.h"
-#include "cpu/host_memory.h"
 #include "model/huggingface.h"
 #include "model/parameters.h"
 #include "serve/chat.h"
@@ -46,7 +45,7 @@ Result<Draft> draft(const ServingSystem::Model& model, const SchedulerLimits& li
   return out;
 }
 
-Status check_memory(const std::vector<Draft>& drafts, uint64_t limit) {
+Status check_memory(const std::vector<Draft>& drafts, const Device& device, uint64_t limit) {
   DecoderMemory need;
   for (const Draft& d : drafts) {
     const DecoderMemory m = estimate_decoder_memory(d.config, d.formats, d.options);
@@ -55,7 +54,7 @@ Status check_memory(const std::vector<Draft>& drafts, uint64_t limit) {
     need.activations += m.activations;
     need.loading = std::max(need.loading, m.loading);
   }
-  const uint64_t have = limit > 0 ? limit : available_memory();
+  const uint64_t have = limit > 0 ? limit : device.available_memory();
   if (need.total() <= have) return {};
   return Error{
       ErrorCode::kResourceExhausted,
@@ -63,7 +62,8 @@ Status check_memory(const std::vector<Draft>& drafts, uint64_t limit) {
                   "loading {}) and {} can be had",
                   human_bytes(need.total()), human_bytes(need.weights), human_bytes(need.kv),
                   human_bytes(need.activations), human_bytes(need.loading), human_bytes(have)),
-      "", "deploy fewer models, a compressed one, or one with a shorter context"};
+      device.host_memory() ? "" : device.description(),
+      "deploy fewer models, a compressed one, or one with a shorter context"};
 }
 
 ServedModel describe(const ServingSystem::Model& model, const Draft& draft, const Engine& engine) {
@@ -94,7 +94,7 @@ Result<std::vector<LoadedModel>> load(const ServingSystem::Config& config, Devic
     FS_ASSIGN(Draft d, draft(model, limits));
     drafts.push_back(std::move(d));
   }
-  FS_TRY(check_memory(drafts, config.memory_limit));
+  FS_TRY(check_memory(drafts, device, config.memory_limit));
   std::vector<LoadedModel> loaded;
   for (size_t i = 0; i < drafts.size(); ++i) {
     const auto progress = [&](double part) {
@@ -210,7 +210,10 @@ Result<std::shared_ptr<ServingSystem>> ServingSystem::start(Config config) {
         return Error{ErrorCode::kInvalidArgument, "given twice", config.models[i].name,
                      "deploy each model once"};
   const int lanes = config.lanes > 0 ? config.lanes : usable_cores();
-  FS_ASSIGN(auto device, make_cpu_device({lanes, config.isa}));
+  if (!config.make_device) {
+    FS_ASSIGN(config.make_device, cpu_devices());
+  }
+  FS_ASSIGN(auto device, config.make_device(lanes));
   FS_ASSIGN(auto models, load(config, *device));
   config.models.clear();
   std::string description = device->description();

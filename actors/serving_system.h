@@ -8,7 +8,6 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "cpu/isa.h"
 #include "model/decoder.h"
 #include "serve/engine.h"
 #include "serve/scheduler.h"
@@ -31,8 +30,8 @@ class ServingSystem final : public GenerateService {
   };
   struct Config {
     std::vector<Model> models;
-    int lanes = 0;  ///< 0: every usable core
-    Isa isa = Isa::kPortable;
+    int lanes = 0;                 ///< 0: every usable core
+    DeviceFactory make_device;     ///< empty: the CPU
     SchedulerLimits limits;        ///< its max_waiting is set from max_queue
     int max_queue = 256;           ///< requests of one model beyond those that run at once
     uint64_t memory_limit = 0;     ///< bytes the models may take; 0: what the machine has to give

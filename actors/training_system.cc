@@ -98,9 +98,12 @@ Status TrainingSystem::State::open() {
   if (config.ledger) {
     FS_ASSIGN(ledger, LedgerFile::open(*config.ledger));
   }
+  if (config.make_host && config.placement.trainers == 0)
+    config.placement.trainers = 1;  // one for the device; of cores each may have its own
   plan = plan_training(spec, config.placement, usable_cores());
   spec.microbatches = plan.microbatches;
-  const MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr);
+  MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr);
+  if (config.make_host) need = need.beside_a_device(spec);
   planned_memory = held - std::min(held, given) + need.total();
   if (config.backend == nullptr) FS_TRY(check_memory(need, config.memory_limit));
   sampler = std::make_unique<Sampler>(config.dataset->train,
@@ -149,16 +152,10 @@ Status TrainingSystem::State::open_backend() {
   backend = config.backend;
   if (backend == nullptr) {
     if (!config.make_device) {
-      Isa isa = Isa::kPortable;
-      if (config.isa)
-        isa = *config.isa;
-      else {
-        FS_ASSIGN(isa, choose_isa());
-      }
-      config.make_device = [isa](int lanes) { return make_cpu_device({lanes, isa}); };
+      FS_ASSIGN(config.make_device, cpu_devices());
     }
-    FS_ASSIGN(backend,
-              make_device_backend(config.spec.model, config.spec.precision, config.make_device));
+    FS_ASSIGN(backend, make_device_backend(config.spec.model, config.spec.precision,
+                                           config.make_device, config.make_host));
   }
   const std::span<float> masters = backend->masters();
   const std::vector<float>& given = resumed ? resumed->weights : config.initial_weights;

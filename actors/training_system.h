@@ -8,7 +8,6 @@
 #include "base/cancel.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "cpu/isa.h"
 #include "train/dataset.h"
 #include "train/device_backend.h"
 #include "train/progress.h"
@@ -39,9 +38,9 @@ class TrainingSystem {
     std::optional<Path> checkpoint_directory;  ///< absent: nothing is written
     std::optional<Path> ledger;  ///< file that says whose work counted in each step; absent: none
     Resume resume = Resume::kIfThere;
-    std::vector<float> initial_weights;     ///< flat; empty: fresh ones from the seed
-    std::optional<Isa> isa;                 ///< absent: choose_isa()
-    DeviceFactory make_device;              ///< empty: the CPU
+    std::vector<float> initial_weights;  ///< flat; empty: fresh ones from the seed
+    DeviceFactory make_device;           ///< empty: the CPU
+    DeviceFactory make_host;  ///< as make_device_backend()'s: the CPU beside such devices
     std::shared_ptr<TrainBackend> backend;  ///< set: used instead of devices; needs initial_weights
     const Clock* clock = nullptr;           ///< null: the system's
     Log log;

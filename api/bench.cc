@@ -77,12 +77,15 @@ const std::vector<BenchRow>& bench_rows() {
   return faces;
 }
 
-Result<BenchResult> run_bench(const std::string& row, double seconds, Isa isa, int lanes,
-                              const CancelFlag& cancel) {
+Result<BenchResult> run_bench(const std::string& row, double seconds, const std::string& device,
+                              Isa isa, int lanes, const CancelFlag& cancel) {
   std::string names;
   for (const Row& candidate : rows()) {
     if (candidate.face.name == row) {
-      FS_ASSIGN(BenchResult result, candidate.run({seconds, isa, lanes, cancel}));
+      FS_ASSIGN(const ChosenDevice chosen,
+                choose_device(device, isa, lanes, default_root() / "gpu-plans"));
+      FS_ASSIGN(BenchResult result, candidate.run({seconds, chosen, isa, lanes, cancel}));
+      result.device = chosen.description;
       result.row = row;
       result.isa = isa_name(isa);
       result.threads = lanes;

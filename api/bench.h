@@ -15,7 +15,7 @@ struct BenchRow {
 const std::vector<BenchRow>& bench_rows();
 
 struct BenchResult {
-  std::string row, unit, isa;
+  std::string row, unit, isa, device;
   int threads = 0;
   double value = 0;          ///< median
   double low = 0, high = 0;  ///< of the repetitions
@@ -23,7 +23,8 @@ struct BenchResult {
 };
 
 /// Measures for about `seconds`. Random weights and tokens: speed does not depend on them.
-Result<BenchResult> run_bench(const std::string& row, double seconds, Isa isa, int lanes,
-                              const CancelFlag& cancel);
+/// `device`: as NodeOptions::device.
+Result<BenchResult> run_bench(const std::string& row, double seconds, const std::string& device,
+                              Isa isa, int lanes, const CancelFlag& cancel);
 
 }  // namespace fastserve

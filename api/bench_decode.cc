@@ -5,7 +5,6 @@
 #include "api/bench_models.h"
 #include "base/rng.h"
 #include "compress/quantisers.h"
-#include "cpu/cpu_device.h"
 #include "model/decoder.h"
 #include "serve/sampler.h"
 
@@ -60,7 +59,7 @@ class Streams {
   static Result<std::unique_ptr<Streams>> load(const BenchContext& context, BenchModel model,
                                                WeightFormat format, int streams, int tokens_each) {
     auto self = std::unique_ptr<Streams>(new Streams);
-    FS_ASSIGN(self->device_, make_cpu_device({context.lanes, context.isa}));
+    FS_ASSIGN(self->device_, context.device.make(context.lanes));
     FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(model), format));
     const int blocks_each = (tokens_each + kBlockTokens - 1) / kBlockTokens;
     DecoderOptions options;

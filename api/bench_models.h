@@ -4,11 +4,13 @@
 #include <span>
 
 #include "api/bench.h"
+#include "api/device_choice.h"
 
 namespace fastserve {
 
 struct BenchContext {
   double seconds;  ///< about how long to measure, after a warm-up
+  const ChosenDevice& device;
   Isa isa;
   int lanes;
   const CancelFlag& cancel;

@@ -90,7 +90,7 @@ void summarise(std::span<const double> rates, BenchResult& result) {
 }
 
 Result<BenchResult> bench_training(const BenchContext& context, const TrainShape& shape) {
-  const double peak = gemm_peak(context);
+  const double peak = context.device.own_memory() ? 0 : gemm_peak(context);  // of the CPU's cores
   CancelFlag stop;
   const SystemClock clock;
   std::vector<Nanoseconds> ends;
@@ -99,7 +99,8 @@ Result<BenchResult> bench_training(const BenchContext& context, const TrainShape
   config.spec = spec_of(shape);
   config.placement.lanes = context.lanes;
   config.dataset = random_dataset(shape);
-  config.isa = context.isa;
+  config.make_device = context.device.make;
+  config.make_host = context.device.make_host;
   config.cancel = &stop;
   config.progress = [&](const TrainProgress& p) {
     constexpr int64_t kWarmUp = 3;
@@ -125,15 +126,16 @@ Result<BenchResult> bench_training(const BenchContext& context, const TrainShape
   const double parameters = static_cast<double>(count_parameters(spec.model));
   // PaLM's count (Chowdhery et al. 2022): 6 N + 12 layers hidden block; attention in full.
   const double flops = 6 * parameters + 12.0 * shape.layers * shape.hidden * shape.block;
-  result.detail = Json::object({{"plan", description},
-                                {"precision", precision_name(spec.precision)},
-                                {"parameters", parameters},
-                                {"steps", ends.size()},
-                                {"gflops", flops * result.value * 1e-9},
-                                {"gemm_peak_gflops", peak},
-                                {"fraction_of_gemm_peak", flops * result.value * 1e-9 / peak},
-                                {"peak_bytes", outcome.peak_memory_bytes},
-                                {"expected_bytes", outcome.planned_memory_bytes}});
+  result.detail = Json::object(
+      {{"plan", description},
+       {"precision", precision_name(spec.precision)},
+       {"parameters", parameters},
+       {"steps", ends.size()},
+       {"gflops", flops * result.value * 1e-9},
+       {"gemm_peak_gflops", peak},
+       {"fraction_of_gemm_peak", peak > 0 ? Json(flops * result.value * 1e-9 / peak) : Json()},
+       {"peak_bytes", outcome.peak_memory_bytes},
+       {"expected_bytes", outcome.planned_memory_bytes}});
   return result;
 }
 

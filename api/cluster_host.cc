@@ -77,10 +77,14 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
                    }}));
     for (const MemberRecord& node : members_->nodes())
       coordinator_->set_draining(node.name, node.draining);
-    const NodeOptions own{options_.root, usable_cores(), options_.log};
+    const NodeOptions own{options_.root, usable_cores(), "cpu", options_.log};
     const auto store = std::make_shared<SharedStore>(options_.root / "models", clock_);
-    jobs_ = std::make_unique<ClusterJobs>(ClusterJobs::Around{
-        {options_.root, 0, options_.log}, isa, &folder_->state(), coordinator_.get(), store});
+    jobs_ =
+        std::make_unique<ClusterJobs>(ClusterJobs::Around{{options_.root, 0, "cpu", options_.log},
+                                                          isa,
+                                                          &folder_->state(),
+                                                          coordinator_.get(),
+                                                          store});
     FS_TRY(start_duties({own, isa, &folder_->state(), coordinator_.get(), store, &clock_,
                          [this] { return all_nodes(); }}));
     shelf_ = std::make_unique<LocalNode>(own, isa, TrainingEngine(), store);

@@ -15,7 +15,7 @@ namespace fastserve {
 /// Everything of a cluster's coordinator, in the folder ROOT/cluster: its authority, its state, its
 /// jobs. Made once by init_cluster().
 struct ClusterInit {
-  Path root;  ///< empty: default_root()
+  Path root;                          ///< empty: default_root()
   std::string address = "127.0.0.1";  ///< to listen at; another than loopback is the user's word
   int port = 7070;
   std::string advertise;  ///< host that nodes and clients use; empty: `address`
@@ -57,12 +57,13 @@ class CoordinatorHost {
 };
 
 struct NodeHostOptions {
-  Path root;          ///< its identity lies in ROOT/node
-  std::string join;   ///< HOST:PORT of the coordinator; empty: where it joined before
-  std::string token;  ///< empty: it has joined before
-  std::string name;   ///< empty: the host's name, or as it joined
-  std::vector<std::string> roles;     ///< empty: trainer, parameter-server
-  int lanes = 0;                      ///< 0: every usable core
+  Path root;                       ///< its identity lies in ROOT/node
+  std::string join;                ///< HOST:PORT of the coordinator; empty: where it joined before
+  std::string token;               ///< empty: it has joined before
+  std::string name;                ///< empty: the host's name, or as it joined
+  std::vector<std::string> roles;  ///< empty: trainer, parameter-server
+  int lanes = 0;                   ///< 0: every usable core
+  std::string device = "auto";     ///< as NodeOptions::device
   std::string address = "127.0.0.1";  ///< its bulk lane listens here ...
   int port = 0;                       ///< ... 0: any
   std::string advertise;              ///< how peers reach it; empty: `address`

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "actors/training_system.h"
+#include "api/device_choice.h"
 #include "api/job_folder.h"
 #include "api/node.h"
 #include "api/shared_store.h"
@@ -55,6 +56,8 @@ class LocalNode final : public Node {
   Status remove_job(const std::string& id) override;
 
  private:
+  /// As options().device says, or `before` where that leaves it open; said in the log.
+  Result<ChosenDevice> device(const std::string& before = {}) const;
   /// A stored model by "name", "name@3" or "name@tag", and the store it is read from.
   struct Opened {
     std::unique_ptr<Store> store;  ///< first: it outlives the model
@@ -68,9 +71,11 @@ class LocalNode final : public Node {
   Result<TrainMaterial> resumed_material(JobFolder& job, const TrainRequest& request) const;
   Status load_parent_weights(const JobFolder& job, TrainMaterial& material) const;
   Status check_space(const JobFolder& job, const TrainSpec& spec) const;
+  /// Empty where a cluster's nodes train: they choose theirs themselves.
+  Result<ChosenDevice> training_device(const std::string& before) const;
   Status save_documents(const JobFolder& job, const TrainMaterial& material) const;
   Result<TrainResult> run_job(JobFolder& job, TrainMaterial material,
-                              const TrainPlacement& placement,
+                              const TrainPlacement& placement, const ChosenDevice& device,
                               const std::function<void(const TrainUpdate&)>& progress,
                               const CancelFlag& cancel);
   Result<TrainOutcome> run_engine(TrainingSystem::Config config, const std::string& id) const;

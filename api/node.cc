@@ -61,6 +61,7 @@ Result<std::unique_ptr<Node>> Node::create(NodeOptions options) {
     return Error{ErrorCode::kInvalidArgument, fmt::format("cannot be {}", options.lanes), "lanes",
                  "1 to 1024, or 0"};
   if (options.lanes == 0) options.lanes = usable_cores();
+  FS_TRY(check_device_name(options.device));
   FS_ASSIGN(const Isa isa, choose_isa());
   return std::unique_ptr<Node>(new LocalNode(std::move(options), isa));
 }
@@ -72,6 +73,20 @@ Result<std::unique_ptr<Store>> LocalNode::open_store() const {
 }
 
 Result<std::unique_ptr<Store>> LocalNode::glance_at_store() const { return store_->glance(); }
+
+Result<ChosenDevice> LocalNode::device(const std::string& before) const {
+  const Path plans = options_.root / "gpu-plans";
+  auto chosen =
+      choose_device(options_.device == "auto" && !before.empty() ? before : options_.device, isa_,
+                    options_.lanes, plans);
+  if (!chosen.ok() && options_.device == "auto" && !before.empty()) {
+    options_.log.warning(
+        fmt::format("{} is not here any more: {}", before, chosen.error().message()));
+    chosen = choose_device(options_.device, isa_, options_.lanes, plans);
+  }
+  if (chosen.ok()) options_.log.info(chosen->line());
+  return chosen;
+}
 
 Result<LocalNode::Opened> LocalNode::open_model(const std::string& text) const {
   FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));

@@ -24,8 +24,9 @@
 namespace fastserve {
 
 struct NodeOptions {
-  Path root;      ///< holds models/ (the store) and jobs/; empty: default_root()
-  int lanes = 0;  ///< 0: every usable core
+  Path root;                    ///< holds models/ (the store) and jobs/; empty: default_root()
+  int lanes = 0;                ///< 0: every usable core
+  std::string device = "auto";  ///< cpu, cuda, or auto: the first GPU that is fit, else the CPU
   Log log;
 };
 

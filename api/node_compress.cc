@@ -10,7 +10,6 @@
 #include "api/local_node.h"
 #include "compress/compressor.h"
 #include "compress/measure.h"
-#include "cpu/cpu_device.h"
 #include "model/huggingface.h"
 #include "store/names.h"
 
@@ -57,7 +56,8 @@ Result<CompressResult> LocalNode::compress(
     FS_ASSIGN(CompressionText read, compression_text(request.data, model));
     text = std::make_shared<const CompressionText>(std::move(read));
   }
-  FS_ASSIGN(const auto device, make_cpu_device({options_.lanes, isa_}));
+  FS_ASSIGN(const ChosenDevice chosen, this->device());
+  FS_ASSIGN(const auto device, chosen.make(options_.lanes));
   options_.log.info(fmt::format("compressing {} to {} on {}", model.ref.text(), request.spec.text(),
                                 device->description()));
   CompressorHooks hooks;

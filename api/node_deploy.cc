@@ -88,7 +88,8 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   }
   ServingSystem::Config config;
   config.lanes = options_.lanes;
-  config.isa = isa_;
+  FS_ASSIGN(const ChosenDevice chosen, device());
+  config.make_device = chosen.make;
   config.max_queue = request.max_queue;
   config.clock = &clock_;
   config.log = options_.log;

@@ -12,6 +12,7 @@
 #include "api/bulk_protocols.h"
 #include "api/cluster_folder.h"
 #include "api/cluster_host.h"
+#include "api/device_choice.h"
 #include "api/model_transfer.h"
 #include "api/node_duties.h"
 #include "api/transfer_desk.h"
@@ -217,7 +218,12 @@ class Host final : public NodeHost {
     config.name = membership_.name;
     config.roles = membership_.roles;
     config.lanes = options_.lanes;
-    FS_ASSIGN(config.isa, choose_isa());
+    FS_ASSIGN(const Isa isa, choose_isa());
+    FS_ASSIGN(const ChosenDevice device,
+              choose_device(options_.device, isa, options_.lanes, options_.root / "gpu-plans"));
+    options_.log.info(device.line());
+    config.make_device = device.make;
+    config.make_host = device.make_host;
     config.host = host();
     config.port = port;
     config.data_folder = options_.root / "node-data";
@@ -226,10 +232,13 @@ class Host final : public NodeHost {
     config.dial_control = [this, place = place] {
       return dial_coordinator(place.first, place.second, kControlProtocol);
     };
-    duties_ = std::make_unique<NodeDuties>(NodeDuties::Around{
-        {options_.root, options_.lanes, options_.log}, config.isa, host(), [this, place = place] {
-          return dial_coordinator(place.first, place.second, kModelsProtocol);
-        }});
+    duties_ = std::make_unique<NodeDuties>(
+        NodeDuties::Around{{options_.root, options_.lanes, options_.device, options_.log},
+                           isa,
+                           host(),
+                           [this, place = place] {
+                             return dial_coordinator(place.first, place.second, kModelsProtocol);
+                           }});
     config.duties = [this](const std::string& orders) { return duties_->set(orders); };
     config.duty_reports = [this] { return duties_->reports(); };
     config.dial_bulk = [this, place = place] {

@@ -16,6 +16,13 @@
 namespace fastserve {
 namespace {
 
+/// A job that goes on without a word about devices goes on on this one.
+void record_device(Json& details, const ChosenDevice& device) {
+  if (device.name.empty()) return;
+  details.set("device", device.name);
+  details.set("device_description", device.description);
+}
+
 Json record_of(const TrainRequest& request, const TrainMaterial& m) {
   return Json::object({{"data", std::filesystem::absolute(request.data).string()},
                        {"data_fingerprint", fingerprint_text(m.dataset)},
@@ -122,9 +129,12 @@ Result<TrainResult> LocalNode::train(const TrainRequest& request,
   if (here.placement.lanes == 0) here.placement.lanes = options_.lanes;
   if (!request.resume.empty()) {
     FS_ASSIGN(const auto job, JobFolder::open(options_.root, request.resume));
+    FS_ASSIGN(const std::string before, job->info().details.string_or("device", ""));
+    FS_ASSIGN(const ChosenDevice device, training_device(before));
     FS_ASSIGN(TrainMaterial material, resumed_material(*job, here));
-    return run_job(*job, std::move(material), here.placement, progress, cancel);
+    return run_job(*job, std::move(material), here.placement, device, progress, cancel);
   }
+  FS_ASSIGN(const ChosenDevice device, training_device(""));
   FS_ASSIGN(TrainMaterial material, new_material(here));
   if (cancel.raised()) return Error{ErrorCode::kCancelled, "stopped before the first step", "", ""};
   JobInfo info;
@@ -135,13 +145,18 @@ Result<TrainResult> LocalNode::train(const TrainRequest& request,
   FS_ASSIGN(const auto job, JobFolder::create(options_.root, clock_, info));
   const auto begin = [&]() -> Result<TrainResult> {
     FS_TRY(save_documents(*job, material));
-    return run_job(*job, std::move(material), here.placement, progress, cancel);
+    return run_job(*job, std::move(material), here.placement, device, progress, cancel);
   };
   auto result = begin();
   // A job that never took a step is not worth remembering.
   if (!result.ok() && result.error().code != ErrorCode::kCancelled && job->info().step == 0)
     discard_job(*job);
   return result;
+}
+
+Result<ChosenDevice> LocalNode::training_device(const std::string& before) const {
+  if (engine_) return ChosenDevice();
+  return device(before);
 }
 
 Status LocalNode::save_documents(const JobFolder& job, const TrainMaterial& material) const {
@@ -197,7 +212,7 @@ Status LocalNode::check_space(const JobFolder& job, const TrainSpec& spec) const
 }
 
 Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
-                                       const TrainPlacement& placement,
+                                       const TrainPlacement& placement, const ChosenDevice& device,
                                        const std::function<void(const TrainUpdate&)>& progress,
                                        const CancelFlag& cancel) {
   JobInfo info = job.info();
@@ -211,6 +226,7 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   FS_TRY(check_space(job, material.spec));
   info.state = "running";
   info.note.clear();
+  record_device(info.details, device);
   FS_TRY(job.save(info));
   ProgressRecorder recorder(job, clock_, progress);
   TrainingSystem::Config config;
@@ -221,7 +237,8 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   config.checkpoint_directory = job.checkpoints();
   config.ledger = job.ledger();
   config.initial_weights = std::move(material.weights);
-  config.isa = isa_;
+  config.make_device = device.make;
+  config.make_host = device.make_host;
   config.clock = &clock_;
   config.log = options_.log;
   config.progress = [&](const TrainProgress& p) { recorder(p); };

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "compress/quant_parity.h"
-#include "cpu/cpu_device.h"
 #include "model/huggingface.h"
 #include "model/safetensors.h"
 #include "model/tokenizer.h"
@@ -172,12 +171,11 @@ std::vector<Path> folders(const Path& root) {
 
 }  // namespace
 
-Status check_parity(const Path& directory, Isa isa, int lanes, const Report& report) {
+Status check_parity(const Path& directory, Device& device, const Report& report) {
   std::error_code unreadable;
   if (!std::filesystem::is_directory(directory, unreadable))
     return Error{ErrorCode::kNotFound, "is not a folder", directory.string(),
                  "name a folder of reference data"};
-  FS_ASSIGN(const auto device, make_cpu_device({lanes, isa}));
   bool found = false;
   for (const Path& folder : folders(directory)) {
     const std::string relative = std::filesystem::relative(folder, directory).string();
@@ -187,7 +185,7 @@ Status check_parity(const Path& directory, Isa isa, int lanes, const Report& rep
     const bool quantisers = has(folder, "quant.safetensors"),
                malformed = has(folder, "manifest.json"), chats = holds_templates(folder);
     found = found || model || tokenizer || quantisers || malformed || chats;
-    if (model) check_model_directory(folder, subject, *device, report);
+    if (model) check_model_directory(folder, subject, device, report);
     if (tokenizer) check_tokenizer_directory(folder, subject, report);
     if (chats) check_chats(folder, subject, report);
     if (quantisers) check_quantisers(folder, subject, report);

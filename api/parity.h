@@ -5,7 +5,6 @@
 #include <string>
 
 #include "base/file.h"
-#include "cpu/isa.h"
 #include "model/transformer/parity.h"
 
 namespace fastserve {
@@ -15,9 +14,9 @@ namespace fastserve {
 /// quantisation sets (quant.safetensors), malformed files (manifest.json: a list of {path, kind,
 /// expected}, with kind "safetensors", "sharded index", "config", "tokenizer" or "model", and
 /// expected "ok", "clear error" or "error or ok"). kNotFound when it holds none of these. `report`
-/// sees each check at once, with the file or folder it is about.
+/// sees each check at once, with the file or folder it is about; models run on `device`.
 Status check_parity(
-    const Path& directory, Isa isa, int lanes,
+    const Path& directory, Device& device,
     const std::function<void(const std::string& subject, const ParityCheck&)>& report);
 
 }  // namespace fastserve

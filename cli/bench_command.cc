@@ -31,7 +31,7 @@ int run_row(const CommandLine& line, const std::string& row, double seconds) {
   if (!isa.ok()) return fail(line, isa.error());
   auto node = line.node();
   if (!node.ok()) return fail(line, node.error());
-  auto result = run_bench(row, seconds, *isa, (*node)->options().lanes, line.cancel);
+  auto result = run_bench(row, seconds, line.device, *isa, (*node)->options().lanes, line.cancel);
   if (!result.ok()) return fail(line, result.error());
   const Json document = Json::object({{"row", result->row},
                                       {"value", result->value},
@@ -39,12 +39,13 @@ int run_row(const CommandLine& line, const std::string& row, double seconds) {
                                       {"low", result->low},
                                       {"high", result->high},
                                       {"isa", result->isa},
+                                      {"device", result->device},
                                       {"threads", result->threads},
                                       {"detail", result->detail}});
   return finish(line, document, [&] {
-    fmt::print("{}: {:.1f} {} (from {:.1f} to {:.1f}; cpu {}, {} threads)\n  {}\n", result->row,
-               result->value, result->unit, result->low, result->high, result->isa, result->threads,
-               result->detail.dump());
+    fmt::print("{}: {:.1f} {} (from {:.1f} to {:.1f}; {}, {} threads)\n  {}\n", result->row,
+               result->value, result->unit, result->low, result->high, result->device,
+               result->threads, result->detail.dump());
     print_memory(result->detail);
   });
 }

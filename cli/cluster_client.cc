@@ -75,6 +75,9 @@ Status choose_cluster(const CLI::App& app, CommandLine& line) {
   const bool any = kOverCluster.contains(command) || command.starts_with("cluster");
   if (!given && !kHere.contains(command)) line.cluster = environment("FASTSERVE_CLUSTER");
   if (has_other_place(app)) line.cluster.clear();
+  if (!line.cluster.empty() && any && app.get_option("--device")->count() > 0)
+    return Error{ErrorCode::kInvalidArgument, "is chosen where a node is started", "--device",
+                 "fsctl node start --device cuda on the machine that has the GPU"};
   if (line.cluster.empty() || any) return {};
   if (kHere.contains(command))
     return Error{ErrorCode::kInvalidArgument, "is about this machine, and not about a cluster",

@@ -29,6 +29,7 @@ Result<std::unique_ptr<Node>> CommandLine::node() const {
   NodeOptions options;
   options.root = store;
   options.lanes = lanes;
+  options.device = device;
   options.log = log();
   return Node::create(std::move(options));
 }

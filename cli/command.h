@@ -21,10 +21,11 @@ int exit_code(const Error& error);
 
 /// Options in front of the command, and the process's own state.
 struct CommandLine {
-  std::string store;   ///< --store
-  int lanes = 0;       ///< --lanes
-  bool json = false;   ///< --json: one JSON document on stdout
-  bool quiet = false;  ///< --quiet: no progress and no log lines
+  std::string store;            ///< --store
+  int lanes = 0;                ///< --lanes
+  std::string device = "auto";  ///< --device
+  bool json = false;            ///< --json: one JSON document on stdout
+  bool quiet = false;           ///< --quiet: no progress and no log lines
   std::string colour = "auto";
   std::string cluster;  ///< --cluster or $FASTSERVE_CLUSTER: HOST:PORT; empty: this machine
   std::string token;    ///< --token

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <system_error>
 
+#include "api/device_choice.h"
 #include "base/spelling.h"
 #include "cli/cluster_client.h"
 #include "cli/command.h"
@@ -133,6 +134,13 @@ int main(int argc, char** argv) {
   app.add_option("--store", line.store, "Folder of models and jobs")->type_name("DIR");
   app.add_option("--lanes", line.lanes, "CPU cores to use (default: all this process may)")
       ->check(CLI::Range(1, 1024));
+  app.add_option("--device", line.device,
+                 "What to compute on: cpu, cuda, or auto (default): a GPU where one is fit")
+      ->type_name("DEVICE")
+      ->check([](const std::string& word) {
+        const Status known = check_device_name(word);
+        return known.ok() ? std::string() : known.error().message();
+      });
   app.add_flag("--json", line.json, "Print one JSON document on stdout");
   app.add_flag("--quiet,-q", line.quiet, "No progress and no log lines");
   app.add_option("--color", line.colour, "auto, always or never")

@@ -15,6 +15,7 @@ namespace {
 int start_node(const CommandLine& line, NodeHostOptions& options) {
   options.root = line.store;
   options.lanes = line.lanes;
+  options.device = line.device;
   options.log = line.log();
   auto node = NodeHost::start(options);
   if (!node.ok()) return fail(line, node.error());

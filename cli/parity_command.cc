@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "api/device_choice.h"
 #include "api/parity.h"
 #include "cli/command.h"
 
@@ -27,25 +28,34 @@ Json to_json(const std::string& subject, const ParityCheck& c) {
                        {"note", c.note}});
 }
 
+Result<ChosenDevice> chosen_device(const CommandLine& line, int lanes) {
+  FS_ASSIGN(const Isa isa, choose_isa());
+  const Path root = line.store.empty() ? default_root() : Path(line.store);
+  return choose_device(line.device, isa, lanes, root / "gpu-plans");
+}
+
 int run_parity(const CommandLine& line, const std::string& directory) {
-  auto isa = choose_isa();
-  if (!isa.ok()) return fail(line, isa.error());
+  const int lanes = std::max(1, line.lanes);
+  const auto chosen = chosen_device(line, lanes);
+  if (!chosen.ok()) return fail(line, chosen.error());
+  const auto device = chosen->make(lanes);
+  if (!device.ok()) return fail(line, device.error());
   size_t checks = 0, failed = 0;
   Json::Array rows;
-  const Status status = check_parity(directory, *isa, std::max(1, line.lanes),
-                                     [&](const std::string& subject, const ParityCheck& check) {
-                                       checks++;
-                                       failed += check.passed ? 0 : 1;
-                                       if (line.json)
-                                         rows.push_back(to_json(subject, check));
-                                       else
-                                         print_check(subject, check);
-                                     });
+  const Status status =
+      check_parity(directory, **device, [&](const std::string& subject, const ParityCheck& check) {
+        checks++;
+        failed += check.passed ? 0 : 1;
+        if (line.json)
+          rows.push_back(to_json(subject, check));
+        else
+          print_check(subject, check);
+      });
   if (!status.ok()) return fail(line, status.error());
   const Json document = Json::object(
-      {{"isa", isa_name(*isa)}, {"checks", checks}, {"failed", failed}, {"results", rows}});
+      {{"device", chosen->description}, {"checks", checks}, {"failed", failed}, {"results", rows}});
   finish(line, document,
-         [&] { fmt::print("{} checks, {} failed (cpu {})\n", checks, failed, isa_name(*isa)); });
+         [&] { fmt::print("{} checks, {} failed ({})\n", checks, failed, chosen->line()); });
   return failed == 0 ? 0 : kExitCheckFailed;
 }
 

@@ -26,9 +26,10 @@ Error not_there(const GpuSearch& search) {
   for (const Path& folder : search.folders)
     folders += (folders.empty() ? "" : ", ") + folder.string();
   return {ErrorCode::kNotFound,
-          std::string("there is no GPU plugin (") + kFileName + ") in " + folders, "",
-          "it is built where nvcc is found; docs/gpu.md tells how. Everything runs on the CPU "
-          "without it"};
+          std::string("there is no GPU plugin (") + kFileName + ")", "",
+          "it was looked for in " + folders +
+              "; it is built where nvcc is found, docs/gpu.md tells how. Everything runs on the CPU "
+              "without it"};
 }
 
 Result<Path> find(const GpuSearch& search) {

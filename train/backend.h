@@ -20,7 +20,8 @@ class GradientSource {
  public:
   virtual ~GradientSource() = default;
   /// Summed loss over the counted targets. With `grad` (elements() floats) also
-  /// d(scale * summed loss)/dp, overwritten. An Error means that this source is of no further use.
+  /// d(scale * summed loss)/dp, overwritten, in the host's memory. An Error means that this source
+  /// is of no further use.
   virtual Result<double> run(const Microbatch& batch, float scale, float* grad) = 0;
   /// The same with something going on beside it: `flow` is asked for weights and told of the
   /// gradient on the way. Of a source that does not override this all weights are asked for at the
@@ -48,6 +49,7 @@ class GradientSource {
 class TrainBackend {
  public:
   virtual ~TrainBackend() = default;
+  /// In the host's memory, wherever gradients are computed; so are allocate()'s buffers.
   virtual std::span<float> masters() = 0;
   virtual const std::vector<ParameterTile>& tiles() const = 0;
   /// Takes a tile's masters into the layout that passes read. No source may be reading the tile

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "train/split_backend.h"
+
 namespace fastserve {
 namespace {
 
@@ -61,14 +63,15 @@ class DeviceSource final : public GradientSource {
 
 class DeviceBackend final : public TrainBackend {
  public:
-  DeviceBackend(const ModelConfig& config, Precision precision, DeviceFactory make_device)
+  DeviceBackend(const ModelConfig& config, Precision precision, std::unique_ptr<Device> first,
+                DeviceFactory make_device)
       : config_(config),
         layout_(config),
         precision_(precision),
-        make_device_(std::move(make_device)) {}
+        make_device_(std::move(make_device)),
+        device_(std::move(first)) {}
 
   Status open() {
-    FS_ASSIGN(device_, make_device_(1));
     ops_ = device_->make_train_ops(precision_);
     FS_ASSIGN(weights_, TrainWeights::create(*device_, *ops_, config_, layout_));
     return {};
@@ -118,10 +121,24 @@ class DeviceBackend final : public TrainBackend {
 
 Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& config,
                                                           Precision precision,
-                                                          DeviceFactory make_device) {
-  auto backend = std::make_unique<DeviceBackend>(config, precision, std::move(make_device));
+                                                          DeviceFactory make_device,
+                                                          const DeviceFactory& make_host) {
+  FS_ASSIGN(auto first, make_device(1));
+  if (!first->host_memory())
+    return make_split_backend(config, precision, std::move(first), std::move(make_device),
+                              make_host);
+  auto backend =
+      std::make_unique<DeviceBackend>(config, precision, std::move(first), std::move(make_device));
   FS_TRY(backend->open());
   return std::unique_ptr<TrainBackend>(std::move(backend));
+}
+
+Result<std::string> training_numerics(const DeviceFactory& make_device,
+                                      const DeviceFactory& make_host) {
+  FS_ASSIGN(const auto device, make_device(1));
+  if (device->host_memory()) return device->numerics_id();
+  FS_ASSIGN(const auto host, make_host(1));
+  return split_numerics(*device, *host);
 }
 
 }  // namespace fastserve

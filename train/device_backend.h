@@ -1,20 +1,21 @@
 // Training on a Device.
 #pragma once
 
-#include <functional>
-
 #include "train/backend.h"
 #include "train/spec.h"
 
 namespace fastserve {
 
-/// Makes one device of `lanes` lanes. All must have the same numerics_id.
-using DeviceFactory = std::function<Result<std::unique_ptr<Device>>(int lanes)>;
-
-/// A backend whose weights live on a device of one lane; each source gets a device of its own.
-/// The masters start at zero.
+/// A backend whose sources each compute on a device of their own. With devices in the host's memory
+/// all share the weights; with others it is a split one (train/split_backend.h), whose optimiser
+/// works on what `make_host` makes. The masters start at zero.
 Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& config,
                                                           Precision precision,
-                                                          DeviceFactory make_device);
+                                                          DeviceFactory make_device,
+                                                          const DeviceFactory& make_host = {});
+
+/// numerics_id() of the backend that these would make.
+Result<std::string> training_numerics(const DeviceFactory& make_device,
+                                      const DeviceFactory& make_host);
 
 }  // namespace fastserve

@@ -85,4 +85,11 @@ MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, boo
   return bytes;
 }
 
+MemoryEstimate MemoryEstimate::beside_a_device(const TrainSpec& spec) const {
+  MemoryEstimate host = *this;
+  host.weights = static_cast<uint64_t>(count_parameters(spec.model)) * sizeof(float);
+  host.activations = 0;
+  return host;
+}
+
 }  // namespace fastserve

@@ -34,6 +34,8 @@ TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, 
 struct MemoryEstimate {
   uint64_t weights = 0, optimiser = 0, gradients = 0, activations = 0, snapshots = 0;
   uint64_t total() const { return weights + optimiser + gradients + activations + snapshots; }
+  /// What stays on the host when gradients are computed in a device's own memory.
+  MemoryEstimate beside_a_device(const TrainSpec& spec) const;
 };
 MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints);
 

@@ -109,6 +109,7 @@ class FastServe::State {
     NodeOptions node;
     node.root = options.store_path;
     node.lanes = options.lanes;
+    node.device = options.device;
     if (options.on_log)
       node.log = Log([sink = options.on_log](LogLevel, std::string_view line) {
         try {

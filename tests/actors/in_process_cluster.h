@@ -12,7 +12,6 @@
 
 #include "actors/cluster_coordinator.h"
 #include "actors/cluster_node.h"
-#include "cpu/isa.h"
 #include "jobs.h"
 
 namespace fastserve {
@@ -32,6 +31,11 @@ class InProcessCluster {
   }
 
   ClusterCoordinator& coordinator() { return *coordinator_; }
+  /// What nodes that are added from now on compute on, as ClusterNode::Config's.
+  void compute_on(DeviceFactory make_device, DeviceFactory make_host) {
+    make_device_ = std::move(make_device);
+    make_host_ = std::move(make_host);
+  }
 
   void start_coordinator() {
     std::lock_guard lock(mutex_);
@@ -43,7 +47,8 @@ class InProcessCluster {
       if (!removed_.contains(claim.node)) return Status();
       return Status(Error{ErrorCode::kInvalidArgument, "was removed", claim.node, ""});
     };
-    coordinator_ = ClusterCoordinator::start({++epoch_, &clock_, log_, renew, admitted}).value();
+    coordinator_ =
+        ClusterCoordinator::start({++epoch_, &clock_, log_, renew, admitted, {}}).value();
   }
   /// As a crash would: whoever is connected sees the connection end.
   void kill_coordinator() {
@@ -61,7 +66,8 @@ class InProcessCluster {
     config.name = name;
     config.roles = std::move(roles);
     config.lanes = lanes;
-    config.isa = choose_isa().value();
+    config.make_device = make_device_;
+    config.make_host = make_host_;
     config.host = "in-process";
     config.data_folder = folder_.path / name;
     config.clock = &clock_;
@@ -174,6 +180,7 @@ class InProcessCluster {
   Log log_;
   SystemClock clock_;
   Folder folder_;
+  DeviceFactory make_device_, make_host_;
   uint64_t epoch_ = 0;
   std::mutex mutex_;  // guards coordinator_ while nodes dial
   std::unique_ptr<ClusterCoordinator> coordinator_;

@@ -307,7 +307,6 @@ TEST_CASE("a model loaded from its directory answers as Hugging Face does") {
   const Path path = Path(FASTSERVE_SOURCE_DIR) / "tests/data/reference/models/qwen3-tiny";
   ServingSystem::Config config;
   config.lanes = 2;
-  config.isa = best_isa();
   ServingSystem::Model model;
   model.name = "qwen";
   model.version = "3";

@@ -34,7 +34,8 @@ says "/nowhere.so there is no such file" FASTSERVE_CUDA_PLUGIN=/nowhere.so
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 cp "$fsctl" "$scratch/fsctl" && fsctl="$scratch/fsctl"  # where there is no plugin beside it
-says "gpu      none: there is no GPU plugin (libfastserve_cuda.so) in $scratch" FASTSERVE_CUDA_PLUGIN=
+says "gpu      none: there is no GPU plugin (libfastserve_cuda.so)" FASTSERVE_CUDA_PLUGIN=
+says "it was looked for in $scratch" FASTSERVE_CUDA_PLUGIN=
 env LD_LIBRARY_PATH="$stand_ins" "$fsctl" devices --json |
   grep -q '"capability": "9.0"' || problem "no capability in --json"
 [ $failures = 0 ] && echo "all as it should be"

@@ -28,7 +28,7 @@ bool says(const std::string& text, const std::string& part) {
 TEST_CASE("without a GPU plugin the refusal tells where it was looked for and what to do") {
   const Error error = refusal({{}, {"/nowhere/bin", "/nowhere/lib"}});
   CHECK(error.code == ErrorCode::kNotFound);
-  CHECK(says(error.what, "/nowhere/bin, /nowhere/lib"));
+  CHECK(says(error.hint, "/nowhere/bin, /nowhere/lib"));
   CHECK(says(error.hint, "docs/gpu.md"));
 }
 

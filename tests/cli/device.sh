@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# --device: a job and a deployment on a GPU, what is said of the choice, and what is refused.
+# device.sh FSCTL SOURCE [DEVICE]: the emulated one, unless cuda is asked for (bench/gpu_report does).
+source "$(dirname "$0")/session.sh"
+gpu="${3:-emulated}"
+"$fsctl" -q models import "$source_dir/tests/data/reference/models/gpt2-tiny" --name seed >/dev/null || problem "import"
+mkdir "$scratch/text" && head -c 3000 "$source_dir/data/tinyshakespeare/input.txt" >"$scratch/text/some.txt"
+start=("$fsctl" train --data "$scratch/text" --from seed --steps 5 --block 16 --evaluate-sequences 2
+       --checkpoint-every 1 --learning-rate 1e-3 --lanes 2 --json)
+train=("${start[@]}" --batch-size 2 --microbatches 2)
+
+"${train[@]}" --device "$gpu" --model calm >"$scratch/calm.json" 2>"$scratch/calm.err" ||
+  problem "training on it: $(tail -3 "$scratch/calm.err")"
+grep -q "^device gpu " "$scratch/calm.err" || problem "the log does not say what was chosen"
+want="$(json "$scratch/calm.json" weights_hash)"
+[ -n "$want" ] || problem "no hash of the weights"
+"$fsctl" -q jobs show "$(json "$scratch/calm.json" job)" --json | grep -q "\"device\": \"$gpu\"" ||
+  problem "the job's record does not name the device"
+
+# Killed once it has a checkpoint; resumed without a word about devices, and with another number of trainers.
+"${train[@]}" --device "$gpu" --model storm >/dev/null 2>&1 &
+job=$!
+for _ in $(seq 3000); do
+  ls -d "$FASTSERVE_HOME"/jobs/*/checkpoints/step-* >/dev/null 2>&1 && break
+  kill -0 $job 2>/dev/null || break
+  sleep 0.02
+done
+kill -KILL $job 2>/dev/null && wait $job 2>/dev/null
+id="$("$fsctl" -q jobs list | awk '$3 == "storm" { print $1 }')"
+"$fsctl" train --resume "$id" --trainers 2 --json >"$scratch/resumed.json" 2>"$scratch/resumed.err" ||
+  problem "resuming: $(tail -3 "$scratch/resumed.err")"
+grep -q "^device gpu " "$scratch/resumed.err" || problem "it did not go on on the device it was on"
+[ "$(json "$scratch/resumed.json" weights_hash)" = "$want" ] ||
+  problem "killed and resumed: $(json "$scratch/resumed.json" weights_hash), not $want"
+
+# The same greedy answer as the CPU's.
+for device in cpu "$gpu"; do
+  start_server calm --weights f32 --kv-f32 --device $device --context-tokens 128 || continue
+  "$fsctl" -q generate --connect "127.0.0.1:$port" --prompt "First Citizen:" --max-tokens 12 --temperature 0 --json \
+    >"$scratch/$device.json" || problem "generate on $device"
+  "$fsctl" -q status --connect "127.0.0.1:$port" | grep -Eq "cpu |gpu " || problem "status does not name the device"
+  stop_server || problem "the server did not stop cleanly"
+done
+cmp -s <(grep '"text"' "$scratch/cpu.json") <(grep '"text"' "$scratch/$gpu.json") ||
+  problem "greedy answers differ: $(grep -h '"text"' "$scratch/cpu.json" "$scratch/$gpu.json")"
+
+# What does not fit is refused with what does; what is not there with what to install.
+if [ "$gpu" = emulated ]; then
+  must_fail 16 "microbatches of .* tokens fit" "${start[@]}" --device emulated:2000000 --batch-size 64 --microbatches 1 --model never
+  must_fail 16 "emulated" "$fsctl" generate seed --device emulated:400000 --prompt x
+fi
+must_fail 2 "is no device" "${train[@]}" --device gpu --model never
+must_fail 11 "fsctl node start --device" "${train[@]}" --device cpu --cluster 127.0.0.1:1 --model never
+if ! "$fsctl" devices --json | grep -q '"usable": true'; then
+  must_fail 12 "docs/gpu.md" env FASTSERVE_CUDA_PLUGIN=/nowhere.so "${train[@]}" --device cuda --model never
+  FASTSERVE_CUDA_PLUGIN='' "$fsctl" generate seed --prompt x --max-tokens 1 2>"$scratch/auto.err" >/dev/null || problem "auto"
+  grep -q "^device cpu .*lanes\? (no GPU: " "$scratch/auto.err" ||
+    problem "auto does not say why: $(cat "$scratch/auto.err")"
+fi
+"$fsctl" --help | grep -q emulated && problem "--help shows the emulator"
+finish

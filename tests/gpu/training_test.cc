@@ -1,0 +1,207 @@
+// Whole training jobs whose gradients are computed in the emulated GPU's own memory.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "cpu/cpu_device.h"
+#include "gpu/gpu_device.h"
+#include "gpu/simt/emulated_runtime.h"
+#include "in_process_cluster.h"
+#include "train/split_backend.h"
+
+namespace fastserve {
+namespace {
+
+DeviceFactory portable_cpu() {
+  return [](int lanes) { return make_cpu_device({lanes, Isa::kPortable}); };
+}
+
+/// `launches`: after how many the nth device is lost; 0 or none given: never.
+DeviceFactory emulated(std::vector<int64_t> launches = {}, size_t memory = size_t{1} << 30) {
+  const auto made = std::make_shared<std::atomic<size_t>>(0);
+  return [=](int) -> Result<std::unique_ptr<Device>> {
+    simt::Options options;
+    options.own_memory = true;
+    options.memory = memory;
+    const size_t nth = (*made)++;
+    if (nth < launches.size()) options.launches = launches[nth];
+    return gpu::make_gpu_device(simt::make_emulated_runtime(options));
+  };
+}
+
+TrainingSystem::Config gpu_job(int trainers, Precision precision, DeviceFactory devices) {
+  TrainingSystem::Config config = real_job(trainers, 1, precision);
+  config.spec.steps = 3;
+  config.spec.evaluate_every = 3;
+  config.spec.checkpoint_every = 1;
+  config.make_device = std::move(devices);
+  config.make_host = portable_cpu();
+  return config;
+}
+
+struct Lines {
+  Log log() {
+    return Log([this](LogLevel, std::string_view line) {
+      const std::lock_guard lock(mutex);
+      text.append(line).append("\n");
+    });
+  }
+  bool mention(std::string_view words) {
+    const std::lock_guard lock(mutex);
+    return text.find(words) != std::string::npos;
+  }
+  std::mutex mutex;
+  std::string text;
+};
+
+double distance(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); i++) {
+    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    norm += double(a[i]) * a[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a source with its own memory gives the host the gradient, whatever tiles were refreshed") {
+  const ModelConfig model = real_job(1, 1, Precision::kFloat32).spec.model;
+  const ParameterLayout layout(model);
+  const auto gpu = make_device_backend(model, Precision::kFloat32, emulated(), portable_cpu());
+  const auto cpu = make_device_backend(model, Precision::kFloat32, portable_cpu());
+  REQUIRE((gpu.ok() && cpu.ok()));
+  const auto on_gpu = (*gpu)->make_source(1, 12), on_cpu = (*cpu)->make_source(1, 12);
+  REQUIRE_MESSAGE(on_gpu.ok(), on_gpu.error().message());
+  Microbatch batch;
+  for (int i = 0; i < 12; i++) {
+    batch.tokens.push_back(i * 7 % 50);
+    batch.targets.push_back(i * 5 % 50);
+  }
+  batch.starts = {0, 6, 12};
+  std::vector<float> ours(layout.elements()), truth(layout.elements());
+  const auto compare = [&] {
+    const auto loss = (*on_gpu)->run(batch, 0.5f, ours.data());
+    const auto expected = (*on_cpu)->run(batch, 0.5f, truth.data());
+    REQUIRE_MESSAGE(loss.ok(), loss.error().message());
+    CHECK(*loss == doctest::Approx(*expected).epsilon(1e-5));
+    CHECK(distance(truth, ours) < 1e-5);
+  };
+  for (auto* backend : {gpu->get(), cpu->get()}) {
+    initialise_parameters(model, layout, 3, backend->masters());
+    backend->refresh_all();
+  }
+  compare();
+  // Some tiles of some matrices, as shards of another node bring them.
+  for (size_t i = 1; i < (*cpu)->tiles().size(); i += 3)
+    for (auto* backend : {gpu->get(), cpu->get()}) {
+      const ParameterTile tile = backend->tiles()[i];
+      for (float& w : backend->masters().subspan(tile.offset, tile.size)) w += 0.05f;
+      backend->refresh(tile);
+    }
+  compare();
+  std::vector<float> twice = ours;
+  (*on_gpu)->add(twice.data(), ours.data());
+  CHECK(twice[5] == 2 * ours[5]);
+  const auto alone = (*on_gpu)->run(batch, 1, nullptr);
+  REQUIRE(alone.ok());
+  CHECK(*alone == doctest::Approx((*on_cpu)->run(batch, 1, nullptr).value()).epsilon(1e-5));
+}
+
+TEST_CASE("a job on a GPU ends in the same bits for one trainer or two, and names both sides") {
+  const TrainOutcome one = run(gpu_job(1, Precision::kBFloat16, emulated()));
+  const TrainOutcome two = run(gpu_job(2, Precision::kBFloat16, emulated()));
+  CHECK(one.end == TrainEnd::kAllSteps);
+  CHECK(one.losses.back() < one.losses.front());
+  CHECK(hash_of(one.weights) == hash_of(two.weights));
+  const std::string id = training_numerics(emulated(), portable_cpu()).value();
+  CHECK(id.find("gpu/emulated") != std::string::npos);
+  CHECK(id.find("+cpu/portable") != std::string::npos);
+  CHECK(training_numerics(portable_cpu(), {}).value() == "cpu/portable");
+}
+
+TEST_CASE("a GPU that is lost in mid-step leaves, says so, and the others end in the same bits") {
+  const uint64_t expected = hash_of(run(gpu_job(1, Precision::kFloat32, emulated())).weights);
+  for (const int64_t launches : {int64_t{30}, int64_t{333}}) {
+    Lines lines;
+    // The backend's own comes first and computes nothing; the second belongs to trainer 0.
+    TrainingSystem::Config config = gpu_job(2, Precision::kFloat32, emulated({0, launches}));
+    config.log = lines.log();
+    CHECK(hash_of(run(std::move(config)).weights) == expected);
+    CHECK(lines.mention("trainer 0 is lost (emulated GPU: is lost"));
+    CHECK(lines.mention("go on"));
+  }
+}
+
+TEST_CASE("when the only GPU is lost the job ends with its error, and goes on from a checkpoint") {
+  const auto job = [](DeviceFactory devices) {
+    TrainingSystem::Config config = gpu_job(1, Precision::kFloat32, std::move(devices));
+    config.spec.steps = 8;
+    return config;
+  };
+  const uint64_t expected = hash_of(run(job(emulated())).weights);
+  Folder folder;
+  TrainingSystem::Config config = job(emulated({0, 2200}));  // some steps before the last
+  config.checkpoint_directory = folder.path;
+  {
+    const auto system = TrainingSystem::start(std::move(config));
+    REQUIRE(system.ok());
+    const auto outcome = (*system)->wait();
+    REQUIRE_FALSE(outcome.ok());
+    CHECK(outcome.error().code == ErrorCode::kUnavailable);
+  }
+  config = job(emulated());
+  config.checkpoint_directory = folder.path;
+  config.resume = TrainingSystem::Resume::kRequired;
+  CHECK(hash_of(run(std::move(config)).weights) == expected);
+}
+
+TEST_CASE("nodes with GPUs train to the bits of one process, without those of other bits or lost") {
+  const uint64_t expected = hash_of(run(gpu_job(1, Precision::kBFloat16, emulated())).weights);
+  Lines lines;
+  InProcessCluster cluster(lines.log());
+  cluster.add("cpu");
+  cluster.compute_on(emulated(), portable_cpu());
+  cluster.add("one");
+  cluster.add("two");
+  // Two devices to tell what it is, one that pins for its part, and the one that is lost.
+  cluster.compute_on(emulated({0, 0, 0, 150}), portable_cpu());
+  cluster.add("lost", 1, {"trainer"});
+  cluster.wait_for_nodes(4);
+  Folder folder;
+  TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
+  config.checkpoint_directory = folder.path;
+  config.log = lines.log();
+  const auto outcome = cluster.coordinator().train(std::move(config), "job", {});
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+  CHECK(lines.mention("emulated GPU: is lost"));
+  for (const NodeStatus& node : cluster.coordinator().nodes())
+    CHECK((node.name == "cpu") == (node.numerics_id.find("gpu/") == std::string::npos));
+}
+
+TEST_CASE("a job that the GPU's memory cannot hold is refused with what fits, and that does fit") {
+  TrainingSystem::Config config = gpu_job(1, Precision::kFloat32, emulated({}, 1400 << 10));
+  config.spec.batch = 64;
+  config.spec.microbatches = 1;
+  const auto refused = TrainingSystem::start(config);
+  REQUIRE_FALSE(refused.ok());
+  const Error& error = refused.error();
+  CHECK(error.code == ErrorCode::kResourceExhausted);
+  CHECK(error.message().find("activations of 384 tokens") != std::string::npos);
+  const size_t at = error.what.find("microbatches of ");
+  REQUIRE_MESSAGE(at != std::string::npos, error.message());
+  const int fits = std::atoi(error.what.c_str() + at + 16);
+  CHECK(fits >= config.spec.block);
+  config.spec.microbatches = (64 * config.spec.block + fits - 1) / fits + 1;
+  config.spec.steps = 1;
+  run(std::move(config));
+  const auto hopeless =
+      TrainingSystem::start(gpu_job(1, Precision::kFloat32, emulated({}, 100 << 10)));
+  REQUIRE_FALSE(hopeless.ok());
+  CHECK(hopeless.error().hint.find("--device cpu") != std::string::npos);
+}
+
+}  // namespace fastserve

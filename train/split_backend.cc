@@ -1,0 +1,219 @@
+#include "train/split_backend.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/file.h"
+
+namespace fastserve {
+namespace {
+
+/// The host's weights, and how often each tile was refreshed.
+///
+/// Threads: as TrainBackend's masters() and refresh().
+class HostWeights {
+ public:
+  HostWeights(std::unique_ptr<DeviceBuffer> memory, std::vector<ParameterTile> tiles)
+      : memory_(std::move(memory)), tiles_(std::move(tiles)), changes_(tiles_.size()) {}
+  std::span<float> masters() {
+    return {static_cast<float*>(memory_->data()), memory_->bytes() / sizeof(float)};
+  }
+  const std::vector<ParameterTile>& tiles() const { return tiles_; }
+  void refresh(const ParameterTile& tile) {
+    const auto at =
+        std::lower_bound(tiles_.begin(), tiles_.end(), tile.offset,
+                         [](const ParameterTile& t, size_t offset) { return t.offset < offset; });
+    FS_CHECK(at != tiles_.end() && at->offset == tile.offset);
+    changes_[static_cast<size_t>(at - tiles_.begin())]++;
+  }
+  uint64_t changes(size_t tile) const { return changes_[tile]; }
+
+ private:
+  std::unique_ptr<DeviceBuffer> memory_;
+  const std::vector<ParameterTile> tiles_;
+  std::vector<std::atomic<uint64_t>> changes_;
+};
+
+class SplitSource final : public GradientSource {
+ public:
+  struct Parts {
+    std::unique_ptr<Device> device, host;
+    std::unique_ptr<TrainOps> ops, host_ops;
+    std::unique_ptr<TrainWeights> weights;
+    std::unique_ptr<DeviceBuffer> gradient;
+    std::unique_ptr<TrainPass> pass;
+  };
+  SplitSource(Parts parts, HostWeights& shared)
+      : p_(std::move(parts)), shared_(shared), seen_(shared.tiles().size(), kNever) {}
+
+  Result<double> run(const Microbatch& batch, float scale, float* grad) override {
+    take_weights();
+    float* const own = grad != nullptr ? static_cast<float*>(p_.gradient->data()) : nullptr;
+    const double loss = p_.pass->run(*p_.weights, batch, scale, own);
+    if (grad != nullptr) p_.device->copy_out(grad, own, shared_.masters().size() * sizeof(float));
+    FS_TRY(p_.device->sync());
+    return loss;
+  }
+  void add(float* into, const float* other) override {
+    p_.host_ops->add(into, other, into, shared_.masters().size());
+  }
+  void add_part(float* into, const float* other, size_t begin, size_t end) override {
+    p_.host_ops->add(into + begin, other + begin, into + begin, end - begin);
+  }
+  size_t bytes() const override { return p_.pass->bytes(); }
+
+ private:
+  static constexpr uint64_t kNever = ~uint64_t{0};
+
+  /// What has changed since the last time; a run of tiles of one matrix goes over in one piece.
+  void take_weights() {
+    const auto& tiles = shared_.tiles();
+    const auto stale = [&](size_t i) { return seen_[i] != shared_.changes(i); };
+    for (size_t i = 0; i < tiles.size();) {
+      if (!stale(i)) {
+        ++i;
+        continue;
+      }
+      ParameterTile run = tiles[i];
+      run.size = 0;
+      run.rows = 0;
+      for (; i < tiles.size() && stale(i) && tiles[i].matrix == run.matrix &&
+             tiles[i].offset == run.offset + run.size;
+           ++i) {
+        run.size += tiles[i].size;
+        run.rows += tiles[i].rows;
+        seen_[i] = shared_.changes(i);
+      }
+      p_.device->copy_in(p_.weights->masters().data() + run.offset,
+                         shared_.masters().data() + run.offset, run.size * sizeof(float));
+      p_.weights->refresh(run, *p_.ops);
+    }
+  }
+
+  Parts p_;
+  HostWeights& shared_;
+  std::vector<uint64_t> seen_;  // of each tile: its changes when it was copied
+};
+
+/// What a source keeps on its device.
+struct DeviceNeed {
+  uint64_t weights = 0, gradient = 0, activations = 0, scratch = 0;
+  uint64_t total() const { return weights + gradient + activations + scratch; }
+};
+
+DeviceNeed need_of(const ModelConfig& config, const ParameterLayout& layout, Precision precision,
+                   int rows) {
+  constexpr uint64_t kMostLogits = 32 << 20;  // bytes of them that an operation holds at once
+  const uint64_t elements = layout.elements();
+  const uint64_t logits = static_cast<uint64_t>(rows) * static_cast<uint64_t>(config.vocab_size);
+  return {elements * (sizeof(float) + (precision == Precision::kFloat32 ? 4 : 2)),
+          elements * sizeof(float),
+          TrainPass::estimate(config, layout, precision, rows).activations,
+          std::min(logits * sizeof(float), kMostLogits)};
+}
+
+class SplitBackend final : public TrainBackend {
+ public:
+  SplitBackend(const ModelConfig& config, Precision precision, std::unique_ptr<Device> first,
+               DeviceFactory make_device, DeviceFactory make_host)
+      : config_(config),
+        layout_(config),
+        precision_(precision),
+        make_device_(std::move(make_device)),
+        make_host_(std::move(make_host)),
+        device_(std::move(first)) {}
+
+  Status open() {
+    FS_ASSIGN(host_, make_host_(1));
+    FS_CHECK(host_->host_memory() && !device_->host_memory());
+    host_ops_ = host_->make_train_ops(precision_);
+    FS_ASSIGN(auto masters, host_->allocate(layout_.elements() * sizeof(float)));
+    weights_ =
+        std::make_unique<HostWeights>(std::move(masters), TrainWeights::tiles_of(config_, layout_));
+    return {};
+  }
+
+  std::span<float> masters() override { return weights_->masters(); }
+  const std::vector<ParameterTile>& tiles() const override { return weights_->tiles(); }
+  void refresh(const ParameterTile& tile) override { weights_->refresh(tile); }
+  const TrainOps& ops() const override { return *host_ops_; }
+  Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) override {
+    return device_->allocate_host(bytes);
+  }
+  size_t bytes() const override { return layout_.elements() * sizeof(float); }
+  std::string description() const override { return device_->description(); }
+  std::string numerics_id() const override { return split_numerics(*device_, *host_); }
+
+  Result<std::unique_ptr<GradientSource>> make_source(int lanes, int max_rows) override {
+    SplitSource::Parts p;
+    FS_ASSIGN(p.device, make_device_(lanes));
+    FS_ASSIGN(p.host, make_host_(lanes));
+    if (split_numerics(*p.device, *p.host) != numerics_id())
+      return Error{ErrorCode::kInvalidArgument,
+                   "computes other bits than the job's device: " + p.device->numerics_id(),
+                   p.device->description(), "train on devices of one kind"};
+    FS_TRY(check_room(*p.device, max_rows));
+    p.ops = p.device->make_train_ops(precision_);
+    p.host_ops = p.host->make_train_ops(precision_);
+    FS_ASSIGN(p.weights, TrainWeights::create(*p.device, *p.ops, config_, layout_));
+    FS_ASSIGN(p.gradient, p.device->allocate(layout_.elements() * sizeof(float)));
+    FS_ASSIGN(p.pass, TrainPass::create(*p.device, *p.ops, config_, layout_, max_rows));
+    return std::unique_ptr<GradientSource>(std::make_unique<SplitSource>(std::move(p), *weights_));
+  }
+
+ private:
+  /// kResourceExhausted with how many tokens would fit.
+  Status check_room(const Device& device, int rows) const {
+    const uint64_t have = device.available_memory();
+    const DeviceNeed need = need_of(config_, layout_, precision_, rows);
+    if (need.total() <= have) return {};
+    int fits = 0;
+    for (int most = rows - 1; fits < most;) {
+      const int middle = fits + (most - fits + 1) / 2;
+      if (need_of(config_, layout_, precision_, middle).total() <= have)
+        fits = middle;
+      else
+        most = middle - 1;
+    }
+    const std::string what = fmt::format(
+        "training needs {} of its memory (weights {}, gradient {}, activations of {} tokens {}, "
+        "scratch {}) and {} are free",
+        human_bytes(need.total()), human_bytes(need.weights), human_bytes(need.gradient), rows,
+        human_bytes(need.activations), human_bytes(need.scratch), human_bytes(have));
+    if (fits == 0)
+      return Error{ErrorCode::kResourceExhausted, what, device.description(),
+                   "choose a smaller model, or --device cpu"};
+    return Error{ErrorCode::kResourceExhausted,
+                 fmt::format("{}; microbatches of {} tokens fit", what, fits), device.description(),
+                 "cut a step into more --microbatches, or give a smaller --batch-size or --block"};
+  }
+
+  const ModelConfig config_;
+  const ParameterLayout layout_;
+  const Precision precision_;
+  const DeviceFactory make_device_, make_host_;
+  std::unique_ptr<Device> device_, host_;  // device_ computes nothing: it tells and pins
+  std::unique_ptr<TrainOps> host_ops_;
+  std::unique_ptr<HostWeights> weights_;
+};
+
+}  // namespace
+
+std::string split_numerics(const Device& device, const Device& host) {
+  return device.numerics_id() + "+" + host.numerics_id();
+}
+
+Result<std::unique_ptr<TrainBackend>> make_split_backend(const ModelConfig& config,
+                                                         Precision precision,
+                                                         std::unique_ptr<Device> first,
+                                                         DeviceFactory make_device,
+                                                         const DeviceFactory& make_host) {
+  auto backend = std::make_unique<SplitBackend>(config, precision, std::move(first),
+                                                std::move(make_device), make_host);
+  FS_TRY(backend->open());
+  return std::unique_ptr<TrainBackend>(std::move(backend));
+}
+
+}  // namespace fastserve
