@@ -28,6 +28,24 @@ enum class ProductEpilogue : uint8_t {
   kTimesSlope,
 };
 
+/// The epilogues that each kind of product comes with; kernels have no code for the others.
+constexpr bool goes_with(ProductKind kind, ProductEpilogue epilogue) {
+  switch (epilogue) {
+    case ProductEpilogue::kStore:
+      return kind != ProductKind::kWeightGrad;
+    case ProductEpilogue::kStoreFloat:
+      return true;
+    case ProductEpilogue::kAddResidual:
+      return kind != ProductKind::kInputGrad;
+    case ProductEpilogue::kGelu:
+    case ProductEpilogue::kSwiGlu:
+      return kind == ProductKind::kForward;
+    case ProductEpilogue::kTimesSlope:
+      return kind == ProductKind::kInputGrad;
+  }
+  return false;
+}
+
 /// One product. `p` is the float sum over k, plus bias where given.
 struct Product {
   ProductKind kind = ProductKind::kForward;

@@ -161,7 +161,8 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm(ProductArguments p) {
   }
 
   const int first_row = row + warp_row + (lane >> 2), first_col = col + warp_col + (lane & 3) * 2;
-  const bool gated = p.epilogue == ProductEpilogue::kSwiGlu;
+  const bool gated =
+      goes_with(kKind, ProductEpilogue::kSwiGlu) && p.epilogue == ProductEpilogue::kSwiGlu;
   FS_UNROLL
   for (int i = 0; i < kRows; ++i) {
     FS_UNROLL
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm(ProductArguments p) {
       for (int e = 0; e < 4; e += 2) {
         const int r = first_row + i * 16 + e / 2 * 8, c = first_col + j * 8;
         if (!gated)
-          finish<T>(p, r, c, acc[i][j][e], acc[i][j][e + 1]);
+          finish<kKind, T>(p, r, c, acc[i][j][e], acc[i][j][e + 1]);
         else if (j % 2 == 0)
           finish_gated<T>(p, r, c / 16 * 8 + c % 8, acc[i][j][e], acc[i][j][e + 1],
                           acc[i][j + 1][e], acc[i][j + 1][e + 1]);

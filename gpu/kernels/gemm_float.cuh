@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(256) gemm_float(ProductArguments p) {
   for (int i = 0; i < 4; ++i) {
     const int r = row + down + i;
     const int c = col + across;
-    if (p.epilogue != ProductEpilogue::kSwiGlu) {
-      finish<float>(p, r, c, acc[i][0], acc[i][1]);
-      finish<float>(p, r, c + 8, acc[i][2], acc[i][3]);
+    if (!goes_with(kKind, ProductEpilogue::kSwiGlu) || p.epilogue != ProductEpilogue::kSwiGlu) {
+      finish<kKind, float>(p, r, c, acc[i][0], acc[i][1]);
+      finish<kKind, float>(p, r, c + 8, acc[i][2], acc[i][3]);
     } else {
       finish_gated<float>(p, r, c / 16 * 8 + c % 8, acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
     }

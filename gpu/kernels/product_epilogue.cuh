@@ -50,59 +50,56 @@ FS_DEVICE void add_bias(Wide<kWide>& value, const float* bias) {
   for (int i = 0; i < kWide; ++i) value.v[i] += bias[i];
 }
 
-/// Every epilogue but kSwiGlu, for kWide columns inside the product; two only where p.pairs.
-template <class T, int kWide>
+/// Every epilogue of the kind but kSwiGlu, for kWide columns inside the product; two only where
+/// p.pairs.
+template <ProductKind kKind, class T, int kWide>
 FS_DEVICE void finish_inside(const ProductArguments& p, int row, int col, Wide<kWide> value) {
+  using enum ProductEpilogue;
   if (p.bias) add_bias(value, p.bias + col);
   const size_t to = at(row, p.out_ld, col);
   T* const out = static_cast<T*>(p.out) + to;
-  switch (p.epilogue) {
-    case ProductEpilogue::kStore:
-      store_wide(out, value);
-      break;
-    case ProductEpilogue::kStoreFloat:
-      store_wide(static_cast<float*>(p.out) + to, value);
-      break;
-    case ProductEpilogue::kAddResidual: {
+  if constexpr (goes_with(kKind, kStore)) {
+    if (p.epilogue == kStore) return store_wide(out, value);
+  }
+  if constexpr (goes_with(kKind, kAddResidual)) {
+    if (p.epilogue == kAddResidual) {
       const Wide<kWide> before = load_wide<kWide>(p.residual + to);
       FS_UNROLL
       for (int i = 0; i < kWide; ++i) value.v[i] = before.v[i] + value.v[i];
-      store_wide(static_cast<float*>(p.out) + to, value);
-      break;
     }
-    case ProductEpilogue::kGelu: {
-      Wide<kWide> slope;
+  }
+  if (p.epilogue == kStoreFloat || p.epilogue == kAddResidual)
+    return store_wide(static_cast<float*>(p.out) + to, value);
+  if constexpr (goes_with(kKind, kGelu)) {
+    Wide<kWide> slope;
+    FS_UNROLL
+    for (int i = 0; i < kWide; ++i) {
+      const Activation y = gelu(value.v[i]);
+      value.v[i] = y.value;
+      slope.v[i] = y.slope;
+    }
+    store_wide(out, value);
+    if (p.slope) store_wide(static_cast<T*>(p.slope) + at(row, p.slope_ld, col), slope);
+  }
+  if constexpr (goes_with(kKind, kTimesSlope)) {
+    for (int part = 0; part < p.slope_parts; ++part) {
+      Wide<kWide> slope =
+          load_wide<kWide>(static_cast<const T*>(p.slope) + at(row, p.slope_ld, part * p.n + col));
       FS_UNROLL
-      for (int i = 0; i < kWide; ++i) {
-        const Activation y = gelu(value.v[i]);
-        value.v[i] = y.value;
-        slope.v[i] = y.slope;
-      }
-      store_wide(out, value);
-      if (p.slope) store_wide(static_cast<T*>(p.slope) + at(row, p.slope_ld, col), slope);
-      break;
+      for (int i = 0; i < kWide; ++i) slope.v[i] *= value.v[i];
+      store_wide(out + size_t(part) * size_t(p.n), slope);
     }
-    case ProductEpilogue::kTimesSlope:
-      for (int part = 0; part < p.slope_parts; ++part) {
-        Wide<kWide> slope = load_wide<kWide>(static_cast<const T*>(p.slope) +
-                                             at(row, p.slope_ld, part * p.n + col));
-        FS_UNROLL
-        for (int i = 0; i < kWide; ++i) slope.v[i] *= value.v[i];
-        store_wide(out + size_t(part) * size_t(p.n), slope);
-      }
-      break;
-    case ProductEpilogue::kSwiGlu:
-      break;
   }
 }
 
 /// Columns col and col + 1, col even, of which either may lie outside.
-template <class T>
+template <ProductKind kKind, class T>
 FS_DEVICE void finish(const ProductArguments& p, int row, int col, float first, float second) {
   if (row >= p.m || col >= p.n) return;
-  if (p.pairs && col + 1 < p.n) return finish_inside<T, 2>(p, row, col, {{first, second}});
-  finish_inside<T, 1>(p, row, col, {{first}});
-  if (col + 1 < p.n) finish_inside<T, 1>(p, row, col + 1, {{second}});
+  if (p.pairs && col + 1 < p.n) return finish_inside<kKind, T, 2>(p, row, col, {{first, second}});
+  FS_NO_UNROLL  // rare, and there are dozens of these calls in a kernel
+      for (int i = 0; i < 2 && col + i < p.n; ++i)
+          finish_inside<kKind, T, 1>(p, row, col + i, {{i == 0 ? first : second}});
 }
 
 /// kSwiGlu, for kWide of the n/2 neurons.

@@ -27,8 +27,10 @@
 /// In front of a loop whose bounds the compiler knows and whose arrays are to stay in registers.
 #if defined(__CUDACC__)
 #define FS_UNROLL _Pragma("unroll")
+#define FS_NO_UNROLL _Pragma("unroll 1")
 #else
 #define FS_UNROLL
+#define FS_NO_UNROLL
 #endif
 
 namespace fastserve::gpu {

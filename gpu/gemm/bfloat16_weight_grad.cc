@@ -1,0 +1,5 @@
+#include "gpu/gemm_start.inc"
+
+template void fastserve::gpu::start_gemm<fastserve::BFloat16,
+                                         fastserve::gpu::ProductKind::kWeightGrad>(Runtime&,
+                                                                                   const Product&);

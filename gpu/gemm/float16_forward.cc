@@ -1,0 +1,4 @@
+#include "gpu/gemm_start.inc"
+
+template void fastserve::gpu::start_gemm<fastserve::Float16, fastserve::gpu::ProductKind::kForward>(
+    Runtime&, const Product&);
