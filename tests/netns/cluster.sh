@@ -117,11 +117,15 @@ ended() { local now; now=$(state); [[ $now == failed ]] && fail "the job failed"
 
 weights() { FASTSERVE_HOME=$1 "$fsctl" models show "$model" --json | grep -o '"weights_hash": *"[0-9a-f]*"' | head -1; }
 
-# The job ends, its ledger is clean, and its weights are those of the same job in one process.
-ends_as_alone() {
+# The job ends, and its ledger is clean.
+ends_clean() {
   until_true "${1:-120}" "the job does not end" ended
   ask jobs audit "$job" >"$work/audit.log" 2>&1 || fail "the ledger is not clean: $(cat "$work/audit.log")"
   say "finished: incarnation $(field incarnation), $(field replayed_steps) steps replayed; the ledger is clean"
+}
+# And its weights are those of the same job in one process.
+ends_as_alone() {
+  ends_clean "$@"
   for name in "${!pids[@]}"; do stop "$name"; done
   FASTSERVE_HOME=$work/alone "$fsctl" --quiet train --data "$data" --model "$model" "${settings[@]}" >/dev/null ||
     fail "the job alone fails"
