@@ -15,6 +15,11 @@ class Turns {
  public:
   explicit Turns(int at_once) : free_(at_once) {}
 
+  size_t waiting() const {
+    std::lock_guard lock(mutex_);
+    return waiting_.size();
+  }
+
   /// Runs `work` in its turn.
   void take(size_t number, const std::function<void()>& work) {
     std::unique_lock lock(mutex_);
@@ -31,7 +36,7 @@ class Turns {
   }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::multiset<size_t> waiting_;
   int free_;
