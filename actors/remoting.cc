@@ -210,7 +210,9 @@ Result<std::shared_ptr<Link>> Remoting::State::open(std::unique_ptr<Stream> stre
 }
 
 /// A peer has said who it is. CAF keeps to the connection that it has with a node and takes any
-/// further one for a spare, so an older one has to be gone before CAF hears of this.
+/// further one for a spare, so an older one has to be gone before CAF hears of this: also one whose
+/// link was reaped, of which CAF may not have heard yet. The broker is asked in any case, behind
+/// what reap() has told it.
 Status Remoting::State::met(const std::shared_ptr<Link>& link, const Guard::NodeId& node) {
   std::vector<std::shared_ptr<Link>> older;
   {
@@ -219,7 +221,6 @@ Status Remoting::State::met(const std::shared_ptr<Link>& link, const Guard::Node
     for (const auto& [number, other] : links)
       if (other != link && other->node == node) older.push_back(other);
   }
-  if (older.empty()) return {};
   for (const auto& other : older)
     other->close({ErrorCode::kUnavailable, "was replaced by a newer connection", "", ""});
   return on_broker([older](RemotingBroker& at) {
@@ -229,12 +230,21 @@ Status Remoting::State::met(const std::shared_ptr<Link>& link, const Guard::Node
 
 void Remoting::State::reap() {
   std::vector<std::shared_ptr<Link>> done;  // destroyed without the lock
+  std::vector<int64_t> dropped;
   const std::lock_guard lock(mutex);
   for (auto at = links.begin(); at != links.end();) {
     const bool finished = at->second->finished();
-    if (finished) done.push_back(std::move(at->second));
+    if (finished) {
+      dropped.push_back(at->first);
+      done.push_back(std::move(at->second));
+    }
     at = finished ? links.erase(at) : std::next(at);
   }
+  if (dropped.empty()) return;
+  middleman.backend().post([broker = broker, actor = broker_actor, dropped] {
+    if (broker->getf(caf::abstract_actor::is_terminated_flag)) return;
+    for (const int64_t number : dropped) broker->drop(number);
+  });
 }
 
 void Remoting::configure(caf::actor_system_config& config) {
