@@ -247,8 +247,13 @@ std::vector<JobNode> NodeTable::usable_but(const std::map<std::string, std::stri
   for (const auto& [name, entry] : entries_)
     if (free(entry)) lanes[entry.hello.numerics] += static_cast<int>(entry.hello.lanes);
   if (lanes.empty()) return {};
-  const auto most = std::max_element(
-      lanes.begin(), lanes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  // A GPU's node is worth more than the lanes of the CPU beside it.
+  const auto worth = [](const auto& kind) {
+    return std::pair(kind.first.starts_with("gpu/"), kind.second);
+  };
+  const auto most = std::max_element(lanes.begin(), lanes.end(), [&](const auto& a, const auto& b) {
+    return worth(a) < worth(b);
+  });
   const std::string& kind = lanes.contains(numerics) ? numerics : most->first;
   std::vector<JobNode> nodes;
   for (const auto& [name, entry] : entries_) {

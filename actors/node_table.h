@@ -49,8 +49,8 @@ class NodeTable {
 
   std::vector<NodeStatus> all() const;
   /// Those that can take part in a job now; unfit ones only where it cannot be without. Of unlike
-  /// devices those of the most lanes, unless `numerics` names the kind that is wanted and such
-  /// nodes are there.
+  /// devices GPUs, or those of the most lanes, unless `numerics` names the kind that is wanted and
+  /// such nodes are there.
   std::vector<JobNode> usable(const std::string& numerics) const;
   /// The node itself, when it is connected.
   std::optional<wire_messages::NodeHello> find(const std::string& node) const;

@@ -162,7 +162,7 @@ TEST_CASE("nodes with GPUs train to the bits of one process, without those of ot
   const uint64_t expected = hash_of(run(gpu_job(1, Precision::kBFloat16, emulated())).weights);
   Lines lines;
   InProcessCluster cluster(lines.log());
-  cluster.add("cpu");
+  cluster.add("cpu", 8);
   cluster.compute_on(emulated(), portable_cpu());
   cluster.add("one");
   cluster.add("two");
