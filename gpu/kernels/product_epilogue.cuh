@@ -82,6 +82,7 @@ FS_DEVICE void finish_inside(const ProductArguments& p, int row, int col, Wide<k
     if (p.slope) store_wide(static_cast<T*>(p.slope) + at(row, p.slope_ld, col), slope);
   }
   if constexpr (goes_with(kKind, kTimesSlope)) {
+    FS_NO_UNROLL
     for (int part = 0; part < p.slope_parts; ++part) {
       Wide<kWide> slope =
           load_wide<kWide>(static_cast<const T*>(p.slope) + at(row, p.slope_ld, part * p.n + col));
