@@ -49,10 +49,19 @@ class SplitSource final : public GradientSource {
       : p_(std::move(parts)), shared_(shared), seen_(shared.tiles().size(), kNever) {}
 
   Result<double> run(const Microbatch& batch, float scale, float* grad) override {
-    take_weights();
-    float* const own = grad != nullptr ? static_cast<float*>(p_.gradient->data()) : nullptr;
+    take_weights(shared_.masters().size());
+    float* const own = gradient_for(grad);
     const double loss = p_.pass->run(*p_.weights, batch, scale, own);
     if (grad != nullptr) p_.device->copy_out(grad, own, shared_.masters().size() * sizeof(float));
+    FS_TRY(p_.device->sync());
+    return loss;
+  }
+  Result<double> run_along(const Microbatch& batch, float scale, float* grad,
+                           PassFlow& flow) override {
+    CopyingFlow copying(*this, flow, grad);
+    const double loss = p_.pass->run(*p_.weights, batch, scale, gradient_for(grad), {}, &copying);
+    copying.copy_out_from(0);
+    FS_TRY(copying.status());
     FS_TRY(p_.device->sync());
     return loss;
   }
@@ -67,11 +76,54 @@ class SplitSource final : public GradientSource {
  private:
   static constexpr uint64_t kNever = ~uint64_t{0};
 
-  /// What has changed since the last time; a run of tiles of one matrix goes over in one piece.
-  void take_weights() {
+  /// Weights go in before the layers that read them, and gradients come out behind theirs.
+  class CopyingFlow final : public PassFlow {
+   public:
+    CopyingFlow(SplitSource& source, PassFlow& flow, float* grad)
+        : source_(source),
+          flow_(flow),
+          grad_(grad),
+          out_(grad != nullptr ? source.shared_.masters().size() : 0) {}
+    bool await_weights(size_t end) override {
+      if (!flow_.await_weights(end)) return !(stopped_ = true);
+      source_.take_weights(end);
+      return true;
+    }
+    void gradient_final(size_t from) override {
+      copy_out_from(from);
+      if (status_.ok()) status_ = source_.p_.device->sync();
+      if (status_.ok()) flow_.gradient_final(from);
+    }
+    const Status& status() const { return status_; }
+    /// Elements from `from` on, but for those that are out already.
+    void copy_out_from(size_t from) {
+      if (stopped_ || from >= out_) return;
+      source_.p_.device->copy_out(grad_ + from, source_.gradient_for(grad_) + from,
+                                  (out_ - from) * sizeof(float));
+      out_ = from;
+    }
+
+   private:
+    SplitSource& source_;
+    PassFlow& flow_;
+    float* const grad_;
+    size_t out_;  // elements from here on are on the host
+    bool stopped_ = false;
+    Status status_;
+  };
+
+  float* gradient_for(const float* grad) const {
+    return grad != nullptr ? static_cast<float*>(p_.gradient->data()) : nullptr;
+  }
+
+  /// What has changed since the last time, of elements before `end`; a run of tiles of one matrix
+  /// goes over in one piece.
+  void take_weights(size_t end) {
     const auto& tiles = shared_.tiles();
-    const auto stale = [&](size_t i) { return seen_[i] != shared_.changes(i); };
-    for (size_t i = 0; i < tiles.size();) {
+    const auto stale = [&](size_t i) {
+      return tiles[i].offset < end && seen_[i] != shared_.changes(i);
+    };
+    for (size_t i = 0; i < tiles.size() && tiles[i].offset < end;) {
       if (!stale(i)) {
         ++i;
         continue;
