@@ -168,6 +168,14 @@ std::vector<ClusterJob> ClusterDuties::jobs() const {
   return all;
 }
 
+void ClusterDuties::show_in(std::vector<NodeStatus>& nodes) const {
+  for (const Duty& duty : board_->all()) {
+    if (duty.ended()) continue;
+    for (NodeStatus& node : nodes)
+      if (node.name == duty.node && node.job.empty()) node.job = duty.id;
+  }
+}
+
 Result<std::vector<std::string>> ClusterDuties::log(const std::string& id, uint64_t from,
                                                     int most) const {
   FS_ASSIGN(const std::vector<std::string> events, board_->events(id));
@@ -228,11 +236,33 @@ Status ClusterDuties::published(const std::string& id, const ModelRef& model) {
   return board_->published(id, model.text());
 }
 
+/// What the job made before the coordinator was started again, and could not say any more.
+Result<std::optional<Json>> ClusterDuties::made_before(const CompressRequest& request) const {
+  FS_ASSIGN(const ModelRef from, ModelRef::parse(request.model));
+  FS_ASSIGN(const auto store, around_.store->glance());
+  FS_ASSIGN(const auto models, store->list());
+  for (const ModelInfo& model : models) {
+    const Json& card = model.lineage.details;
+    const auto job = card.string_or("job", "");
+    if (model.ref.name != (request.to.empty() ? from.name : request.to) || !job.ok() ||
+        *job != request.job)
+      continue;
+    Json result = Json::object({{"model", model.ref.text()}, {"card", card}});
+    for (const char* key : {"before", "after"})
+      if (const Json* measured = card.find_set(key)) result.set(key, *measured);
+    return std::optional(std::move(result));
+  }
+  return std::optional<Json>();
+}
+
 Result<Json> ClusterDuties::compress_here(const DutyOrder& order, const DutyRunner::Tell& tell,
                                           const CancelFlag& cancel) const {
   FS_ASSIGN(CompressRequest request, read_compress_request(order.settings));
   request.model = order.model;
+  request.job = order.id;
   LocalNode node(around_.options, around_.isa, {}, around_.store);
+  FS_ASSIGN(const auto made, made_before(request));
+  if (made) return *made;
   const auto progress = [&](std::string_view stage, double fraction) {
     DutyReport report;
     report.state = DutyReport::State::kWorking;

@@ -46,6 +46,8 @@ class ClusterDuties {
   /// kNotFound when it is none of ours.
   Result<ClusterJob> job(const std::string& id) const;
   std::vector<ClusterJob> jobs() const;
+  /// Of nodes that do nothing else, what they do for us.
+  void show_in(std::vector<NodeStatus>& nodes) const;
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) const;
 
   /// From a node, as it came. Quick.
@@ -68,6 +70,7 @@ class ClusterDuties {
   void tell_nodes();
   Result<ModelRef> resolve(const std::string& model) const;
   Result<Duty> of_node(const std::string& id, const std::string& node) const;
+  Result<std::optional<Json>> made_before(const CompressRequest& request) const;
   Result<Json> compress_here(const DutyOrder& order, const DutyRunner::Tell& tell,
                              const CancelFlag& cancel) const;
   Status check_nodes(DutyKind kind, const std::string& pinned) const;

@@ -115,7 +115,11 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   const std::string& endpoint() const override { return endpoint_; }
 
   // ClusterControl
-  Result<std::vector<NodeStatus>> nodes() override { return all_nodes(); }
+  Result<std::vector<NodeStatus>> nodes() override {
+    std::vector<NodeStatus> nodes = all_nodes();
+    duties_->show_in(nodes);
+    return nodes;
+  }
   std::vector<NodeStatus> all_nodes() {
     std::vector<NodeStatus> seen = coordinator_->nodes();
     for (const MemberRecord& member : members_->nodes()) {
@@ -225,8 +229,11 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   Status revoke_token(const std::string& id) override { return members_->revoke_token(id); }
   Json status() override {
     int64_t ready = 0, lanes = 0, running = 0;
+    int64_t deployed = 0;
     for (const NodeStatus& node : coordinator_->nodes())
       if (node.state == NodeStatus::State::kReady) ready++, lanes += node.lanes;
+    for (const ClusterJob& job : duties_->jobs())
+      deployed += job.kind == duty_kind_name(DutyKind::kDeploy) && job.state == "running";
     if (auto all = jobs_->jobs(); all.ok())
       for (const ClusterJob& job : *all) running += job.state == "running";
     return Json::object({{"cluster", members_->cluster()},
@@ -238,6 +245,7 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
                          {"nodes", members_->nodes().size()},
                          {"lanes", lanes},
                          {"jobs_running", running},
+                         {"deployed", deployed},
                          {"clock_note", members_->clock_note()}});
   }
 

@@ -17,7 +17,8 @@ struct ConnectionThreads::Running {
   std::thread thread;
 };
 
-ConnectionThreads::ConnectionThreads(size_t most) : most_(most) {}
+ConnectionThreads::ConnectionThreads(size_t most, std::string what)
+    : most_(most), what_(std::move(what)) {}
 
 ConnectionThreads::~ConnectionThreads() {
   closing_.raise();
@@ -34,7 +35,7 @@ Status ConnectionThreads::start(TlsConnection& connection, Serve serve) {
   const std::lock_guard lock(mutex_);
   reap();
   if (running_.size() >= most_)
-    return Error{ErrorCode::kResourceExhausted, fmt::format("has {} transfers already", most_),
+    return Error{ErrorCode::kUnavailable, fmt::format("has {} {} already", most_, what_),
                  "this coordinator", "try again in a while"};
   auto running = std::make_unique<Running>(*connection.stream);
   const auto held = std::make_shared<TlsConnection>(std::move(connection));
@@ -46,9 +47,8 @@ Status ConnectionThreads::start(TlsConnection& connection, Serve serve) {
     });
   } catch (const std::system_error& error) {
     connection = std::move(*held);
-    return Error{ErrorCode::kResourceExhausted,
-                 std::string("cannot start a thread: ") + error.what(), "this coordinator",
-                 "allow this process more threads (ulimit -u)"};
+    return Error{ErrorCode::kUnavailable, std::string("cannot start a thread: ") + error.what(),
+                 "this coordinator", "allow this process more threads (ulimit -u)"};
   }
   running_.push_back(std::move(running));
   return {};

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -19,10 +20,11 @@ class ConnectionThreads {
  public:
   using Serve = std::function<void(TlsConnection connection, const CancelFlag& closing)>;
 
-  explicit ConnectionThreads(size_t most);
+  /// `what` they carry, for errors: "transfers of models".
+  ConnectionThreads(size_t most, std::string what);
   ~ConnectionThreads();
 
-  /// kResourceExhausted when as many run as may: then the connection is still the caller's.
+  /// kUnavailable when as many run as may: then the connection is still the caller's.
   Status start(TlsConnection& connection, Serve serve);
 
  private:
@@ -30,6 +32,7 @@ class ConnectionThreads {
   void reap();
 
   const size_t most_;
+  const std::string what_;
   CancelFlag closing_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Running>> running_;

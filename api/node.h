@@ -80,9 +80,10 @@ struct CompressRequest {
   std::string model;  ///< stored model to compress
   std::string to;     ///< name of the variant; empty: a new version of `model`
   CompressSpec spec;
-  Path data;  ///< empty: the text it was trained on
-  std::shared_ptr<const CompressionText>
-      text;  ///< in place of `data`, when it has been read before
+  Path data;        ///< empty: the text it was trained on
+  std::string job;  ///< noted in the variant's record, when it is not empty
+  /// In place of `data`, when it has been read before.
+  std::shared_ptr<const CompressionText> text;
 };
 
 struct CompressResult {

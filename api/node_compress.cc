@@ -78,6 +78,7 @@ Result<CompressResult> LocalNode::compress(
   hooks.parallel = over_threads(options_.lanes);
   FS_ASSIGN(const CompressedModel made, run_compression(model.bundle, hooks, request.spec));
   Json details = made.card;
+  if (!request.job.empty()) details.set("job", request.job);
   details.set("measured_on", text->to_json());
   // What the text was, so that the variant can be measured again.
   for (const char* key : {"data", "data_fingerprint", "spec"})

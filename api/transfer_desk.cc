@@ -15,9 +15,12 @@ constexpr auto kAsking = std::chrono::seconds(10), kAnswering = std::chrono::sec
                kStorePatience = std::chrono::seconds(10);
 /// The server that speaks through us drops silent clients sooner.
 constexpr auto kSilence = std::chrono::minutes(15);
+/// How old the word on a token may be.
+constexpr auto kRecheck = std::chrono::seconds(30);
 
-/// Pumps both ways until either end goes.
-Status join(std::unique_ptr<Stream> one, std::unique_ptr<Stream> other, const CancelFlag& closing) {
+/// Pumps both ways until either end goes, or `still_good`, asked now and then, says no.
+Status join(std::unique_ptr<Stream> one, std::unique_ptr<Stream> other, const CancelFlag& closing,
+            const std::function<Status()>& still_good) {
   FS_ASSIGN(LocalPair pair, make_local_pair());
   std::mutex mutex;
   std::condition_variable changed;
@@ -33,15 +36,24 @@ Status join(std::unique_ptr<Stream> one, std::unique_ptr<Stream> other, const Ca
             Tunnel::start(std::move(one), std::move(pair.tunnel), nullptr, options, closed));
   FS_ASSIGN(const auto second,
             Tunnel::start(std::move(other), std::move(pair.speaker), nullptr, options, closed));
+  Nanoseconds asked = steady_now();
   std::unique_lock lock(mutex);
-  while (ended < 2 && !closing.raised()) changed.wait_for(lock, std::chrono::milliseconds(200));
+  while (ended < 2 && !closing.raised()) {
+    changed.wait_for(lock, std::chrono::milliseconds(200));
+    if (steady_now() - asked < kRecheck) continue;
+    asked = steady_now();
+    lock.unlock();
+    FS_TRY(still_good());
+    lock.lock();
+  }
   return {};
 }
 
 }  // namespace
 
 void TransferDesk::connected(TlsConnection connection) {
-  const Status started = threads_.start(
+  ConnectionThreads& threads = connection.protocol == kGenerateProtocol ? relays_ : transfers_;
+  const Status started = threads.start(
       connection,
       [this](TlsConnection given, const CancelFlag& closing) { serve(std::move(given), closing); });
   if (started.ok()) return;
@@ -53,7 +65,7 @@ void TransferDesk::connected(TlsConnection connection) {
 /// The node's name by its certificate, or nothing for a client whose token may run jobs.
 Result<std::string> TransferDesk::who(const TlsConnection& connection,
                                       const TransferAsk& ask) const {
-  if (connection.claim) return connection.claim->node;
+  if (connection.claim && ask.want != TransferAsk::Want::kGenerate) return connection.claim->node;
   FS_ASSIGN(const AccessRole role, around_.check_token(ask.token));
   if (role >= AccessRole::kRun) return std::string();
   return Error{ErrorCode::kInvalidArgument, "needs an access token of role run; this one's is read",
@@ -158,7 +170,10 @@ Status TransferDesk::relay(TlsConnection& connection, const TransferAsk& ask,
   FS_TRY(send_word(*connection.stream,
                    Json::object({{"model", duty.model}, {"node", duty.node}, {"job", duty.id}}),
                    kAnswering));
-  return join(std::move(connection.stream), std::move(reached->stream), closing);
+  return join(std::move(connection.stream), std::move(reached->stream), closing, [&]() -> Status {
+    const auto role = around_.check_token(ask.token);
+    return role.ok() ? Status() : role.error();
+  });
 }
 
 }  // namespace fastserve

@@ -28,13 +28,14 @@ class TransferDesk {
     std::function<Result<TlsConnection>(const std::string& node)> dial;
     Log log;
   };
-  explicit TransferDesk(Around around) : around_(std::move(around)), threads_(kMostConnections) {}
+  explicit TransferDesk(Around around) : around_(std::move(around)) {}
 
   /// Of kModelsProtocol or kGenerateProtocol. Returns soon.
   void connected(TlsConnection connection);
 
  private:
-  static constexpr size_t kMostConnections = 256;
+  /// Each transfer holds a piece in memory.
+  static constexpr size_t kMostTransfers = 8, kMostRelays = 256;
 
   void serve(TlsConnection connection, const CancelFlag& closing);
   Status answer(TlsConnection& connection, const TransferAsk& ask, const CancelFlag& closing);
@@ -47,7 +48,8 @@ class TransferDesk {
   Status relay(TlsConnection& connection, const TransferAsk& ask, const CancelFlag& closing);
 
   const Around around_;
-  ConnectionThreads threads_;
+  ConnectionThreads transfers_{kMostTransfers, "transfers of models"};
+  ConnectionThreads relays_{kMostRelays, "clients that generate"};
 };
 
 }  // namespace fastserve

@@ -45,17 +45,13 @@ int run_deploy(const CommandLine& line, DeployRequest& request, const std::strin
   return 0;
 }
 
-/// Each model is a deployment of its own.
-int run_cluster_deployments(const CommandLine& line, const DeployRequest& request,
-                            const std::string& node, bool detach) {
-  if (request.models.size() > 1 && request.port != 0)
-    return fail(line, {ErrorCode::kInvalidArgument, "is one port for several deployments", "--port",
-                       "leave it out, or deploy one model at a time"});
-  for (const std::string& model : request.models) {
-    const int code = run_cluster_deployment(line, {model, node, request}, detach);
-    if (code != 0) return code;
-  }
-  return 0;
+/// A deployment of its own for each model, and a command for each.
+int run_cluster_deploy(const CommandLine& line, const DeployRequest& request,
+                       const std::string& node, bool detach) {
+  if (request.models.size() != 1)
+    return fail(line, {ErrorCode::kInvalidArgument, "names several models", "deploy",
+                       "deploy one at a time over a cluster: each may go to another node"});
+  return run_cluster_deployment(line, {request.models.front(), node, request}, detach);
 }
 
 }  // namespace
@@ -119,7 +115,7 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
       }
       if (!line.cluster.empty()) {
         if (port->count() == 0) a->request.port = 0;
-        return run_cluster_deployments(line, a->request, a->node, a->detach);
+        return run_cluster_deploy(line, a->request, a->node, a->detach);
       }
       if (!a->node.empty()) return fail(line, no_cluster("--node"));
       if (a->detach) return fail(line, no_cluster("--detach"));

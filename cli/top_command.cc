@@ -45,12 +45,18 @@ std::string table(const ClusterUpdate& update, const std::string& title) {
   for (const NodeStatus& node : update.nodes) bytes[node.job] += node.bytes_per_second;
   line(fmt::format("{:<10} {:<16} {:<11} {:>15} {:>8} {:>8} {:>9} {:>11} {:>8}  {}", "JOB", "MODEL",
                    "STATE", "STEP", "LOSS", "VAL", "TOK/S", "BYTES/S", "ETA", "NOTE"));
-  for (const ClusterJob& job : update.jobs)
+  for (const ClusterJob& job : update.jobs) {
+    if (job.kind != "train") {
+      line(fmt::format("{:<10} {:<16} {:<11} {:>15} {:>8} {:>8} {:>9} {:>11} {:>8}  {}", job.id,
+                       job.model, job.state, job.kind, "-", "-", "-", "-", "-", job.note));
+      continue;
+    }
     line(fmt::format("{:<10} {:<16} {:<11} {:>15} {:>8.4f} {:>8} {:>9.0f} {:>11} {:>8}  {}", job.id,
                      job.model, job.state, fmt::format("{}/{}", job.step, job.steps), job.loss,
                      job.validation_loss > 0 ? fmt::format("{:.4f}", job.validation_loss) : "-",
                      job.tokens_per_second, rate(bytes[job.id]), clock_text(job.eta_seconds),
                      job.note));
+  }
   if (update.jobs.empty()) line("no job runs or waits");
   line("");
   line(fmt::format("{:<20} {:<9} {:>5} {:<10} {:>6} {:>9} {:>11} {:>7}  {}", "NODE", "STATE",
