@@ -17,10 +17,10 @@ to one, `docs/fsctl_reference.sh build/release/cli/fsctl >docs/fsctl.md` writes 
 - **On a terminal.** Progress bars and colour appear on a terminal only; `NO_COLOR` or `--color never`
   switches colour off, `--quiet` the bars and log lines. Ctrl-C stops at the next safe point (a training
   job leaves a checkpoint: `fsctl jobs resume`), a second Ctrl-C at once.
-- **A cluster.** `--cluster HOST:PORT` or `$FASTSERVE_CLUSTER` lets a cluster's coordinator do `train`, `jobs`,
-  `node`, `status` and `top`, with the access token of `--token`, `$FASTSERVE_TOKEN` or, on the coordinator's host, the
-  store's folder. Paths are then those of the coordinator's host. Commands that a cluster does not do yet are refused,
-  never done here by mistake; `--cluster ''` does them here. `top --json` prints a document a line.
+- **A cluster.** `--cluster HOST:PORT` or `$FASTSERVE_CLUSTER` lets a cluster's coordinator and its nodes do it, with the
+  access token of `--token`, `$FASTSERVE_TOKEN` or, on the coordinator's host, the store's folder: `train`, `models`,
+  `compress`, `deploy`, `generate`, `chat`, `jobs`, `node`, `status` and `top`. Models are then the coordinator's, and paths of
+  data those of its host; `--cluster ''` does it here. `top --json` prints a document a line.
 - **Completion.** `source <(fsctl completion bash)`, the same for zsh, `fsctl completion fish | source`;
   an installed FastServe brings the scripts along.
 - **Which instructions.** `FASTSERVE_ISA=portable|avx2|avx512|avx512-vnni|avx512-bf16` forces kernels below what
