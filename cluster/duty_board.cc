@@ -2,12 +2,11 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <tuple>
 
-#include "base/check.h"
+#include "base/entropy.h"
 #include "cluster/duty_records.h"
 
 namespace fastserve {
@@ -17,7 +16,7 @@ constexpr size_t kMostEvents = 200, kMostLive = 1000;
 
 std::string fresh_id() {
   uint32_t word = 0;
-  FS_CHECK(::getrandom(&word, sizeof word, 0) == static_cast<ssize_t>(sizeof word));
+  fill_with_entropy(std::as_writable_bytes(std::span(&word, 1)));
   return fmt::format("{:08x}", word);
 }
 
@@ -320,14 +319,13 @@ Status DutyBoard::published(const std::string& id, const std::string& model) {
 Result<Duty> DutyBoard::serving(const std::string& model) const {
   const std::lock_guard lock(mutex_);
   const Duty* best = nullptr;
-  std::string others;
+  std::set<std::string> others;
   for (const auto& [id, entry] : entries_) {
     const Duty& duty = entry.duty;
     if (duty.ended() || duty.kind != DutyKind::kDeploy) continue;
     const bool same = duty.model == model || duty.model.substr(0, duty.model.find('@')) == model;
     if (!same) {
-      if (others.find(duty.model) == std::string::npos)
-        others += (others.empty() ? "" : ", ") + duty.model;
+      others.insert(duty.model);
       continue;
     }
     const auto rank = [](const Duty& d) { return std::tuple(d.serving(), d.created_unix, d.id); };
@@ -335,9 +333,9 @@ Result<Duty> DutyBoard::serving(const std::string& model) const {
   }
   if (best == nullptr)
     return Error{ErrorCode::kNotFound, "is deployed nowhere in this cluster", model,
-                 others.empty()
-                     ? fmt::format("fsctl deploy {} deploys it", model)
-                     : fmt::format("fsctl deploy {} deploys it; deployed are: {}", model, others)};
+                 others.empty() ? fmt::format("fsctl deploy {} deploys it", model)
+                                : fmt::format("fsctl deploy {} deploys it; deployed are: {}", model,
+                                              fmt::join(others, ", "))};
   if (!best->serving())
     return Error{ErrorCode::kUnavailable, "is deployed and does not answer yet: " + best->note,
                  best->model, "fsctl jobs follow " + best->id + " shows when it does"};
