@@ -224,13 +224,14 @@ TEST_CASE("a kernel that is given the host's memory is refused where a card woul
   Options options;
   options.own_memory = true;
   const auto runtime = simt::make_emulated_runtime(options);
-  const std::vector<float> x(300, 1.0f);
+  constexpr int kCount = 300;
+  const std::vector<float> x(kCount + 1, 1.0f);
   auto* const out = static_cast<float*>(runtime->allocate(64).value());
   auto* const on_card = static_cast<float*>(runtime->allocate(x.size() * sizeof(float)).value());
   runtime->copy_in(on_card, x.data(), x.size() * sizeof(float));
   const auto sum = [&](const float* from) {
     launch(*runtime, {"sum_block", {1}, {128}, 4 * sizeof(float)}, sum_block<Bug::kNone>, from, out,
-           300);
+           kCount);
     return runtime->sync();
   };
   CHECK(sum(on_card).ok());
