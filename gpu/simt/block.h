@@ -112,6 +112,7 @@ class Block {
  private:
   friend void fiber_entry();
   void prepare();
+  void drop_stacks();
   void enter(Fiber& fiber);
   bool pass(unsigned low, unsigned high, const Options& options, std::mt19937_64& random);
   void advance(const Options& options, std::mt19937_64& random);

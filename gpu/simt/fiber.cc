@@ -35,8 +35,16 @@ fastserve_simt_switch:
 
 namespace fastserve::simt {
 
+/// What a sanitizer knows of frames that no fiber will return from goes with them: the addresses may
+/// be another thread's stack next.
+void Block::drop_stacks() {
+  if (stacks_ == nullptr) return;
+  mark_reachable(stacks_, stack_count_ * kStack);
+  munmap(stacks_, stack_count_ * kStack);
+}
+
 Block::~Block() {
-  if (stacks_) munmap(stacks_, stack_count_ * kStack);
+  drop_stacks();
 #if defined(__SANITIZE_THREAD__)
   for (void* fiber : tsan_fibers_) __tsan_destroy_fiber(fiber);
 #endif
@@ -98,12 +106,13 @@ void Block::enter(Fiber& fiber) {
 void Block::prepare() {
   const size_t n = fibers.size();
   if (stack_count_ < n) {
-    if (stacks_) munmap(stacks_, stack_count_ * kStack);
+    drop_stacks();
     void* const map = mmap(nullptr, n * kStack, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     FS_CHECK(map != MAP_FAILED);
     stacks_ = static_cast<unsigned char*>(map);
     stack_count_ = n;
+    mark_reachable(stacks_, stack_count_ * kStack);  // whatever lay here before
   }
   order_.resize(n);
   for (unsigned i = 0; i < n; ++i) {
