@@ -44,6 +44,9 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
   if (started != cudaSuccess) failed(cudaGetErrorString(started));
 #else
   auto& stream = *static_cast<simt::EmulatedStream*>(runtime.stream());
+#if __has_builtin(__builtin_clear_padding)
+  (__builtin_clear_padding(&arguments), ...);  // half an old pointer there would look like one
+#endif
   if (!(stream.sees(&arguments, sizeof arguments) && ...))
     return failed("it is given memory of the host");
   const std::string wrong =

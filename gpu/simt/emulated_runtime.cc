@@ -103,6 +103,11 @@ bool points_to_host(uint64_t word) {
       __asan_locate_address(reinterpret_cast<void*>(word), nullptr, 0, nullptr, nullptr);
   return kind == "heap" || kind == "stack" || kind == "global";
 #else
+#if defined(__SANITIZE_THREAD__)
+  constexpr uint64_t kShadow = uint64_t{0x5500}
+                               << 32;  // ThreadSanitizer's own, and mapped, is below
+  if (word < kShadow) return false;
+#endif
   unsigned char resident = 0;
   return mincore(reinterpret_cast<void*>(word / kPage * kPage), kPage, &resident) == 0;
 #endif
