@@ -52,6 +52,18 @@ Json json_of(const std::optional<T>& value) {
   return value ? json_of(*value) : Json();
 }
 
+/// The settings of `request` that are not those of `plain`.
+template <class Request, class Visit>
+Json changed_settings(const Request& plain, const Request& request, const Visit& visit) {
+  Json json = Json::object({}), defaults = Json::object({});
+  visit(plain, [&](const char* name, const auto& value) { defaults.set(name, json_of(value)); });
+  visit(request, [&](const char* name, const auto& value) {
+    if (Json written = json_of(value); !(written == *defaults.find(name)))
+      json.set(name, std::move(written));
+  });
+  return json;
+}
+
 template <class T, class Parse>
 Status take_named(const char* name, const Json& json, T& value, const Parse& parse) {
   if (!json.is_string()) return is_no_setting(name, "text");
@@ -95,15 +107,8 @@ Result<Measurement> read_measurement(const Json* json) {
 }  // namespace
 
 Json to_json(const ClusterDeployRequest& request) {
-  Json json = Json::object({}), defaults = Json::object({});
-  const ClusterDeployRequest plain = default_deployment();
-  visit_deploy(plain,
-               [&](const char* name, const auto& value) { defaults.set(name, json_of(value)); });
-  visit_deploy(request, [&](const char* name, const auto& value) {
-    if (Json written = json_of(value); !(written == *defaults.find(name)))
-      json.set(name, std::move(written));
-  });
-  return json;
+  return changed_settings(default_deployment(), request,
+                          [](const auto& from, const auto& visit) { visit_deploy(from, visit); });
 }
 
 Result<ClusterDeployRequest> read_deploy_request(const Json& json) {
@@ -121,15 +126,8 @@ Result<ClusterDeployRequest> read_deploy_request(const Json& json) {
 }
 
 Json to_json(const CompressRequest& request) {
-  Json json = Json::object({}), defaults = Json::object({});
-  const CompressRequest plain;
-  visit_compress(plain,
-                 [&](const char* name, const auto& value) { defaults.set(name, json_of(value)); });
-  visit_compress(request, [&](const char* name, const auto& value) {
-    if (Json written = json_of(value); !(written == *defaults.find(name)))
-      json.set(name, std::move(written));
-  });
-  return json;
+  return changed_settings(CompressRequest(), request,
+                          [](const auto& from, const auto& visit) { visit_compress(from, visit); });
 }
 
 Result<CompressRequest> read_compress_request(const Json& json) {

@@ -5,19 +5,13 @@
 #include <thread>
 
 #include "api/duty_request.h"
-#include "cli/cluster_client.h"
+#include "cli/cluster_following.h"
 #include "cli/compression_report.h"
 #include "cli/progress.h"
 #include "cluster/transfer_documents.h"
 
 namespace fastserve {
 namespace {
-
-constexpr auto kPatience = std::chrono::minutes(2);  // with a coordinator that is lost
-
-bool has_ended(const ClusterJob& job) {
-  return job.state == "finished" || job.state == "failed" || job.state == "cancelled";
-}
 
 bool is_serving(const ClusterJob& job) {
   const Json* serving = job.details.find_set("serving");
@@ -27,10 +21,6 @@ bool is_serving(const ClusterJob& job) {
 std::string text_in(const Json& details, const char* key) {
   const auto text = details.string_or(key, "");
   return text.ok() ? *text : "";
-}
-
-bool may_return(const Error& error) {
-  return error.code == ErrorCode::kUnavailable || error.code == ErrorCode::kDeadlineExceeded;
 }
 
 /// Shows how a job goes, a bar for each stage.
@@ -93,16 +83,6 @@ Error error_of(const ClusterJob& job) {
   return {ErrorCode::kInternal, job.note, "job " + job.id, "fsctl jobs logs " + job.id};
 }
 
-/// After Ctrl-C: what was begun goes on.
-int leave(const CommandLine& line, const std::string& id) {
-  if (line.json) fmt::print("{}\n", Json::object({{"id", id}, {"state", "running"}}).dump(2));
-  fmt::print(stderr,
-             "job {} goes on\n  fsctl jobs follow {} --cluster {}   shows its progress again\n"
-             "  fsctl jobs cancel {} --cluster {}   ends it\n",
-             id, id, line.cluster, id, line.cluster);
-  return exit_code({ErrorCode::kCancelled, "", "", ""});
-}
-
 int tell_deployment(const CommandLine& line, const ClusterJob& job) {
   const std::string node = text_in(job.details, "node"), address = text_in(job.details, "address");
   const auto port = job.details.int_or("port", 0);
@@ -135,12 +115,7 @@ int follow_to_the_end(const CommandLine& line, std::unique_ptr<ClusterClient> cl
                       const std::string& id) {
   const auto enough = [](const ClusterJob& job) { return has_ended(job) || is_serving(job); };
   auto job = watch_until(line, std::move(client), id, enough);
-  if (!job.ok() && line.cancel.raised()) return leave(line, id);
-  if (!job.ok()) {
-    Error error = job.error();
-    error.hint += (error.hint.empty() ? "" : "; ") + ("the job may go on: fsctl jobs show " + id);
-    return fail(line, error);
-  }
+  if (!job.ok()) return tell_unfollowed(line, id, job.error());
   if (is_serving(*job)) return tell_deployment(line, *job);
   if (job->state == "finished") return tell_compression(line, *job);
   return fail(line, error_of(*job));
@@ -148,18 +123,10 @@ int follow_to_the_end(const CommandLine& line, std::unique_ptr<ClusterClient> cl
 
 int begin(const CommandLine& line, bool detach,
           const std::function<Result<std::string>(ClusterClient&)>& ask) {
-  auto client = open_cluster(line);
-  if (!client.ok()) return fail(line, client.error());
-  auto id = ask(**client);
-  if (!id.ok()) {
-    Error error = id.error();
-    if (error.code == ErrorCode::kCancelled) error.hint = "it may have begun: fsctl jobs list";
-    return fail(line, error);
-  }
-  if (detach)
-    return finish(line, Json::object({{"id", *id}, {"state", "waiting"}}),
-                  [&] { fmt::print("job {}\n", *id); });
-  return follow_to_the_end(line, std::move(*client), *id);
+  return begin_cluster_job(line, detach, "waiting", ask,
+                           [&](std::unique_ptr<ClusterClient> client, const std::string& id) {
+                             return follow_to_the_end(line, std::move(client), id);
+                           });
 }
 
 }  // namespace

@@ -5,19 +5,13 @@
 #include <thread>
 
 #include "api/train_request.h"
-#include "cli/cluster_client.h"
+#include "cli/cluster_following.h"
 #include "cli/training_progress.h"
 
 namespace fastserve {
 namespace {
 
-/// How long a lost coordinator may take to come back while its job is followed.
-constexpr auto kPatience = std::chrono::minutes(2);
 constexpr int kLogPage = 1000;
-
-bool has_ended(const ClusterJob& job) {
-  return job.state == "finished" || job.state == "failed" || job.state == "cancelled";
-}
 
 /// Runs `use` with a client; 0 or the exit code of what failed.
 template <class Use>
@@ -76,9 +70,7 @@ Result<ClusterJob> follow(const CommandLine& line, std::unique_ptr<ClusterClient
     if (client != nullptr && watched.ok()) break;
     if (line.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped following", id, ""};
     if (client != nullptr) {
-      const ErrorCode code = watched.error().code;
-      if (code != ErrorCode::kUnavailable && code != ErrorCode::kDeadlineExceeded)
-        return watched.error();
+      if (!may_return(watched.error())) return watched.error();
       progress.clear();
       if (!line.quiet) fmt::print(stderr, "{}; connecting again\n", watched.error().message());
       client.reset();
@@ -88,9 +80,7 @@ Result<ClusterJob> follow(const CommandLine& line, std::unique_ptr<ClusterClient
       client = std::move(*again);
       continue;
     }
-    const bool may_return = again.error().code == ErrorCode::kUnavailable ||
-                            again.error().code == ErrorCode::kDeadlineExceeded;
-    if (!may_return || clock.now() - heard > kPatience) return again.error();
+    if (!may_return(again.error()) || clock.now() - heard > kPatience) return again.error();
     wait_a_second(line);
   }
   FS_CHECK(last.has_value());
@@ -100,19 +90,7 @@ Result<ClusterJob> follow(const CommandLine& line, std::unique_ptr<ClusterClient
 int follow_and_tell(const CommandLine& line, std::unique_ptr<ClusterClient> client,
                     const std::string& id) {
   auto ended = follow(line, std::move(client), id);
-  if (!ended.ok() && line.cancel.raised()) {
-    if (line.json) fmt::print("{}\n", Json::object({{"id", id}, {"state", "running"}}).dump(2));
-    fmt::print(stderr,
-               "job {} goes on\n  fsctl jobs follow {} --cluster {}   shows its progress again\n"
-               "  fsctl jobs cancel {} --cluster {}   ends it\n",
-               id, id, line.cluster, id, line.cluster);
-    return exit_code({ErrorCode::kCancelled, "", "", ""});
-  }
-  if (!ended.ok()) {
-    Error error = ended.error();
-    error.hint += (error.hint.empty() ? "" : "; ") + ("the job may go on: fsctl jobs show " + id);
-    return fail(line, error);
-  }
+  if (!ended.ok()) return tell_unfollowed(line, id, ended.error());
   finish(line, to_json(*ended), [&] { print_job(*ended); });
   return ended->state == "finished" ? 0 : kExitCheckFailed;
 }
@@ -120,24 +98,17 @@ int follow_and_tell(const CommandLine& line, std::unique_ptr<ClusterClient> clie
 }  // namespace
 
 int run_cluster_training(const CommandLine& line, const TrainRequest& request, bool detach) {
-  auto client = open_cluster(line);
-  if (!client.ok()) return fail(line, client.error());
   TrainRequest there = request;
   // Where coordinator and user share a folder, its name here is its name there.
   if (!there.data.empty()) there.data = std::filesystem::absolute(there.data);
-  auto id = (*client)->train(to_json(there));
-  if (!id.ok()) {
-    Error error = id.error();
-    if (error.code == ErrorCode::kCancelled) error.hint = "it may have begun: fsctl jobs list";
-    return fail(line, error);
-  }
-  if (detach)
-    return finish(line, Json::object({{"id", *id}, {"state", "running"}}),
-                  [&] { fmt::print("job {}\n", *id); });
-  if (!line.quiet)
-    fmt::print(stderr, "job {} on {}; Ctrl-C stops following it, and not the job\n", *id,
-               line.cluster);
-  return follow_and_tell(line, std::move(*client), *id);
+  return begin_cluster_job(
+      line, detach, "running", [&](ClusterClient& client) { return client.train(to_json(there)); },
+      [&](std::unique_ptr<ClusterClient> client, const std::string& id) {
+        if (!line.quiet)
+          fmt::print(stderr, "job {} on {}; Ctrl-C stops following it, and not the job\n", id,
+                     line.cluster);
+        return follow_and_tell(line, std::move(client), id);
+      });
 }
 
 int follow_cluster_job(const CommandLine& line, const std::string& id) {

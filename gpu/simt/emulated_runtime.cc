@@ -91,7 +91,7 @@ class EmulatedRuntime final : public gpu::Runtime {
 };
 
 /// A pointer to memory of the process, as far as eight bytes can tell. Numbers that happen to lie
-/// side by side, and one beside padding that holds half of an old pointer, are not taken for one.
+/// side by side, and one beside padding that a compiler left as it was, are not taken for one.
 bool points_to_host(uint64_t word) {
   [[maybe_unused]] constexpr uint64_t kPage = 4096;
   constexpr uint64_t kUser = uint64_t{1} << 47, kSmallNumber = 1 << 20;
