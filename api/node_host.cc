@@ -16,6 +16,7 @@
 #include "api/model_transfer.h"
 #include "api/node_duties.h"
 #include "api/transfer_desk.h"
+#include "base/endpoint.h"
 #include "cluster/tokens.h"
 #include "cpu/cpu_device.h"
 #include "net/gate.h"
@@ -26,22 +27,6 @@ namespace {
 
 constexpr auto kJoining = std::chrono::seconds(15), kDialling = std::chrono::seconds(5),
                kPatience = std::chrono::seconds(30);
-
-Result<std::pair<std::string, int>> split(const std::string& endpoint) {
-  const size_t colon = endpoint.rfind(':');
-  const Error bad{ErrorCode::kInvalidArgument, "is no HOST:PORT", endpoint,
-                  "as fsctl cluster init printed it"};
-  if (colon == std::string::npos || colon == 0) return bad;
-  int port = 0;
-  for (const char c : endpoint.substr(colon + 1)) {
-    if (c < '0' || c > '9' || port > 65535) return bad;
-    port = port * 10 + (c - '0');
-  }
-  std::string host = endpoint.substr(0, colon);
-  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  if (port < 1 || port > 65535) return bad;
-  return std::pair(host, port);
-}
 
 std::string own_name() {
   char host[256] = "";
@@ -120,7 +105,7 @@ class Host final : public NodeHost {
                    "fsctl node start --join HOST:PORT --token TOKEN; fsctl cluster token create "
                    "--kind join on the coordinator's host makes a token"};
     FS_ASSIGN(const Token token, parse_token(options_.token, Token::Kind::kJoin));
-    FS_ASSIGN(const auto place, split(options_.join));
+    FS_ASSIGN(const auto place, parse_endpoint(options_.join));
     FS_ASSIGN(const KeyAndRequest key, folder_->join_key());
     JoinAsk ask;
     ask.version = FASTSERVE_VERSION;
@@ -132,7 +117,7 @@ class Host final : public NodeHost {
     membership_.coordinator = options_.join;
     membership_.name = ask.name;
     membership_.roles = ask.roles;
-    auto identity = ask_to_join({place.first, place.second, token.authority}, ask, key);
+    auto identity = ask_to_join({place.host, place.port, token.authority}, ask, key);
     if (!identity.ok()) return go_on_as_before(token, ask.name, std::move(identity).error());
     membership_.identity = std::move(*identity);
     FS_ASSIGN(const NodeClaim claim, read_claim(membership_.identity.certificate));
@@ -213,7 +198,7 @@ class Host final : public NodeHost {
   }
 
   Status start_node(int port) {
-    FS_ASSIGN(const auto place, split(membership_.coordinator));
+    FS_ASSIGN(const auto place, parse_endpoint(membership_.coordinator));
     ClusterNode::Config config;
     config.name = membership_.name;
     config.roles = membership_.roles;
@@ -230,19 +215,19 @@ class Host final : public NodeHost {
     config.clock = &clock_;
     config.log = options_.log;
     config.dial_control = [this, place = place] {
-      return dial_coordinator(place.first, place.second, kControlProtocol);
+      return dial_coordinator(place.host, place.port, kControlProtocol);
     };
     duties_ = std::make_unique<NodeDuties>(
         NodeDuties::Around{{options_.root, options_.lanes, options_.device, options_.log},
                            isa,
                            host(),
                            [this, place = place] {
-                             return dial_coordinator(place.first, place.second, kModelsProtocol);
+                             return dial_coordinator(place.host, place.port, kModelsProtocol);
                            }});
     config.duties = [this](const std::string& orders) { return duties_->set(orders); };
     config.duty_reports = [this] { return duties_->reports(); };
     config.dial_bulk = [this, place = place] {
-      return dial_bulk(place.first, place.second, kCoordinatorName);
+      return dial_bulk(place.host, place.port, kCoordinatorName);
     };
     config.renewal = [this]() -> std::optional<std::string> {
       const auto claim = read_claim(membership_.identity.certificate);

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "api/cluster_folder.h"
-#include "cli/generation.h"
+#include "base/endpoint.h"
 #include "cluster/access_role.h"
 
 namespace fastserve {
@@ -97,9 +97,9 @@ Result<ClusterPlace> find_cluster(const CommandLine& line) {
                    "", "no coordinator runs from this store; fsctl cluster init makes a cluster"};
     return ClusterPlace{here->host, here->port, here->token};
   }
-  FS_ASSIGN(const auto place, parse_address(line.cluster));
+  FS_ASSIGN(const auto place, parse_endpoint(line.cluster));
   FS_ASSIGN(const std::string token, find_token(line));
-  return ClusterPlace{place.first, place.second, token};
+  return ClusterPlace{place.host, place.port, token};
 }
 
 Result<std::unique_ptr<ClusterClient>> open_cluster(const CommandLine& line) {

@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <optional>
 
+#include "base/endpoint.h"
 #include "cli/cluster_models.h"
 #include "rpc/client.h"
 
@@ -98,23 +98,11 @@ Result<std::unique_ptr<Generator>> open_cluster_generator(CommandLine& line,
 
 }  // namespace
 
-Result<std::pair<std::string, int>> parse_address(const std::string& text) {
-  const size_t colon = text.rfind(':');
-  int port = 0;
-  if (colon != std::string::npos) {
-    const char* end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, port);
-    if (error == std::errc() && stop == end && port > 0 && port < 65536)
-      return std::pair(text.substr(0, colon), port);
-  }
-  return Error{ErrorCode::kInvalidArgument, "is not HOST:PORT", text, "for example 127.0.0.1:8080"};
-}
-
 Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::string& model,
                                                   const std::string& connect) {
   if (!connect.empty()) {
-    FS_ASSIGN(const auto place, parse_address(connect));
-    FS_ASSIGN(auto client, RpcClient::connect(place.first, place.second, std::chrono::seconds(5)));
+    FS_ASSIGN(const auto place, parse_endpoint(connect));
+    FS_ASSIGN(auto client, RpcClient::connect(place.host, place.port, std::chrono::seconds(5)));
     return std::unique_ptr<Generator>(new RemoteGenerator(std::move(client), model, line.cancel));
   }
   if (!line.cluster.empty()) return open_cluster_generator(line, model);

@@ -27,7 +27,4 @@ class Generator {
 Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::string& model,
                                                   const std::string& connect);
 
-/// "127.0.0.1:8080" -> host and port.
-Result<std::pair<std::string, int>> parse_address(const std::string& text);
-
 }  // namespace fastserve

@@ -3,18 +3,18 @@
 #include <CLI/CLI.hpp>
 #include <map>
 
+#include "base/endpoint.h"
 #include "cli/cluster_client.h"
 #include "cli/command.h"
-#include "cli/generation.h"
 #include "rpc/client.h"
 
 namespace fastserve {
 namespace {
 
 int server_status(const CommandLine& line, const std::string& address) {
-  auto place = parse_address(address);
+  auto place = parse_endpoint(address);
   if (!place.ok()) return fail(line, place.error());
-  auto client = RpcClient::connect(place->first, place->second, std::chrono::seconds(5));
+  auto client = RpcClient::connect(place->host, place->port, std::chrono::seconds(5));
   if (!client.ok()) return fail(line, client.error());
   auto health = (*client)->health();
   if (!health.ok()) return fail(line, health.error());

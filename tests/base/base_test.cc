@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "base/endpoint.h"
 #include "base/file.h"
 #include "base/half.h"
 #include "base/hash.h"
@@ -78,4 +79,22 @@ TEST_CASE("a mistyped name finds the names it may have meant, the nearest first"
   CHECK(near_names("gen", names) == std::vector<std::string>{"generate"});
   CHECK(near_names("quantise", names).empty());
   CHECK(near_names("bat", {"bats", "bat", "cat"}) == std::vector<std::string>{"bat", "bats", "cat"});
+}
+
+TEST_CASE("a place is read as people write it: names, IPv4, and IPv6 in brackets") {
+  const auto name = parse_endpoint("node-3.site:7600");
+  REQUIRE(name.ok());
+  CHECK(name->host == "node-3.site");
+  CHECK(name->port == 7600);
+  const auto six = parse_endpoint("[fd00::1]:65535");
+  REQUIRE(six.ok());
+  CHECK(six->host == "fd00::1");
+  CHECK(six->port == 65535);
+  for (const char* wrong : {"", "host", "host:", ":80", "host:0", "host:65536", "host:8o", "host:-1",
+                            "host: 80", "[]:80", "[:80", "]:80", "[[::1]]:80", "::1:80", "host:99999999999999999999"}) {
+    INFO(wrong);
+    const auto place = parse_endpoint(wrong);
+    REQUIRE(!place.ok());
+    CHECK(place.error().message().find("is not HOST:PORT") != std::string::npos);
+  }
 }
