@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <thread>
 
 #include "api/duty_request.h"
 #include "cli/cluster_following.h"
@@ -30,15 +29,16 @@ class DutyProgress {
   void update(const ClusterJob& job) {
     const std::string stage = text_in(job.details, "stage");
     if (stage.empty()) bar_.reset();
-    if (job.note != said_ && !line_.quiet && !line_.json && !has_ended(job) && !is_serving(job)) {
-      bar_.reset();
-      fmt::print(stderr, "job {}: {}\n", job.id, job.note);
-      said_ = job.note;
-    }
+    if (job.note != said_ && !line_.json && !has_ended(job) && !is_serving(job))
+      say(fmt::format("job {}: {}", job.id, said_ = job.note));
     if (stage.empty()) return;
     if (!bar_ || stage != shown_) bar_.emplace(line_.progress_wanted(), shown_ = stage);
     const auto fraction = job.details.double_or("fraction", 0);
     bar_->update(fraction.ok() ? *fraction : 0);
+  }
+  void say(const std::string& text) {
+    bar_.reset();
+    if (!line_.quiet) fmt::print(stderr, "{}\n", text);
   }
 
  private:
@@ -46,35 +46,6 @@ class DutyProgress {
   std::optional<ProgressBar> bar_;
   std::string shown_, said_;
 };
-
-/// Watches until `enough`, connecting again when the coordinator is lost for a while.
-Result<ClusterJob> watch_until(const CommandLine& line, std::unique_ptr<ClusterClient> client,
-                               const std::string& id,
-                               const std::function<bool(const ClusterJob&)>& enough) {
-  DutyProgress progress(line);
-  const SystemClock clock;
-  Nanoseconds heard = clock.now();
-  std::optional<ClusterJob> last;
-  for (;;) {
-    Status watched = Error{ErrorCode::kUnavailable, "is gone", line.cluster, ""};
-    if (client != nullptr)
-      watched = client->watch({id, false, 5}, [&](const ClusterUpdate& update) {
-        heard = clock.now();
-        if (update.jobs.empty()) return true;
-        last = update.jobs.front();
-        progress.update(*last);
-        return !enough(*last);
-      });
-    if (watched.ok() && last && (enough(*last) || has_ended(*last))) return *last;
-    if (line.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped following", id, ""};
-    if (!watched.ok() && !may_return(watched.error())) return watched.error();
-    if (clock.now() - heard > kPatience) return watched.error();
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
-    auto again = open_cluster(line);
-    if (!again.ok() && !may_return(again.error())) return again.error();
-    client = again.ok() ? std::move(*again) : nullptr;
-  }
-}
 
 Error error_of(const ClusterJob& job) {
   if (const Json* error = job.details.find_set("error")) return error_from_json(*error);
@@ -113,8 +84,14 @@ int tell_compression(const CommandLine& line, const ClusterJob& job) {
 
 int follow_to_the_end(const CommandLine& line, std::unique_ptr<ClusterClient> client,
                       const std::string& id) {
-  const auto enough = [](const ClusterJob& job) { return has_ended(job) || is_serving(job); };
-  auto job = watch_until(line, std::move(client), id, enough);
+  auto job = [&] {  // the bar is gone before anything is told
+    DutyProgress progress(line);
+    JobWatch watch{{id, false, 5}};
+    watch.enough = is_serving;
+    watch.show = [&](const ClusterJob& shown) { progress.update(shown); };
+    watch.say = [&](const std::string& text) { progress.say(text); };
+    return watch_job(line, std::move(client), watch);
+  }();
   if (!job.ok()) return tell_unfollowed(line, id, job.error());
   if (is_serving(*job)) return tell_deployment(line, *job);
   if (job->state == "finished") return tell_compression(line, *job);

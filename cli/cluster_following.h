@@ -10,12 +10,23 @@
 
 namespace fastserve {
 
-/// How long a lost coordinator may take to come back while its job is followed.
-inline constexpr auto kPatience = std::chrono::minutes(2);
-/// Whether this is such a loss.
-bool may_return(const Error& error);
-
 bool has_ended(const ClusterJob& job);
+
+/// False, at once, when the user has interrupted.
+bool wait_or_cancel(const CommandLine& line, std::chrono::milliseconds time);
+
+/// How a job is watched, and what is told of it.
+struct JobWatch {
+  ClusterClient::Watch what;
+  std::function<bool(const ClusterJob&)> enough = {};  ///< ends it before the job ends
+  std::function<void(const ClusterJob&)> show = {};
+  std::function<void(const std::string&)> say = {};  ///< a line: the coordinator is lost
+};
+
+/// Watches until the job ends or is `enough`, connecting again when the coordinator is lost for up
+/// to two minutes. kCancelled when the user interrupts.
+Result<ClusterJob> watch_job(const CommandLine& line, std::unique_ptr<ClusterClient> client,
+                             const JobWatch& watch);
 
 /// Asks for a job, and then follows it or, with `detach`, says its id and `state`. The exit code.
 int begin_cluster_job(

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <thread>
 
 #include "api/train_request.h"
 #include "cli/cluster_following.h"
@@ -37,54 +36,25 @@ void print_job(const ClusterJob& job) {
   if (!job.note.empty()) fmt::print("  {}\n", job.note);
 }
 
-bool wait_a_second(const CommandLine& line) {
-  for (int i = 0; i < 20 && !line.cancel.raised(); i++)
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  return !line.cancel.raised();
-}
-
-/// Watches until the job ends, connecting again when the coordinator is lost for a while.
+/// Watches with a bar until the job ends.
 Result<ClusterJob> follow(const CommandLine& line, std::unique_ptr<ClusterClient> client,
                           const std::string& id) {
   TrainingProgress progress(line);
-  SystemClock clock;
-  std::optional<ClusterJob> last;
   std::string said;  // the state that was last told
-  Nanoseconds heard = clock.now();
-  const auto on_update = [&](const ClusterUpdate& update) {
-    heard = clock.now();
-    if (update.jobs.empty()) return true;
-    last = update.jobs.front();
-    if (last->state != said && last->state != "running" && !has_ended(*last) && !line.quiet) {
-      progress.clear();
-      fmt::print(stderr, "job {} is {}{}{}\n", id, last->state, last->note.empty() ? "" : ": ",
-                 last->note);
-    }
-    said = last->state;
-    progress.update({last->step, last->steps, 0, last->loss, last->validation_loss, 0, 0,
-                     last->tokens_per_second, last->eta_seconds});
-    return true;
+  JobWatch watch{{id}};
+  watch.say = [&](const std::string& text) {
+    progress.clear();
+    if (!line.quiet) fmt::print(stderr, "{}\n", text);
   };
-  while (true) {
-    Status watched = client != nullptr ? client->watch({id}, on_update) : Status();
-    if (client != nullptr && watched.ok()) break;
-    if (line.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped following", id, ""};
-    if (client != nullptr) {
-      if (!may_return(watched.error())) return watched.error();
-      progress.clear();
-      if (!line.quiet) fmt::print(stderr, "{}; connecting again\n", watched.error().message());
-      client.reset();
-    }
-    auto again = open_cluster(line);
-    if (again.ok()) {
-      client = std::move(*again);
-      continue;
-    }
-    if (!may_return(again.error()) || clock.now() - heard > kPatience) return again.error();
-    wait_a_second(line);
-  }
-  FS_CHECK(last.has_value());
-  return *last;
+  watch.show = [&](const ClusterJob& job) {
+    if (job.state != said && job.state != "running" && !has_ended(job))
+      watch.say(
+          fmt::format("job {} is {}{}{}", id, job.state, job.note.empty() ? "" : ": ", job.note));
+    said = job.state;
+    progress.update({job.step, job.steps, 0, job.loss, job.validation_loss, 0, 0,
+                     job.tokens_per_second, job.eta_seconds});
+  };
+  return watch_job(line, std::move(client), watch);
 }
 
 int follow_and_tell(const CommandLine& line, std::unique_ptr<ClusterClient> client,
@@ -175,7 +145,7 @@ int print_cluster_log(const CommandLine& line, const std::string& id, bool follo
       if (!follow) break;
       auto job = client.job(id);
       if (!job.ok()) return fail(line, job.error());
-      if (has_ended(*job) || !wait_a_second(line)) return 0;
+      if (has_ended(*job) || !wait_or_cancel(line, std::chrono::seconds(1))) return 0;
     }
     return finish(line, all, [] {});
   });
