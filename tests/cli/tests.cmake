@@ -32,3 +32,11 @@ set_tests_properties(cli_plain_bulk PROPERTIES TIMEOUT 300)
 add_test(NAME cli_cluster_models
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_models.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR})
 set_tests_properties(cli_cluster_models PROPERTIES TIMEOUT 600)
+
+# Nonsense at every port of a cluster, by strangers and by members. The long version: see the script.
+add_executable(port_noise ${CMAKE_CURRENT_LIST_DIR}/port_noise.cc)
+target_link_libraries(port_noise PRIVATE fastserve_flags fastserve_cluster fastserve_net)
+add_test(NAME cli_ports_under_noise
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/ports_under_noise.sh $<TARGET_FILE:fsctl> $<TARGET_FILE:port_noise>
+          ${PROJECT_SOURCE_DIR}/data/tinyshakespeare)
+set_tests_properties(cli_ports_under_noise PROPERTIES TIMEOUT 600)
