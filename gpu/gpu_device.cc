@@ -47,10 +47,18 @@ class GpuDevice final : public Device {
   void copy_in(void* device, const void* host, size_t bytes) override {
     runtime_->copy_in(device, host, bytes);
   }
+  DeviceTicket copy_in_async(void* device, const void* pinned, size_t bytes) override {
+    return runtime_->copy_in_async(device, pinned, bytes);
+  }
+  void wait(DeviceTicket ticket) override { runtime_->wait(ticket); }
   void copy_out(void* host, const void* device, size_t bytes) override {
     runtime_->copy_out(host, device, bytes);
   }
   Status sync() override { return runtime_->sync(); }
+  bool captures() const override { return true; }
+  void begin_capture() override { runtime_->begin_capture(); }
+  std::unique_ptr<DeviceGraph> end_capture() override { return runtime_->end_capture(); }
+  void launch(DeviceGraph& graph) override { runtime_->launch(graph); }
   std::unique_ptr<TrainOps> make_train_ops(Precision precision) override {
     return gpu::make_train_ops(*runtime_, engines_, precision);
   }

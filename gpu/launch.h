@@ -49,8 +49,8 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
 #endif
   if (!(stream.sees(&arguments, sizeof arguments) && ...))
     return failed("it is given memory of the host");
-  const std::string wrong =
-      stream.run(how.grid, how.block, how.shared_bytes, [&] { kernel(arguments...); });
+  const std::string wrong = stream.run(
+      {how.kernel, how.grid, how.block, how.shared_bytes, [=] { kernel(arguments...); }});
   if (!wrong.empty()) failed(wrong);
 #endif
 }

@@ -38,13 +38,17 @@ class HostBlock final : public DeviceBuffer {
   size_t bytes_;
 };
 
+using Graph = DeviceGraph;
+using Ticket = DeviceTicket;
+
 /// A cudaStream_t under nvcc; the emulator's own state elsewhere. Only launches look inside.
 using StreamHandle = void*;
 
 /// One GPU and one stream on it. Everything is ordered on the stream; copies out and sync() wait.
 ///
 /// Owns:     the stream. Memory belongs to who allocated it, and is freed before the runtime is.
-/// Threads:  calls may come from several threads, each ordered behind those that returned before.
+/// Threads:  calls may come from several threads, each ordered behind those that returned before;
+///           between begin_capture() and end_capture() from the one that began.
 /// Errors:   a call that cannot report (a copy, a launch) keeps the first failure; sync() returns
 ///           it, and goes on returning it when the card is lost.
 class Runtime {
@@ -60,17 +64,32 @@ class Runtime {
   /// Bytes that can still be had; one piece may be smaller.
   virtual size_t available() const = 0;
 
-  /// Zeroed memory of the host that copy_out() reaches without a detour; it may outlive the
-  /// runtime. Not for copy_in(), whose source would have to stay as it is. Here: any memory.
+  /// Zeroed memory of the host that copies reach without a detour; it may outlive the runtime.
+  /// Not for copy_in(), whose source would have to stay as it is. Here: any memory.
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) {
     return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBlock>(bytes));
   }
 
   /// The host's bytes may change as soon as this returns.
   virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
+  /// Returns at once. `pinned` lies in memory of allocate_host(), which stays as it is, and is not
+  /// freed, until wait() has returned for the ticket, or a sync() or copy_out() that came later.
+  virtual Ticket copy_in_async(void* device, const void* pinned, size_t bytes) = 0;
+  /// Returns when the work up to the ticket is done.
+  virtual void wait(Ticket ticket) = 0;
   /// Returns when the bytes are there.
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual void fill_zero(void* device, size_t bytes) = 0;
+
+  /// From here on launches, products, copy_in_async() and fill_zero() are recorded instead of
+  /// done. Their first run in a process had better be before: it loads kernels, plans products and
+  /// takes scratch memory. What cannot be recorded is a failure, and ends in no graph: to allocate
+  /// or free, copy_in(), copy_out(), wait(), sync(), another capture.
+  virtual void begin_capture() = 0;
+  /// Null when anything failed since begin_capture(), or the graph cannot be made; sync() tells.
+  virtual std::unique_ptr<Graph> end_capture() = 0;
+  /// Starts all of it in order. A copy of it reads pinned memory as in copy_in_async().
+  virtual void launch(Graph& graph) = 0;
 
   /// Keeps a failure for sync(), unless an earlier one is kept already.
   virtual void report(Error error) = 0;
@@ -79,6 +98,11 @@ class Runtime {
   virtual bool failed() const = 0;
   virtual Status sync() = 0;
 };
+
+/// What a runtime keeps when `doing` is asked of it during a capture.
+inline Error refused_in_capture(const char* doing, const std::string& card) {
+  return {ErrorCode::kInternal, std::string(doing) + " cannot be part of captured work", card, ""};
+}
 
 /// Device memory with one owner.
 class Memory {

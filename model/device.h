@@ -1,6 +1,7 @@
 // Where a model runs: memory, and the two families of operations.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,6 +18,18 @@ class DeviceBuffer {
   virtual void* data() = 0;
   virtual size_t bytes() const = 0;
 };
+
+/// Work that was captured and can be started again as one: operations and copies with the arguments
+/// that they had. What the arguments point to is read and written anew at each start.
+///
+/// Owns: nothing of what the work uses, which must outlive it. Gone before its device is.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+};
+
+/// A place in a device's ordered work; 0 lies before all of it.
+using DeviceTicket = uint64_t;
 
 /// One processor's share that one actor drives: some CPU lanes, or a GPU.
 ///
@@ -41,9 +54,28 @@ class Device {
   /// Memory of the host that copies reach fastest (pinned, for a GPU). May outlive the device.
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) = 0;
   virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
+  /// Returns at once. `pinned` lies in memory of allocate_host(), which stays as it is, and is not
+  /// freed, until wait() has returned for the ticket, or a sync() or copy_out() that came later.
+  virtual DeviceTicket copy_in_async(void* device, const void* pinned, size_t bytes) {
+    copy_in(device, pinned, bytes);
+    return 0;
+  }
+  /// Returns when the work up to the ticket is done.
+  virtual void wait(DeviceTicket) {}
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   /// Waits for all ordered work; an asynchronous failure surfaces here.
   virtual Status sync() = 0;
+
+  /// True: between begin_capture() and end_capture(), both from one thread that alone calls,
+  /// operations and copy_in_async() are recorded instead of done. They must have been done before
+  /// in the same shapes: the first time takes scratch memory and makes plans. Allocating, the
+  /// other copies, results on the host, wait() and sync() cannot be recorded; they are failures.
+  virtual bool captures() const { return false; }
+  virtual void begin_capture() {}
+  /// Null when anything failed since begin_capture(); sync() tells.
+  virtual std::unique_ptr<DeviceGraph> end_capture() { return nullptr; }
+  /// Starts it all, in order. A copy of it reads pinned memory as in copy_in_async().
+  virtual void launch(DeviceGraph&) {}
 
   virtual std::unique_ptr<TrainOps> make_train_ops(Precision precision) = 0;
   virtual std::unique_ptr<DecodeOps> make_decode_ops() = 0;

@@ -4,10 +4,13 @@
 
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <utility>
+#include <vector>
 
+#include "base/check.h"
 #include "base/file.h"
 #include "gpu/cuda/cuda_error.h"
 
@@ -24,6 +27,16 @@ class PinnedMemory final : public DeviceBuffer {
  private:
   void* data_;
   size_t bytes_;
+};
+
+class CudaGraph final : public Graph {
+ public:
+  explicit CudaGraph(cudaGraphExec_t graph) : graph_(graph) {}
+  ~CudaGraph() override { cudaGraphExecDestroy(graph_); }  // once it has run, if it runs
+  cudaGraphExec_t get() const { return graph_; }
+
+ private:
+  cudaGraphExec_t graph_;
 };
 
 class CudaRuntime final : public Runtime {
@@ -51,8 +64,10 @@ class CudaRuntime final : public Runtime {
 
   ~CudaRuntime() override {
     if (stream_ == nullptr) return;
+    if (capturing_) end_capture();
     cudaSetDevice(index_);
     cudaStreamSynchronize(stream_);
+    for (const auto& [ticket, event] : reached_) cudaEventDestroy(event);
     cudaStreamDestroy(stream_);
     cudaGetLastError();  // a lost card's, which nobody can be told of any more
   }
@@ -67,6 +82,8 @@ class CudaRuntime final : public Runtime {
 
   Result<void*> allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
+    if (refused("to allocate memory"))
+      return refused_in_capture("to allocate memory", properties_.name);
     FS_TRY(checked(cudaSetDevice(index_), "choosing the card"));
     void* memory = nullptr;
     if (const cudaError_t code = cudaMalloc(&memory, bytes); code != cudaSuccess)
@@ -79,6 +96,7 @@ class CudaRuntime final : public Runtime {
 
   void free(void* device) override {
     if (device == nullptr) return;
+    if (refused("to free memory")) return freed_in_capture_.push_back(device);
     make_current();
     keep(cudaStreamSynchronize(stream_), "work before memory was freed");
     keep(cudaFree(device), "freeing memory");
@@ -108,17 +126,33 @@ class CudaRuntime final : public Runtime {
   }
 
   void copy_in(void* device, const void* host, size_t bytes) override {
-    if (bytes == 0 || failed()) return;
-    make_current();
+    if (bytes == 0 || failed() || refused("a copy from memory that is not pinned")) return;
     // From pageable memory, which is all that reaches here, the call returns once the bytes are
     // staged.
-    keep(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
-         [&] { return "copying " + human_bytes(bytes) + " to the card"; });
+    start_copy_in(device, host, bytes);
+  }
+
+  Ticket copy_in_async(void* device, const void* pinned, size_t bytes) override {
+    if (bytes == 0 || failed()) return 0;
+    start_copy_in(device, pinned, bytes);
+    return capturing_ ? 0 : mark();
+  }
+
+  void wait(Ticket ticket) override {
+    if (refused("to wait")) return;
+    make_current();
+    std::lock_guard lock(events_mutex_);
+    while (!reached_.empty() && reached_.front().first <= ticket) {
+      const cudaEvent_t event = reached_.front().second;
+      reached_.pop_front();
+      keep(cudaEventSynchronize(event), "a copy to the card");
+      keep(cudaEventDestroy(event), "giving up an event");
+    }
   }
 
   void copy_out(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return;
-    if (failed()) {
+    if (failed() || refused("a copy from the card")) {
       std::memset(host, 0, bytes);
       return;
     }
@@ -136,6 +170,40 @@ class CudaRuntime final : public Runtime {
     keep(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");
   }
 
+  void begin_capture() override {
+    if (refused("another capture")) return;
+    capturing_ = true;
+    if (failed()) return;
+    make_current();
+    // Of this thread's calls alone: another card's, or another stream's, are none of its business.
+    const cudaError_t code = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
+    stream_captures_ = code == cudaSuccess;
+    keep(code, "capturing work");
+  }
+
+  std::unique_ptr<Graph> end_capture() override {
+    FS_CHECK(capturing_);
+    cudaSetDevice(index_);
+    cudaGraph_t graph = nullptr;
+    if (std::exchange(stream_captures_, false))
+      keep(cudaStreamEndCapture(stream_, &graph), "the captured work");
+    capturing_ = false;
+    for (void* memory : std::exchange(freed_in_capture_, {})) free(memory);
+    cudaGraphExec_t started = nullptr;
+    if (!failed()) keep(cudaGraphInstantiate(&started, graph, 0), "making a graph of it");
+    if (graph != nullptr) keep(cudaGraphDestroy(graph), "the captured work");
+    if (started == nullptr) return nullptr;
+    auto made = std::make_unique<CudaGraph>(started);
+    if (failed()) return nullptr;
+    return made;
+  }
+
+  void launch(Graph& graph) override {
+    if (failed() || refused("to start a graph")) return;
+    make_current();
+    keep(cudaGraphLaunch(static_cast<CudaGraph&>(graph).get(), stream_), "starting a graph");
+  }
+
   void report(Error error) override {
     std::lock_guard lock(mutex_);
     if (!kept_) kept_ = std::move(error);
@@ -145,11 +213,15 @@ class CudaRuntime final : public Runtime {
   bool failed() const override { return failed_; }
 
   Status sync() override {
+    const bool refuses = refused("to wait for the card");
     make_current();
-    keep(cudaStreamSynchronize(stream_), "the card's work");
+    if (!refuses) {
+      keep(cudaStreamSynchronize(stream_), "the card's work");
+      wait(~Ticket{0});  // for nothing any more: gives the events up
+    }
     std::lock_guard lock(mutex_);
     if (!kept_) return {};
-    if (lost_) return *kept_;
+    if (lost_ || refuses) return *kept_;
     failed_ = false;
     return *std::exchange(kept_, std::nullopt);
   }
@@ -157,6 +229,30 @@ class CudaRuntime final : public Runtime {
  private:
   /// Threads come and go: each call chooses the card anew.
   void make_current() const { keep(cudaSetDevice(index_), "choosing the card"); }
+
+  /// Work is being captured, and `doing` cannot be: kept as a failure.
+  bool refused(const char* doing) {
+    if (!capturing_) return false;
+    report(refused_in_capture(doing, properties_.name));
+    return true;
+  }
+
+  void start_copy_in(void* device, const void* host, size_t bytes) {
+    make_current();
+    keep(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
+         [&] { return "copying " + human_bytes(bytes) + " to the card"; });
+  }
+
+  /// The stream's work so far.
+  Ticket mark() {
+    cudaEvent_t event = nullptr;
+    keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "marking a copy to the card");
+    if (event == nullptr) return 0;
+    std::lock_guard lock(events_mutex_);
+    keep(cudaEventRecord(event, stream_), "marking a copy to the card");
+    reached_.emplace_back(++marks_, event);
+    return marks_;
+  }
 
   Error failure(cudaError_t code, const std::string& doing) const {
     return cuda_error(code, doing, properties_.name);
@@ -193,6 +289,11 @@ class CudaRuntime final : public Runtime {
   const int index_;
   DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;
+  bool capturing_ = false, stream_captures_ = false;
+  std::vector<void*> freed_in_capture_;
+  std::mutex events_mutex_;
+  std::deque<std::pair<Ticket, cudaEvent_t>> reached_;  // guarded by events_mutex_
+  Ticket marks_ = 0;                                    // guarded by events_mutex_
   mutable std::mutex mutex_;
   mutable std::optional<Error> kept_;  // guarded by mutex_
   mutable bool lost_ = false;          // guarded by mutex_

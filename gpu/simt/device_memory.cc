@@ -61,7 +61,7 @@ DeviceMemory::Blocks::iterator DeviceMemory::find_room(size_t room) {
   end_ += room;
   set_protection(up_to(from, kPage), end_, accesses_ > 0);
   mark_unreachable(base_ + from, room);
-  return blocks_.emplace(from, Block{0, room}).first;
+  return blocks_.emplace(from, Block{0, room, 0}).first;
 }
 
 void* DeviceMemory::allocate(size_t bytes) {
@@ -72,8 +72,8 @@ void* DeviceMemory::allocate(size_t bytes) {
   const auto found = find_room(room);
   if (found == blocks_.end()) return nullptr;
   const size_t rest = found->second.room - room;
-  if (rest > 0) blocks_.emplace(found->first + room, Block{0, rest});
-  found->second = {bytes, room};
+  if (rest > 0) blocks_.emplace(found->first + room, Block{0, rest, 0});
+  found->second = {bytes, room, ++allocations_};
   held_ += room;
   unsigned char* const data = base_ + found->first;
   mark_reachable(data, room);
@@ -88,7 +88,7 @@ DeviceMemory::Freed DeviceMemory::free(void* data) {
   const std::lock_guard lock(mutex_);
   auto at = blocks_.find(static_cast<size_t>(static_cast<unsigned char*>(data) - base_));
   FS_CHECK(at != blocks_.end() && at->second.bytes > 0);
-  const auto [bytes, room] = at->second;
+  const size_t bytes = at->second.bytes, room = at->second.room;
   unsigned char* const start = base_ + at->first;
   mark_reachable(start, room);
   const bool intact = std::all_of(start + bytes, start + room,
@@ -110,6 +110,16 @@ DeviceMemory::Freed DeviceMemory::free(void* data) {
       blocks_.erase(at);
     }
   return {bytes, intact};
+}
+
+uint64_t DeviceMemory::allocation_of(const void* data) const {
+  if (!holds(data)) return 0;
+  const std::lock_guard lock(mutex_);
+  const auto offset = static_cast<size_t>(static_cast<const unsigned char*>(data) - base_);
+  const auto after = blocks_.upper_bound(offset);
+  if (after == blocks_.begin()) return 0;
+  const auto& [start, block] = *std::prev(after);
+  return block.bytes > 0 && offset < start + block.room ? block.allocation : 0;
 }
 
 size_t DeviceMemory::available() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <mutex>
 
@@ -43,11 +44,14 @@ class DeviceMemory {
   /// Bytes that are in nobody's hands; one piece may be smaller.
   size_t available() const;
   bool holds(const void* data) const { return data >= base_ && data < base_ + size_; }
+  /// Which allocation `data` lies in; never given again after it is freed. 0: in none.
+  uint64_t allocation_of(const void* data) const;
 
  private:
   struct Block {
     size_t bytes;  ///< that were asked for; 0: nobody's
     size_t room;   ///< up to the next block
+    uint64_t allocation = 0;
   };
   using Blocks = std::map<size_t, Block>;  // by offset; they cover what was ever handed out
 
@@ -63,6 +67,7 @@ class DeviceMemory {
   size_t end_ = 0;   // of the blocks
   size_t held_ = 0;  // bytes in somebody's hands, with their guards
   int accesses_ = 0;
+  uint64_t allocations_ = 0;  // so far
 };
 
 }  // namespace fastserve::simt

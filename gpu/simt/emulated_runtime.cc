@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/file.h"
+#include "gpu/simt/pinned_memory.h"
 
 namespace fastserve::simt {
 namespace {
@@ -28,6 +29,7 @@ class EmulatedRuntime final : public gpu::Runtime {
 
   Result<void*> allocate(size_t bytes) override {
     if (bytes == 0) return static_cast<void*>(nullptr);
+    if (refused("to allocate memory")) return gpu::refused_in_capture("to allocate memory", kName);
     if (void* const data = memory_.allocate(bytes)) return data;
     return Error{ErrorCode::kResourceExhausted, "cannot hold " + human_bytes(bytes), "emulated GPU",
                  "it has " + human_bytes(properties_.memory) + ", of which " +
@@ -36,6 +38,7 @@ class EmulatedRuntime final : public gpu::Runtime {
 
   void free(void* device) override {
     if (!device) return;
+    refused("to free memory");
     const auto [bytes, intact] = memory_.free(device);
     if (!intact)
       report({ErrorCode::kInternal,
@@ -43,24 +46,73 @@ class EmulatedRuntime final : public gpu::Runtime {
   }
   size_t available() const override { return memory_.available(); }
 
+  Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
+    return pinned_.allocate(bytes);
+  }
+
   void copy_in(void* device, const void* host, size_t bytes) override {
-    if (bytes == 0 || failed()) return;
-    const DeviceMemory::Access access(memory_);
-    std::memcpy(device, host, bytes);
+    if (bytes == 0 || failed() || refused("a copy from memory that is not pinned")) return;
+    copy(device, host, bytes);
+  }
+  gpu::Ticket copy_in_async(void* device, const void* host, size_t bytes) override {
+    if (bytes == 0 || failed()) return 0;
+    if (!pinned_.holds(host, bytes)) {
+      report(
+          {ErrorCode::kInternal, "an asynchronous copy from memory that is not pinned", kName, ""});
+      return 0;
+    }
+    const auto start = [=, this] {
+      copy(device, host, bytes);
+      return pinned_.started(host, bytes);
+    };
+    if (!stream_.captures()) return start();
+    const auto later = [=, this] {
+      if (!pinned_.holds(host, bytes)) return "its pinned memory has been freed since";
+      start();
+      return "";
+    };
+    stream_.capture("a copy to the card", later, device);
+    return 0;
+  }
+  void wait(gpu::Ticket ticket) override {
+    if (!refused("to wait")) finish(ticket);
   }
   void copy_out(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return;
-    if (failed()) {
+    if (failed() || refused("a copy from the card")) {
       std::memset(host, 0, bytes);
       return;
     }
-    const DeviceMemory::Access access(memory_);
-    std::memcpy(host, device, bytes);
+    copy(host, device, bytes);
+    finish(~gpu::Ticket{0});
   }
   void fill_zero(void* device, size_t bytes) override {
     if (bytes == 0 || failed()) return;
-    const DeviceMemory::Access access(memory_);
-    std::memset(device, 0, bytes);
+    const auto fill = [=, this] {
+      const DeviceMemory::Access access(memory_);
+      std::memset(device, 0, bytes);
+      return "";
+    };
+    if (stream_.captures())
+      stream_.capture("clearing memory", fill, device);
+    else
+      fill();
+  }
+
+  void begin_capture() override {
+    if (refused("another capture")) return;
+    stream_.begin_capture();
+  }
+  std::unique_ptr<gpu::Graph> end_capture() override {
+    auto graph = stream_.end_capture();
+    FS_CHECK(graph != nullptr);
+    if (failed()) return nullptr;
+    return graph;
+  }
+  void launch(gpu::Graph& graph) override {
+    if (failed() || refused("to start a graph")) return;
+    const std::string wrong = stream_.run(static_cast<const EmulatedGraph&>(graph));
+    if (!wrong.empty()) report({ErrorCode::kInternal, wrong, kName, ""});
   }
 
   void report(Error error) override {
@@ -72,17 +124,38 @@ class EmulatedRuntime final : public gpu::Runtime {
     return failure_.has_value();
   }
   Status sync() override {
+    const bool captures = refused("to wait for the card");
+    if (!captures) finish(~gpu::Ticket{0});
     const std::lock_guard lock(mutex_);
     if (!failure_) return {};
+    if (captures) return *failure_;
     if (stream_.lost()) return lost();
     return *std::exchange(failure_, std::nullopt);
   }
 
  private:
+  static constexpr const char* kName = "emulated GPU";
+
   static Error lost() {
-    return {ErrorCode::kUnavailable, "is lost, as its options asked", "emulated GPU", ""};
+    return {ErrorCode::kUnavailable, "is lost, as its options asked", kName, ""};
   }
 
+  /// Work is being captured, and `doing` cannot be: kept as a failure.
+  bool refused(const char* doing) {
+    if (!stream_.captures()) return false;
+    report(gpu::refused_in_capture(doing, kName));
+    return true;
+  }
+  void copy(void* to, const void* from, size_t bytes) {
+    const DeviceMemory::Access access(memory_);
+    std::memcpy(to, from, bytes);
+  }
+  void finish(gpu::Ticket ticket) {
+    const std::string wrong = pinned_.finish(ticket);
+    if (!wrong.empty()) report({ErrorCode::kInternal, wrong, kName, ""});
+  }
+
+  PinnedMemory pinned_;
   mutable DeviceMemory memory_;
   mutable EmulatedStream stream_;
   gpu::DeviceProperties properties_;
@@ -115,22 +188,51 @@ bool points_to_host(uint64_t word) {
 
 }  // namespace
 
-std::string EmulatedStream::run(dim3 grid, dim3 block, size_t shared_bytes,
-                                const std::function<void()>& body) {
+std::string EmulatedStream::run_now(const EmulatedLaunch& launch) {
   if (options_.launches > 0 && started_++ >= options_.launches) {
     lost_ = true;
     return "the card is lost";
   }
   const DeviceMemory::Access access(memory_);
-  return grids_.run(grid, block, shared_bytes, options_, body);
+  return grids_.run(launch.grid, launch.block, launch.shared_bytes, options_, launch.body);
 }
 
-bool EmulatedStream::sees(const void* argument, size_t bytes) const {
-  if (!options_.own_memory) return true;
+std::string EmulatedStream::run(EmulatedLaunch launch) {
+  if (!captures()) return run_now(launch);
+  std::string name = "the kernel " + std::string(launch.kernel);
+  capture(
+      std::move(name), [this, launch = std::move(launch)] { return run_now(launch); }, nullptr);
+  return "";
+}
+
+void EmulatedStream::capture(std::string name, std::function<std::string()> part,
+                             const void* memory) {
+  if (memory != nullptr) reached_[memory] = memory_.allocation_of(memory);
+  graph_->parts.push_back({std::move(name), std::move(part), std::exchange(reached_, {})});
+}
+
+std::string EmulatedStream::run(const EmulatedGraph& graph) const {
+  for (const EmulatedGraph::Part& part : graph.parts) {
+    for (const auto& [memory, allocation] : part.memory)
+      if (memory_.allocation_of(memory) != allocation)
+        return part.name + " was captured with memory that has been freed since";
+    const std::string wrong = part.run();
+    if (!wrong.empty()) return part.name + " failed: " + wrong;
+  }
+  return "";
+}
+
+bool EmulatedStream::sees(const void* argument, size_t bytes) {
+  if (!options_.own_memory && !captures()) return true;
   for (size_t at = 0; at + sizeof(uint64_t) <= bytes; at += sizeof(uint64_t)) {
     uint64_t word;
     std::memcpy(&word, static_cast<const std::byte*>(argument) + at, sizeof word);
-    if (!memory_.holds(reinterpret_cast<const void*>(word)) && points_to_host(word)) return false;
+    const void* const pointer = reinterpret_cast<const void*>(word);
+    if (memory_.holds(pointer)) {
+      if (captures()) reached_[pointer] = memory_.allocation_of(pointer);
+    } else if (options_.own_memory && points_to_host(word)) {
+      return false;
+    }
   }
   return true;
 }

@@ -2,7 +2,12 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
+#include <map>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "gpu/runtime.h"
 #include "gpu/simt/block.h"
@@ -15,23 +20,53 @@ namespace fastserve::simt {
 /// allocates the host cannot touch: see DeviceMemory.
 std::unique_ptr<gpu::Runtime> make_emulated_runtime(const Options& options = {});
 
-/// Behind StreamHandle when g++ compiles. Threads: any.
+/// One kernel as it was asked for, with its arguments inside the body.
+struct EmulatedLaunch {
+  const char* kernel;
+  dim3 grid, block;
+  size_t shared_bytes;
+  std::function<void()> body;
+};
+
+/// What was captured: each part with the memory that it reaches.
+struct EmulatedGraph final : gpu::Graph {
+  struct Part {
+    std::string name;
+    std::function<std::string()> run;        ///< empty, or what is wrong
+    std::map<const void*, uint64_t> memory;  ///< the allocations that pointers lay in
+  };
+  std::vector<Part> parts;
+};
+
+/// Behind StreamHandle when g++ compiles. Threads: any; one while work is captured.
 class EmulatedStream {
  public:
   EmulatedStream(const Options& options, DeviceMemory& memory)
       : options_(options), memory_(memory) {}
-  /// Empty, or what is wrong with the kernel.
-  std::string run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+  /// Empty, or what is wrong with the kernel, which is kept instead while work is captured.
+  std::string run(EmulatedLaunch launch);
   /// A launch's argument holds no pointer that a card could not follow; with Options::own_memory.
-  bool sees(const void* argument, size_t bytes) const;
+  bool sees(const void* argument, size_t bytes);
   bool lost() const { return lost_; }
 
+  bool captures() const { return graph_ != nullptr; }
+  void begin_capture() { graph_ = std::make_unique<EmulatedGraph>(); }
+  std::unique_ptr<EmulatedGraph> end_capture() { return std::exchange(graph_, nullptr); }
+  /// `memory` is what the part reaches, beside what sees() was shown.
+  void capture(std::string name, std::function<std::string()> part, const void* memory);
+  /// Empty, or which part of the graph went wrong, and how.
+  std::string run(const EmulatedGraph& graph) const;
+
  private:
+  std::string run_now(const EmulatedLaunch& launch);
+
   const Options options_;
   DeviceMemory& memory_;
   Grid grids_;
   std::atomic<int64_t> started_ = 0;
   std::atomic<bool> lost_ = false;
+  std::unique_ptr<EmulatedGraph> graph_;     // while work is captured
+  std::map<const void*, uint64_t> reached_;  // by the launch whose arguments were shown
 };
 
 }  // namespace fastserve::simt

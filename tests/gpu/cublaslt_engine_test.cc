@@ -32,10 +32,18 @@ class HostRuntime final : public Runtime {
   void copy_in(void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);
   }
+  Ticket copy_in_async(void* device, const void* host, size_t bytes) override {
+    copy_in(device, host, bytes);
+    return 0;
+  }
+  void wait(Ticket) override {}
   void copy_out(void* host, const void* device, size_t bytes) override {
     std::memcpy(host, device, bytes);
   }
   void fill_zero(void* device, size_t bytes) override { std::memset(device, 0, bytes); }
+  void begin_capture() override {}
+  std::unique_ptr<Graph> end_capture() override { return nullptr; }
+  void launch(Graph&) override {}
   void report(Error error) override {
     if (!kept_) kept_ = std::move(error);
   }

@@ -50,6 +50,8 @@ struct Work {
   std::unique_ptr<TrainMatrix> matrix;
   std::unique_ptr<DecodeOps> decode;
   std::unique_ptr<KvCache> cache;
+  std::unique_ptr<DeviceBuffer> pinned;
+  std::unique_ptr<DeviceGraph> graph;
 
   Status run() {
     FS_ASSIGN(device, plugin().make_device(0, {}));
@@ -77,8 +79,22 @@ struct Work {
     ops->sum_squares(floats, 4096);
     decode = device->make_decode_ops();
     FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
+    FS_TRY(run_graph(floats));
     device->copy_out(host.data(), floats, host.size() * sizeof(float));
     device->available_memory();
+    return device->sync();
+  }
+
+  /// A copy and a kernel, recorded, and started twice.
+  Status run_graph(float* floats) {
+    FS_ASSIGN(pinned, device->allocate_host(4096));
+    device->wait(device->copy_in_async(floats, pinned->data(), 4096));
+    device->begin_capture();
+    device->copy_in_async(floats, pinned->data(), 4096);
+    ops->add(floats, floats + 4096, floats + 8192, 4096);
+    graph = device->end_capture();
+    if (!graph) return device->sync();
+    for (int i = 0; i < 2; ++i) device->launch(*graph);
     return device->sync();
   }
 };
@@ -210,6 +226,40 @@ TEST_CASE("whichever call fails for once, the work ends with an error and nothin
 TEST_CASE("a card that is lost at whichever call is told as lost, and nothing leaks") {
   fail_each_call(kLaunchFailure, true, ErrorCode::kUnavailable);
   fail_each_call(kEccUncorrectable, true, ErrorCode::kUnavailable);
+}
+
+TEST_CASE(
+    "what cannot be captured ends in no graph and an error that names it, and nothing leaks") {
+  card().reset();
+  {
+    auto device = plugin().make_device(0, {});
+    REQUIRE(device.ok());
+    auto buffer = (*device)->allocate(1000);
+    REQUIRE(buffer.ok());
+    char bytes[8] = {};
+    const auto refuses = [&](const char* what, const auto& act) {
+      (*device)->begin_capture();
+      act();
+      CHECK((*device)->end_capture() == nullptr);
+      const Status status = (*device)->sync();
+      REQUIRE_FALSE(status.ok());
+      CHECK_MESSAGE(status.error().what.find(what) != std::string::npos, status.error().message());
+      CHECK((*device)->sync().ok());
+    };
+    refuses("to allocate memory", [&] { CHECK_FALSE((*device)->allocate(8).ok()); });
+    refuses("to free memory", [&] { buffer->reset(); });
+    auto other = (*device)->allocate(1000);
+    REQUIRE(other.ok());
+    void* const memory = (*other)->data();
+    refuses("that is not pinned", [&] { (*device)->copy_in(memory, bytes, 8); });
+    refuses("a copy from the card", [&] { (*device)->copy_out(bytes, memory, 8); });
+    refuses("to wait for the card", [&] { CHECK_FALSE((*device)->sync().ok()); });
+    refuses("another capture", [&] { (*device)->begin_capture(); });
+    (*device)->begin_capture();  // and a device that goes in the middle of one
+    other->reset();
+  }
+  CHECK_MESSAGE(card().live().none(), card().live().text());
+  card().reset();
 }
 
 TEST_CASE("a lost card stays lost, a call that failed once does not") {

@@ -36,6 +36,12 @@ cudaError_t allocate(std::map<const void*, size_t>& kept, size_t bytes, void** o
   return cudaSuccess;
 }
 
+/// What a card refuses while a stream's work is recorded.
+cudaError_t outside_capture() {
+  std::lock_guard lock(state().mutex);
+  return state().captures == nullptr ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
+}
+
 cudaError_t release(std::map<const void*, size_t>& kept, void* memory, cudaError_t result) {
   if (memory == nullptr) return cudaSuccess;
   std::lock_guard lock(state().mutex);
@@ -50,6 +56,7 @@ extern "C" {
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   STUB_CALL();
+  if (outside_capture() != cudaSuccess) return outside_capture();
   return allocate(state().allocations, bytes, pointer);
 }
 cudaError_t cudaMallocManaged(void** pointer, size_t bytes, unsigned) {
@@ -87,7 +94,58 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
   STUB_CALL();
+  return outside_capture();
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  STUB_CALL();
+  return make(state().events, reinterpret_cast<void**>(event));
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  return forget(state().events, event, stub_driver::enter(__func__));
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+  STUB_CALL();
   return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  STUB_CALL();
+  return outside_capture();
+}
+
+// A graph here holds nothing: what was recorded has been done, as far as copies and fills go.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  STUB_CALL();
+  if (mode != cudaStreamCaptureModeThreadLocal) return cudaErrorInvalidValue;
+  std::lock_guard lock(state().mutex);
+  if (state().captures != nullptr) return cudaErrorIllegalState;
+  state().captures = stream;
+  return cudaSuccess;
+}
+/// Ends the capture even where it is scripted to fail, as a card does with one that went wrong.
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  {
+    std::lock_guard lock(state().mutex);
+    if (state().captures != stream) return cudaErrorIllegalState;
+    state().captures = nullptr;
+  }
+  STUB_CALL();
+  return make(state().graphs, reinterpret_cast<void**>(graph));
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  STUB_CALL();
+  if (graph == nullptr) return cudaErrorInvalidValue;
+  return make(state().graphs, reinterpret_cast<void**>(made));
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
+  STUB_CALL();
+  return outside_capture();
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  return forget(state().graphs, graph, stub_driver::enter(__func__));
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  return forget(state().graphs, graph, stub_driver::enter(__func__));
 }
 
 }  // extern "C"

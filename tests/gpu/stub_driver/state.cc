@@ -26,7 +26,8 @@ class StateControl final : public Control {
   Live live() const override {
     State& s = state();
     std::lock_guard lock(s.mutex);
-    return {static_cast<int>(s.allocations.size()), static_cast<int>(s.streams.size())};
+    return {static_cast<int>(s.allocations.size()), static_cast<int>(s.streams.size()),
+            static_cast<int>(s.events.size()), static_cast<int>(s.graphs.size())};
   }
   std::vector<std::string> calls() const override {
     State& s = state();

@@ -18,7 +18,8 @@ struct State {
   bool lose = false, lost = false;
   cudaError_t last = cudaSuccess;
   std::map<const void*, size_t> allocations;
-  std::set<const void*> streams;
+  std::set<const void*> streams, events, graphs;  // a graph's executable is one, too
+  const void* captures = nullptr;                 // the stream whose work is recorded
 };
 State& state();
 

@@ -14,10 +14,11 @@ namespace stub_driver {
 
 /// What has been made and not yet given back.
 struct Live {
-  int allocations = 0, streams = 0;
-  bool none() const { return allocations + streams == 0; }
+  int allocations = 0, streams = 0, events = 0, graphs = 0;
+  bool none() const { return allocations + streams + events + graphs == 0; }
   std::string text() const {
-    return std::to_string(allocations) + " allocations, " + std::to_string(streams) + " streams";
+    return std::to_string(allocations) + " allocations, " + std::to_string(streams) + " streams, " +
+           std::to_string(events) + " events, " + std::to_string(graphs) + " graphs";
   }
 };
 

@@ -1,0 +1,68 @@
+#include "gpu/simt/pinned_memory.h"
+
+#include <functional>
+#include <string_view>
+
+namespace fastserve::simt {
+namespace {
+
+uint64_t hash_of(const void* data, size_t bytes) {
+  return std::hash<std::string_view>()({static_cast<const char*>(data), bytes});
+}
+
+}  // namespace
+
+class PinnedMemory::Block final : public DeviceBuffer {
+ public:
+  Block(std::shared_ptr<Kept> kept, size_t bytes) : kept_(std::move(kept)), memory_(bytes) {
+    const std::lock_guard lock(kept_->mutex);
+    kept_->blocks.emplace(static_cast<const std::byte*>(memory_.data()), bytes);
+  }
+  ~Block() override {
+    const std::lock_guard lock(kept_->mutex);
+    kept_->blocks.erase(static_cast<const std::byte*>(memory_.data()));
+  }
+  void* data() override { return memory_.data(); }
+  size_t bytes() const override { return memory_.bytes(); }
+
+ private:
+  const std::shared_ptr<Kept> kept_;
+  gpu::HostBlock memory_;
+};
+
+bool PinnedMemory::Kept::holds(const void* data, size_t bytes) const {
+  const std::lock_guard lock(mutex);
+  const auto* const from = static_cast<const std::byte*>(data);
+  const auto after = blocks.upper_bound(from);
+  if (after == blocks.begin()) return false;
+  const auto& [start, size] = *std::prev(after);
+  return from + bytes <= start + size;
+}
+
+std::unique_ptr<DeviceBuffer> PinnedMemory::allocate(size_t bytes) const {
+  if (bytes == 0) return std::make_unique<gpu::HostBlock>(bytes);
+  return std::make_unique<Block>(kept_, bytes);
+}
+
+gpu::Ticket PinnedMemory::started(const void* data, size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  copies_.push_back({++last_, data, bytes, hash_of(data, bytes)});
+  return last_;
+}
+
+std::string PinnedMemory::finish(gpu::Ticket ticket) {
+  const std::lock_guard lock(mutex_);
+  std::string wrong;
+  size_t done = 0;
+  for (; done < copies_.size() && copies_[done].ticket <= ticket; ++done) {
+    const Copy& copy = copies_[done];
+    if (!holds(copy.data, copy.bytes))
+      wrong = "pinned memory was freed before a copy from it was waited for";
+    else if (hash_of(copy.data, copy.bytes) != copy.seen)
+      wrong = "pinned memory was changed before a copy from it was waited for";
+  }
+  copies_.erase(copies_.begin(), copies_.begin() + static_cast<std::ptrdiff_t>(done));
+  return wrong;
+}
+
+}  // namespace fastserve::simt
