@@ -31,7 +31,8 @@ class GpuKvCache final : public KvCache {
   Memory memory_;
 };
 
-/// Rows of a batch: where each stands, and the tables of its sequences.
+/// Rows of a batch whose segments lie on the host: where each stands, and the tables of its
+/// sequences.
 struct Batch {
   explicit Batch(std::span<const Segment> segments) {
     for (const Segment& s : segments) {
@@ -41,12 +42,12 @@ struct Batch {
       if (rows.size() < end) rows.resize(end);
       for (int t = 0; t < s.rows; ++t)
         rows[static_cast<size_t>(s.first_row + t)] = {s.position + t, table};
-      if (s.rows > 0) last = std::max(last, s.position + s.rows - 1);
+      if (s.rows > 0) reach = std::max(reach, s.position + s.rows);
     }
   }
   std::vector<DecodeRow> rows;
   std::vector<int32_t> blocks;
-  int last = 0;  ///< largest position
+  int reach = 0;
 };
 
 constexpr size_t kMostPartials = 64 << 20;  ///< bytes
@@ -62,11 +63,12 @@ Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& 
 void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op) {
   auto& cache = static_cast<GpuKvCache&>(*op.cache);
   const KvShape& kv = cache.shape();
-  const Batch batch(op.segments);
-  const int rows = static_cast<int>(batch.rows.size()), dim = op.shape.head_dim;
+  const Batch batch(op.resident ? std::span<const Segment>() : op.segments);
+  const int rows = op.resident ? op.resident->rows : static_cast<int>(batch.rows.size());
+  const int reach = op.resident ? op.resident->reach : batch.reach, dim = op.shape.head_dim;
   if (rows == 0) return;
   FS_CHECK(dim <= 2 * kAttendThreads);
-  const int chunks = batch.last / kChunk + 1, group = op.shape.heads / op.shape.kv_heads;
+  const int chunks = (reach + kChunk - 1) / kChunk, group = op.shape.heads / op.shape.kv_heads;
   const unsigned groups = static_cast<unsigned>((group + kAttendHeads - 1) / kAttendHeads);
   const unsigned whole = static_cast<unsigned>(rows * op.shape.kv_heads) * groups;
   const size_t partials =
@@ -85,8 +87,8 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
       .head_dim = dim,
       .rows = rows,
       .qkv = op.qkv,
-      .row = workspace.upload(std::span(batch.rows)),
-      .blocks = workspace.upload(std::span(batch.blocks)),
+      .row = op.resident ? op.resident->places : workspace.upload(std::span(batch.rows)),
+      .blocks = op.resident ? op.resident->blocks : workspace.upload(std::span(batch.blocks)),
       .keys = cache.keys(op.layer),
       .values = cache.values(op.layer),
       .slots = GpuKvCache::slots(kv),

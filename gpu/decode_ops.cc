@@ -8,6 +8,7 @@
 #include "gpu/kernels/decode_rows.cuh"
 #include "gpu/kernels/embed.cuh"
 #include "gpu/launch.h"
+#include "gpu/sampling.h"
 
 namespace fastserve::gpu {
 namespace {
@@ -26,10 +27,13 @@ class GpuDecodeOps final : public DecodeOps {
   }
 
   void embed(const DecodeEmbed& op) override {
-    const size_t rows = op.tokens.size();
-    if (rows == 0 || !workspace_.begin(2 * Workspace::room<int32_t>(rows))) return;
-    const int32_t* const tokens = workspace_.upload(op.tokens);
-    const int32_t* const positions = op.position_table ? workspace_.upload(op.positions) : nullptr;
+    const size_t rows = op.resident ? size_t(op.resident->rows) : op.tokens.size();
+    if (rows == 0 || !workspace_.begin(op.resident ? 0 : 2 * Workspace::room<int32_t>(rows)))
+      return;
+    const int32_t* const tokens = op.resident ? op.resident->tokens : workspace_.upload(op.tokens);
+    const int32_t* const positions = op.resident         ? op.resident->positions
+                                     : op.position_table ? workspace_.upload(op.positions)
+                                                         : nullptr;
     const auto start = [&]<class T>() {
       launch(runtime_, {"embed_forward", {static_cast<unsigned>(rows)}, {128}}, embed_forward<T>,
              tokens, positions, static_cast<const T*>(op.token_table), op.position_table, op.out,
@@ -42,6 +46,12 @@ class GpuDecodeOps final : public DecodeOps {
 
   void matmul(const DecodeMatmul& op) override;
   void attention(const DecodeAttention& op) override { decode_attention(runtime_, workspace_, op); }
+
+  bool resident() const override { return true; }
+  void draw(const DecodeDraw& op) override {
+    start_sampling(runtime_, op.logits, op.rows, op.vocab, op.ld, op.draws, op.tokens);
+  }
+  uint64_t scratch_version() const override { return workspace_.version(); }
 
   void cross_entropy(const float* logits, int rows, int vocab, int ld,
                      std::span<const int32_t> targets, double* losses) override {
@@ -107,7 +117,8 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
                                    .bias = op.bias,
                                    .y = op.out,
                                    .y_ld = op.out_ld};
-  if (quantised || bfloat || op.norm || !op.gather.empty()) {
+  if (quantised || bfloat || op.norm || op.resident_gather || !op.gather.empty()) {
+    prepare.gather = op.resident_gather;
     if (!op.gather.empty()) prepare.gather = workspace_.upload(op.gather);
     void* const x = workspace_.take<float>(n);
     if (quantised) {

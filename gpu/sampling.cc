@@ -7,6 +7,13 @@
 
 namespace fastserve::gpu {
 
+void start_sampling(Runtime& runtime, const float* logits, int rows, int vocab, int ld,
+                    const SampleRow* how, int32_t* tokens) {
+  launch(runtime,
+         {"sample_rows", {static_cast<unsigned>(rows)}, {kSampleThreads}, sizeof(SampleShared)},
+         sample_rows, logits, vocab, ld, how, tokens);
+}
+
 void sample_tokens(Runtime& runtime, Workspace& workspace, const float* logits, int vocab, int ld,
                    std::span<const SampleRow> rows, std::span<int32_t> tokens) {
   std::fill(tokens.begin(), tokens.end(), -1);
@@ -15,10 +22,7 @@ void sample_tokens(Runtime& runtime, Workspace& workspace, const float* logits, 
     return;
   const SampleRow* const how = workspace.upload(rows);
   int32_t* const drawn = workspace.take<int32_t>(rows.size());
-  launch(
-      runtime,
-      {"sample_rows", {static_cast<unsigned>(rows.size())}, {kSampleThreads}, sizeof(SampleShared)},
-      sample_rows, logits, vocab, ld, how, drawn);
+  start_sampling(runtime, logits, static_cast<int>(rows.size()), vocab, ld, how, drawn);
   runtime.copy_out(tokens.data(), drawn, tokens.size_bytes());
 }
 

@@ -26,6 +26,7 @@ class Workspace {
     used_ = 0;
     if (bytes <= memory_.bytes()) return true;
     memory_ = Memory();  // first, so that both need not fit at once
+    ++version_;
     Result<Memory> larger = Memory::allocate(runtime_, bytes + bytes / 4);
     if (!larger.ok()) {
       runtime_.report(larger.error());
@@ -34,6 +35,8 @@ class Workspace {
     memory_ = std::move(larger).value();
     return true;
   }
+  /// Another number when memory has been given back that captured work may use.
+  uint64_t version() const { return version_; }
   template <class T>
   T* take(size_t n) {
     T* const taken = reinterpret_cast<T*>(static_cast<std::byte*>(memory_.data()) + used_);
@@ -54,6 +57,7 @@ class Workspace {
   Runtime& runtime_;
   Memory memory_;
   size_t used_ = 0;
+  uint64_t version_ = 0;
 };
 
 }  // namespace fastserve::gpu

@@ -73,6 +73,39 @@ struct Segment {
   std::span<const int32_t> blocks;  ///< host; block i holds positions i*block_tokens ...
 };
 
+/// Where a row of a batch stands.
+struct RowPlace {
+  int32_t position;  ///< below 0: nowhere. Such a row writes no key or value and attends to zeros
+  int32_t table;     ///< of its sequence: first entry in the block tables
+};
+
+/// A step's rows in device memory, where DecodeOps::resident(). Operations read them there as they
+/// run, so that captured ones have the rows of then; only the number of rows and their reach are
+/// told beforehand.
+struct ResidentRows {
+  const int32_t *tokens, *positions;  ///< [rows]
+  const RowPlace* places;             ///< [rows]
+  const int32_t* blocks;              ///< block tables, one after another
+  int rows;
+  int reach;  ///< every position is below it
+};
+
+/// How a row's token is drawn: order and meaning of serve/sampler.h (temperature, top-k with ties,
+/// top-p with equal ones by id, min-p).
+struct TokenDraw {
+  float temperature = 0;  ///< below 1e-6: the likeliest, of equal ones the lowest id
+  int32_t top_k = 0;      ///< 0: all
+  float top_p = 1;        ///< 1: all
+  float min_p = 0;        ///< 0: all
+  double uniform = 0;     ///< in [0, 1)
+};
+struct DecodeDraw {
+  const float* logits;  ///< [rows, ld]
+  int rows, vocab, ld;
+  const TokenDraw* draws;  ///< device [rows]
+  int32_t* tokens;         ///< device [rows]; -1 where a row's logits are not finite
+};
+
 struct DecodeEmbed {
   std::span<const int32_t> tokens, positions;
   const void* token_table;  ///< [vocab, channels] of `type`
@@ -80,6 +113,7 @@ struct DecodeEmbed {
   const float* position_table;  ///< [positions, channels] or null
   float* out;
   int channels;
+  const ResidentRows* resident = nullptr;  ///< instead of tokens and positions
 };
 
 /// A norm fused in front of a matmul.
@@ -105,6 +139,7 @@ struct DecodeMatmul {
   DecodeEpilogue epilogue;
   float* out;
   int out_ld;
+  const int32_t* resident_gather = nullptr;  ///< `gather` in device memory, instead of it
 };
 
 /// Per row: optional q/k norm, RoPE, append of k and v to the cache, attention over the sequence so far.
@@ -120,6 +155,7 @@ struct DecodeAttention {
   int window;
   float scale;
   float* out;  ///< [rows, heads * head_dim]
+  const ResidentRows* resident = nullptr;  ///< instead of segments
 };
 
 /// Threads: one caller at a time.
@@ -135,6 +171,13 @@ class DecodeOps {
   /// losses[r] = -log softmax(logits[r])[targets[r]]; logits [rows, ld], host results.
   virtual void cross_entropy(const float* logits, int rows, int vocab, int ld,
                              std::span<const int32_t> targets, double* losses) = 0;
+
+  /// True: operations take their rows from device memory, and draw() is there.
+  virtual bool resident() const { return false; }
+  virtual void draw(const DecodeDraw&) {}
+  /// Another number when scratch memory that captured operations work in has been given back: what
+  /// was captured before must not be started any more.
+  virtual uint64_t scratch_version() const { return 0; }
 };
 
 }  // namespace fastserve

@@ -19,6 +19,7 @@ struct DecoderOptions {
   int block_tokens = 16;
   int max_rows = 512;  ///< rows of one step
   int max_logits = 0;  ///< rows of one step that may want logits; 0: max_rows
+  int graphs = 32;     ///< shapes of decode steps kept captured, on a device that captures; 0: none
 };
 
 /// One model ready to answer: packed weights, KV pool, activations.
@@ -47,6 +48,23 @@ class Decoder {
   virtual Result<std::span<const float>> step(std::span<const int32_t> tokens,
                                               std::span<const Segment> segments,
                                               std::span<const int32_t> wanted) = 0;
+
+  /// True: the device draws tokens, and logits need not come to the host.
+  virtual bool draws() const { return false; }
+  /// As step(), but the result is a token for each row of `wanted`, drawn as `draws` says of it; -1
+  /// where its logits are not finite. Requires draws().
+  virtual Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> /*tokens*/,
+                                                         std::span<const Segment> /*segments*/,
+                                                         std::span<const int32_t> /*wanted*/,
+                                                         std::span<const TokenDraw> /*draws*/) {
+    return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
+  }
+  /// The logits of the last step_and_draw()'s row wanted[i]; valid until the next call.
+  virtual Result<std::span<const float>> logits_of(size_t /*i*/) {
+    return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
+  }
+  /// Steps that ran as one captured graph so far.
+  virtual int64_t graph_steps() const { return 0; }
 
   /// -log p of tokens[i+1] given tokens[0..i], tokens.size()-1 values; needs enough free blocks,
   /// passed in `blocks`. For perplexity and logprobs of prompts.

@@ -170,18 +170,53 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
     wanted_.push_back(first + turn.rows - 1);
     answering_.push_back(&live);
   }
-  const auto stepped = decoder_->step(tokens_, segments_, wanted_);
+  sampled_.clear();
+  const Status stepped = decoder_->draws() ? draw_answers() : sample_answers();
   if (!stepped.ok()) return abandon(turns, stepped.error());
-  const std::span<const float> logits = *stepped;
   scheduler_.advance();
-  const size_t vocab = static_cast<size_t>(decoder_->config().vocab_size);
   size_t kept = 0;
   for (size_t i = 0; i < answering_.size(); ++i) {
     const RequestId id = answering_[i]->id;
-    take_token(*answering_[i], logits.subspan(i * vocab, vocab));
+    take_token(*answering_[i], std::move(sampled_[i]));
     if (live_.contains(id)) answering_[kept++] = answering_[i];
   }
   answering_.resize(kept);
+}
+
+Status Engine::sample_answers() {
+  FS_ASSIGN(const std::span<const float> logits, decoder_->step(tokens_, segments_, wanted_));
+  const size_t vocab = static_cast<size_t>(decoder_->config().vocab_size);
+  for (size_t i = 0; i < answering_.size(); ++i)
+    sampled_.push_back(sample(*answering_[i], logits.subspan(i * vocab, vocab)));
+  return {};
+}
+
+/// Only tokens come from the device, and the logits of those that want more of them than that.
+Status Engine::draw_answers() {
+  draws_.clear();
+  std::vector<size_t> here;
+  for (size_t i = 0; i < answering_.size(); ++i) {
+    const auto draw = draw_on_device(answering_[i]->request.sampling, answering_[i]->generated());
+    if (!draw) here.push_back(i);
+    draws_.push_back(draw.value_or(TokenDraw{}));
+  }
+  FS_ASSIGN(const std::span<const int32_t> tokens,
+            decoder_->step_and_draw(tokens_, segments_, wanted_, draws_));
+  for (const int32_t token : tokens) {
+    if (token < 0)
+      sampled_.push_back(logits_not_finite());
+    else
+      sampled_.push_back(GeneratedToken{token, 0, {}});
+  }
+  for (const size_t i : here) {
+    FS_ASSIGN(const std::span<const float> logits, decoder_->logits_of(i));
+    sampled_[i] = sample(*answering_[i], logits);
+  }
+  return {};
+}
+
+Result<GeneratedToken> Engine::sample(const Live& live, std::span<const float> logits) {
+  return sampler_.sample(logits, live.request.sampling, live.tokens, live.generated());
 }
 
 /// A device that has failed answers none of the requests it was at work on.
@@ -192,8 +227,7 @@ void Engine::abandon(std::span<const Scheduler::Turn> turns, const Error& error)
     end(static_cast<Live&>(*turn.sequence), FinishReason::kError, error);
 }
 
-void Engine::take_token(Live& live, std::span<const float> logits) {
-  auto sampled = sampler_.sample(logits, live.request.sampling, live.tokens, live.generated());
+void Engine::take_token(Live& live, Result<GeneratedToken> sampled) {
   if (!sampled.ok()) return end(live, FinishReason::kError, std::move(sampled).error());
   const int32_t token = sampled->token;
   live.tokens.push_back(token);

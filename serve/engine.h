@@ -62,7 +62,10 @@ class Engine {
   void expire(Nanoseconds now);
   void run(std::span<const Scheduler::Turn> turns);
   void abandon(std::span<const Scheduler::Turn> turns, const Error& error);
-  void take_token(Live& live, std::span<const float> logits);
+  Status sample_answers();
+  Status draw_answers();
+  Result<GeneratedToken> sample(const Live& live, std::span<const float> logits);
+  void take_token(Live& live, Result<GeneratedToken> sampled);
   FinishReason finish_of(const Live& live, int32_t token) const;
   void end(Live& live, FinishReason reason, std::optional<Error> error = {});
   GenerateEvent& event_of(Live& live);
@@ -79,7 +82,9 @@ class Engine {
   // The batch of one step, kept to be filled again.
   std::vector<int32_t> tokens_, wanted_;
   std::vector<Segment> segments_;
+  std::vector<TokenDraw> draws_;
   std::vector<Live*> answering_;
+  std::vector<Result<GeneratedToken>> sampled_;  // of those that are answering
 };
 
 }  // namespace fastserve

@@ -37,6 +37,20 @@ double block_sum(const float* weights, size_t n) {
 
 }  // namespace
 
+Error logits_not_finite() {
+  return {ErrorCode::kInternal, "the model's logits are not finite", "",
+          "its weights may be damaged: `fsctl models verify` checks them"};
+}
+
+std::optional<TokenDraw> draw_on_device(const SamplingParameters& parameters, int64_t index) {
+  if (parameters.repetition_penalty != 1.0 || parameters.top_logprobs >= 0) return std::nullopt;
+  return TokenDraw{.temperature = static_cast<float>(parameters.temperature),
+                   .top_k = parameters.top_k,
+                   .top_p = static_cast<float>(parameters.top_p),
+                   .min_p = static_cast<float>(parameters.min_p),
+                   .uniform = Rng(parameters.seed, static_cast<uint64_t>(index)).uniform()};
+}
+
 TokenSampler::TokenSampler(int vocab_size)
     : vocab_size_(vocab_size),
       scan_(vocab_size),
@@ -68,9 +82,7 @@ Result<TokenSampler::Distribution> TokenSampler::distribution(std::span<const fl
   FS_CHECK(logits.size() == every_token_.size());
   if (parameters.repetition_penalty != 1.0)
     logits = penalise(logits, parameters.repetition_penalty, history);
-  if (!scan_.scan(logits))
-    return Error{ErrorCode::kInternal, "the model's logits are not finite", "",
-                 "its weights may be damaged: `fsctl models verify` checks them"};
+  if (!scan_.scan(logits)) return logits_not_finite();
   if (greedy(parameters)) {
     kept_.assign(1, scan_.argmax());
     kept_weights_.assign(1, 1.0f);

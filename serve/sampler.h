@@ -3,9 +3,11 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "model/decode_ops.h"
 #include "serve/logit_scan.h"
 #include "serve/request.h"
 
@@ -70,6 +72,15 @@ class TokenSampler {
   static constexpr size_t kBins = 1024;
   std::array<double, kBins> bin_mass_;
 };
+
+/// What sample() says of logits that are not finite.
+Error logits_not_finite();
+
+/// How a device that draws is asked for token number `index` of an answer. Its distribution is
+/// sample()'s; its sums are exact and sample()'s are floats', so that for one draw in some hundred
+/// thousand, between two tokens, the other may be taken. Nothing when sample() has to do it: with
+/// a repetition penalty, or where logprobs are asked for. That depends on the parameters alone.
+std::optional<TokenDraw> draw_on_device(const SamplingParameters& parameters, int64_t index);
 
 /// The probability of every token after the processors: the whole vocabulary, zeros included. A
 /// parameter at its default leaves its processor out.

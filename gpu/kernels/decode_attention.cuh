@@ -4,14 +4,11 @@
 #include "gpu/kernels/attention.cuh"
 #include "gpu/kernels/rotary.cuh"
 #include "gpu/kernels/wide.cuh"
+#include "model/decode_ops.h"
 
 namespace fastserve::gpu {
 
-/// Where a row of the batch stands.
-struct DecodeRow {
-  int position;
-  int table;  ///< of its sequence: first entry in `blocks`
-};
+using DecodeRow = RowPlace;
 
 struct DecodeAttentionArguments {
   int heads, kv_heads, head_dim, rows;
@@ -46,6 +43,7 @@ __global__ void append_heads(DecodeAttentionArguments p) {
   if (item >= p.rows * all) return;
   const int h = item % all, dim = p.head_dim;
   const DecodeRow me = p.row[item / all];
+  if (me.position < 0) return;
   float* const head = p.qkv + at(item, dim);
   const float* const weight = h < p.heads ? p.q_norm : h < normed ? p.k_norm : nullptr;
   float inverse = 1;
@@ -223,6 +221,12 @@ __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionA
   const int row = blockIdx.x, kv = blockIdx.y / groups;
   const int head = kv * group + blockIdx.y % groups * kAttendHeads, left = (kv + 1) * group - head;
   const DecodeRow me = p.row[row];
+  if (me.position < 0) {  // stands nowhere
+    const int count = (left < kAttendHeads ? left : kAttendHeads) * dim;
+    for (int i = threadIdx.x; i < count && blockIdx.z == 0; i += kAttendThreads)
+      p.out[at(row, p.heads * dim, head * dim + i)] = 0;
+    return;
+  }
   const int first = p.window > 0 && me.position >= p.window ? me.position - p.window + 1 : 0;
   const bool split = gridDim.z > 1;
   const int begin = split ? int(blockIdx.z) : first / kChunk;
@@ -261,6 +265,7 @@ __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionA
 static __global__ void join_chunks(DecodeAttentionArguments p) {
   const int row = blockIdx.x, head = blockIdx.y, dim = p.head_dim;
   const int position = p.row[row].position;
+  if (position < 0) return;
   const int first = p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
   const float* const parts =
       p.partials + at(row, p.heads, head) * size_t(p.chunks) * size_t(dim + 2);

@@ -1,17 +1,22 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "model/huggingface.h"
 #include "model/transformer/decoder_weights.h"
 #include "model/transformer/rope_table.h"
+#include "model/transformer/step_graphs.h"
+#include "model/transformer/step_inputs.h"
 
 namespace fastserve {
 namespace {
 
 /// Rows whose logits score() holds at once.
 constexpr int kScoreRows = 64;
+/// Captured steps reach so many positions, or twice, four times as many...
+constexpr unsigned kLeastReach = 256;
 
 class TransformerDecoder final : public Decoder {
  public:
@@ -26,6 +31,13 @@ class TransformerDecoder final : public Decoder {
   Result<std::span<const float>> step(std::span<const int32_t> tokens,
                                       std::span<const Segment> segments,
                                       std::span<const int32_t> wanted) override;
+  bool draws() const override { return inputs_ != nullptr; }
+  Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> tokens,
+                                                 std::span<const Segment> segments,
+                                                 std::span<const int32_t> wanted,
+                                                 std::span<const TokenDraw> draws) override;
+  Result<std::span<const float>> logits_of(size_t i) override;
+  int64_t graph_steps() const override { return graphs_ ? graphs_->started() : 0; }
   Result<std::vector<double>> score(std::span<const int32_t> tokens,
                                     std::span<const int32_t> blocks) override;
 
@@ -33,8 +45,13 @@ class TransformerDecoder final : public Decoder {
   TransformerDecoder(Device& device, const ModelConfig& config, const DecoderOptions& options)
       : device_(device), ops_(device.make_decode_ops()), config_(config), options_(options) {}
   Status allocate();
+  void check(std::span<const int32_t> tokens, std::span<const Segment> segments);
+  Status run(std::span<const int32_t> tokens, std::span<const Segment> segments,
+             std::span<const int32_t> wanted, std::span<const TokenDraw> draws);
+  bool decodes_only(std::span<const Segment> segments, std::span<const int32_t> wanted) const;
   void layers(std::span<const int32_t> tokens, std::span<const Segment> segments);
-  void logits(std::span<const int32_t> wanted);
+  void logits(int rows, std::span<const int32_t> wanted, const int32_t* resident_wanted);
+  void draw(int rows);
   void multiply(const DecodeMatrix& weight, const float* x, const float* norm,
                 const float* norm_bias, const float* bias, DecodeEpilogue epilogue, float* out,
                 int out_ld);
@@ -47,6 +64,9 @@ class TransformerDecoder final : public Decoder {
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<DeviceBuffer> memory_;
   std::unique_ptr<DeviceBuffer> answer_;  ///< logits_ on the host, when they lie elsewhere
+  std::unique_ptr<StepInputs> inputs_;    ///< where the device's operations read their rows there
+  std::unique_ptr<StepGraphs> graphs_;
+  std::unique_ptr<DeviceBuffer> drawn_, drawn_answer_;  ///< tokens, on the device and on the host
   const float* rope_table_ = nullptr;
   float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *hidden_ = nullptr,
         *logits_ = nullptr;
@@ -122,6 +142,14 @@ Status TransformerDecoder::allocate() {
               device_.allocate_host(static_cast<size_t>(options_.max_logits) *
                                     static_cast<size_t>(config_.vocab_size) * sizeof(float)));
   }
+  if (ops_->resident()) {
+    FS_ASSIGN(inputs_, StepInputs::make(device_, options_, config_.max_positions));
+    const size_t bytes = static_cast<size_t>(options_.max_logits) * sizeof(int32_t);
+    FS_ASSIGN(drawn_, device_.allocate(bytes));
+    FS_ASSIGN(drawn_answer_, device_.allocate_host(bytes));
+    if (device_.captures() && options_.graphs > 0)
+      graphs_ = std::make_unique<StepGraphs>(device_, *ops_, options_.graphs);
+  }
   positions_.resize(rows);
   wanted_.resize(rows);
   return {};
@@ -140,11 +168,11 @@ void TransformerDecoder::multiply(const DecodeMatrix& weight, const float* x, co
                 .bias = bias,
                 .epilogue = epilogue,
                 .out = out,
-                .out_ld = out_ld});
+                .out_ld = out_ld,
+                .resident_gather = nullptr});
 }
 
-void TransformerDecoder::layers(std::span<const int32_t> tokens,
-                                std::span<const Segment> segments) {
+void TransformerDecoder::check(std::span<const int32_t> tokens, std::span<const Segment> segments) {
   rows_ = static_cast<int>(tokens.size());
   FS_CHECK(rows_ > 0 && rows_ <= options_.max_rows);
   int covered = 0;
@@ -158,7 +186,11 @@ void TransformerDecoder::layers(std::span<const int32_t> tokens,
   }
   FS_CHECK(covered == rows_);
   for (int32_t token : tokens) FS_CHECK(token >= 0 && token < config_.vocab_size);
+}
 
+void TransformerDecoder::layers(std::span<const int32_t> tokens,
+                                std::span<const Segment> segments) {
+  const ResidentRows* const resident = inputs_ ? &inputs_->rows() : nullptr;
   ops_->embed({.tokens = tokens,
                .positions = {positions_.data(), tokens.size()},
                .token_table = weights_.token_table->data(),
@@ -167,7 +199,8 @@ void TransformerDecoder::layers(std::span<const int32_t> tokens,
                                      ? static_cast<const float*>(weights_.position_table->data())
                                      : nullptr,
                .out = x_,
-               .channels = config_.hidden_size});
+               .channels = config_.hidden_size,
+               .resident = resident});
   const bool swiglu = config_.mlp == MlpKind::kSwiGlu;
   const int hidden = config_.hidden_size;
   for (int l = 0; l < config_.layers; ++l) {
@@ -185,7 +218,8 @@ void TransformerDecoder::layers(std::span<const int32_t> tokens,
                      .epsilon = config_.norm_epsilon,
                      .window = config_.sliding_window,
                      .scale = static_cast<float>(1.0 / std::sqrt(double(config_.head_dim))),
-                     .out = attended_});
+                     .out = attended_,
+                     .resident = resident});
     multiply(*w.output, attended_, nullptr, nullptr, w.output_bias, DecodeEpilogue::kAdd, x_,
              hidden);
     multiply(*w.up, x_, w.norm2, w.norm2_bias, w.up_bias,
@@ -195,33 +229,104 @@ void TransformerDecoder::layers(std::span<const int32_t> tokens,
   }
 }
 
-void TransformerDecoder::logits(std::span<const int32_t> wanted) {
+/// Of batch rows `wanted`, or those that `resident_wanted` names; of the first `rows` without.
+void TransformerDecoder::logits(int rows, std::span<const int32_t> wanted,
+                                const int32_t* resident_wanted) {
   const DecodeNorm norm{config_.norm, weights_.final_norm, weights_.final_norm_bias,
                         config_.norm_epsilon};
   ops_->matmul({.weight = weights_.head.get(),
                 .x = x_,
-                .rows = static_cast<int>(wanted.size()),
+                .rows = rows,
                 .x_ld = config_.hidden_size,
                 .gather = wanted,
                 .norm = &norm,
                 .bias = nullptr,
                 .epilogue = DecodeEpilogue::kStore,
                 .out = logits_,
-                .out_ld = config_.vocab_size});
+                .out_ld = config_.vocab_size,
+                .resident_gather = resident_wanted});
+}
+
+void TransformerDecoder::draw(int rows) {
+  ops_->draw({.logits = logits_,
+              .rows = rows,
+              .vocab = config_.vocab_size,
+              .ld = config_.vocab_size,
+              .draws = inputs_->draws(),
+              .tokens = static_cast<int32_t*>(drawn_->data())});
+}
+
+/// Every row is one sequence's next token, and each is answered.
+bool TransformerDecoder::decodes_only(std::span<const Segment> segments,
+                                      std::span<const int32_t> wanted) const {
+  if (segments.size() != wanted.size() || static_cast<int>(wanted.size()) != rows_) return false;
+  for (size_t i = 0; i < wanted.size(); ++i)
+    if (wanted[i] != static_cast<int32_t>(i)) return false;
+  return true;
+}
+
+Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const Segment> segments,
+                               std::span<const int32_t> wanted, std::span<const TokenDraw> draws) {
+  FS_CHECK(wanted.size() <= static_cast<size_t>(options_.max_logits));
+  FS_CHECK(draws.empty() || draws.size() == wanted.size());
+  check(tokens, segments);
+  for (int32_t row : wanted) FS_CHECK(row >= 0 && row < rows_);
+  const int answers = static_cast<int>(wanted.size());
+  if (!inputs_) {
+    layers(tokens, segments);
+    if (answers > 0) logits(answers, wanted, nullptr);
+    return {};
+  }
+  StepShape shape{.rows = rows_, .reach = 0, .draws = !draws.empty()};
+  for (const Segment& s : segments) shape.reach = std::max(shape.reach, s.position + s.rows);
+  const bool captured = graphs_ && decodes_only(segments, wanted);
+  if (captured) {  // of few shapes: rows that stand nowhere fill them
+    const int most = std::min(options_.max_rows, options_.max_logits);
+    shape.rows = std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows_))), most);
+    shape.reach =
+        static_cast<int>(std::max(kLeastReach, std::bit_ceil(static_cast<unsigned>(shape.reach))));
+  }
+  inputs_->fill({tokens, segments, wanted, draws, shape.rows, shape.reach});
+  if (captured) rows_ = shape.rows;
+  const auto work = [&] {
+    layers({}, {});
+    const int drawn = captured ? rows_ : answers;
+    if (drawn > 0) logits(drawn, {}, captured ? nullptr : inputs_->wanted());
+    if (drawn > 0 && shape.draws) draw(drawn);
+  };
+  if (captured) return graphs_->run(shape, work);
+  work();
+  return {};
 }
 
 Result<std::span<const float>> TransformerDecoder::step(std::span<const int32_t> tokens,
                                                         std::span<const Segment> segments,
                                                         std::span<const int32_t> wanted) {
-  FS_CHECK(wanted.size() <= static_cast<size_t>(options_.max_logits));
-  layers(tokens, segments);
-  for (int32_t row : wanted) FS_CHECK(row >= 0 && row < rows_);
-  if (!wanted.empty()) logits(wanted);
+  FS_TRY(run(tokens, segments, wanted, {}));
   const size_t n = wanted.size() * static_cast<size_t>(config_.vocab_size);
   if (answer_ != nullptr) device_.copy_out(answer_->data(), logits_, n * sizeof(float));
   FS_TRY(device_.sync());
   return std::span<const float>(
       answer_ != nullptr ? static_cast<const float*>(answer_->data()) : logits_, n);
+}
+
+Result<std::span<const int32_t>> TransformerDecoder::step_and_draw(
+    std::span<const int32_t> tokens, std::span<const Segment> segments,
+    std::span<const int32_t> wanted, std::span<const TokenDraw> draws) {
+  FS_CHECK(inputs_ != nullptr && draws.size() == wanted.size());
+  FS_TRY(run(tokens, segments, wanted, draws));
+  device_.copy_out(drawn_answer_->data(), drawn_->data(), wanted.size() * sizeof(int32_t));
+  FS_TRY(device_.sync());
+  return std::span(static_cast<const int32_t*>(drawn_answer_->data()), wanted.size());
+}
+
+Result<std::span<const float>> TransformerDecoder::logits_of(size_t i) {
+  const size_t vocab = static_cast<size_t>(config_.vocab_size);
+  FS_CHECK(i < static_cast<size_t>(options_.max_logits));
+  if (answer_ == nullptr) return std::span<const float>(logits_ + i * vocab, vocab);
+  device_.copy_out(answer_->data(), logits_ + i * vocab, vocab * sizeof(float));
+  FS_TRY(device_.sync());
+  return std::span(static_cast<const float*>(answer_->data()), vocab);
 }
 
 Result<std::vector<double>> TransformerDecoder::score(std::span<const int32_t> tokens,
@@ -233,12 +338,15 @@ Result<std::vector<double>> TransformerDecoder::score(std::span<const int32_t> t
   for (int done = 0; done < rows; done += options_.max_rows) {
     const int chunk = std::min(options_.max_rows, rows - done);
     const Segment segment{.first_row = 0, .rows = chunk, .position = done, .blocks = blocks};
-    layers(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(chunk)), {&segment, 1});
+    const auto part = tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(chunk));
+    check(part, {&segment, 1});
+    if (inputs_) inputs_->fill({part, {&segment, 1}, {}, {}, chunk, done + chunk});
+    layers(part, {&segment, 1});
     for (int first = 0; first < chunk; first += strip) {
       const size_t n = static_cast<size_t>(std::min(strip, chunk - first));
       const size_t from = static_cast<size_t>(done + first);
       for (size_t i = 0; i < n; ++i) wanted_[i] = first + static_cast<int>(i);
-      logits({wanted_.data(), n});
+      logits(static_cast<int>(n), {wanted_.data(), n}, nullptr);
       ops_->cross_entropy(logits_, static_cast<int>(n), config_.vocab_size, config_.vocab_size,
                           tokens.subspan(from + 1, n), losses.data() + from);
     }

@@ -3,6 +3,7 @@ fastserve_test(gpu_ops
           ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/emulator_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/graph_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/decode_graph_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/gpu_step_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/rounding_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/sampling_op_test.cc

@@ -120,6 +120,34 @@ TEST_CASE("an answer has the tokens the model says, and ends at max_tokens") {
   CHECK(a.events == 12);
 }
 
+TEST_CASE("a device that draws gives tokens alone, and logits of those who ask for more") {
+  Stage stage({.draws = true});
+  script(stage, "Once", " upon a time");
+  GenerateRequest cold = request("Once", 12), warm = request("Once", 12), curious = cold;
+  warm.sampling = {.temperature = 0.7, .top_k = 40, .top_p = 0.9, .min_p = 0.01, .seed = 5};
+  curious.sampling.top_logprobs = 0;
+  GenerateRequest repeating = cold;
+  repeating.sampling.repetition_penalty = 1.1;
+  for (const GenerateRequest& r : {cold, warm}) CHECK(stage.alone(r).text == " upon a time");
+  CHECK(stage.record->logits_read == 0);
+  REQUIRE(stage.record->draws.size() == 24);
+  CHECK(stage.record->draws[0].temperature == 0);
+  const TokenDraw third = stage.record->draws[12 + 2];
+  CHECK(third.temperature == 0.7f);
+  CHECK(third.top_k == 40);
+  CHECK(third.top_p == 0.9f);
+  CHECK(third.min_p == 0.01f);
+  CHECK(third.uniform == Rng(5, 2).uniform());
+  const std::vector<uint64_t> ids = {stage.ask(cold), stage.ask(curious), stage.ask(repeating)};
+  stage.run();
+  for (const uint64_t id : ids) CHECK(stage.answers[id].text == " upon a time");
+  CHECK(stage.record->logits_read == 24);
+  stage.record->poison = std::nanf("");
+  const Answer poisoned = stage.alone(cold);
+  REQUIRE(poisoned.error);
+  CHECK(poisoned.error->what.find("not finite") != std::string::npos);
+}
+
 TEST_CASE("an end token ends the answer and is no text, unless told to go on") {
   Stage stage({.vocab = 300, .eos = {299, 10}});
   script(stage, "a", "bc");

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,6 +20,7 @@ namespace fastserve {
 struct FakeShape {
   int vocab = 256, positions = 64, blocks = 16, block_tokens = 4, max_rows = 32;
   std::vector<int> eos = {};
+  bool draws = false;  ///< as a device that draws tokens itself
 };
 
 /// What several tests want to know of a decoder after it moved into an engine.
@@ -29,6 +32,8 @@ struct FakeRecord {
   std::map<std::vector<int32_t>, int32_t> script;
   float poison = 0;              ///< not 0: the logits of every row
   std::optional<Error> failure;  ///< what steps end with
+  std::vector<TokenDraw> draws;  ///< that a device was asked for
+  int logits_read = 0;           ///< rows of which it had to give the logits as well
 };
 
 /// Logits are a hash of the text that lies in the sequence's blocks: a token written to a wrong
@@ -37,6 +42,7 @@ class FakeDecoder final : public Decoder {
  public:
   FakeDecoder(const FakeShape& shape, std::shared_ptr<FakeRecord> record)
       : record_(std::move(record)),
+        draws_(shape.draws),
         memory_(static_cast<size_t>(shape.blocks * shape.block_tokens), -1) {
     config_.vocab_size = shape.vocab;
     config_.max_positions = shape.positions;
@@ -71,6 +77,28 @@ class FakeDecoder final : public Decoder {
   Result<std::vector<double>> score(std::span<const int32_t>, std::span<const int32_t>) override {
     return std::vector<double>();
   }
+  bool draws() const override { return draws_; }
+  /// The likeliest, whatever is asked for.
+  Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> tokens,
+                                                 std::span<const Segment> segments,
+                                                 std::span<const int32_t> wanted,
+                                                 std::span<const TokenDraw> draws) override {
+    FS_ASSIGN(const std::span<const float> logits, step(tokens, segments, wanted));
+    record_->draws.insert(record_->draws.end(), draws.begin(), draws.end());
+    drawn_.clear();
+    const size_t vocab = static_cast<size_t>(config_.vocab_size);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const auto row = logits.subspan(i * vocab, vocab);
+      const auto best = std::max_element(row.begin(), row.end());
+      drawn_.push_back(std::isfinite(*best) ? static_cast<int32_t>(best - row.begin()) : -1);
+    }
+    return std::span<const int32_t>(drawn_);
+  }
+  Result<std::span<const float>> logits_of(size_t i) override {
+    ++record_->logits_read;
+    const size_t vocab = static_cast<size_t>(config_.vocab_size);
+    return std::span<const float>(logits_).subspan(i * vocab, vocab);
+  }
 
  private:
   int32_t& slot(const Segment& s, int position) {
@@ -98,10 +126,12 @@ class FakeDecoder final : public Decoder {
   }
 
   std::shared_ptr<FakeRecord> record_;
+  const bool draws_;
   ModelConfig config_;
   DecoderOptions options_;
   std::vector<int32_t> memory_;
   std::vector<float> logits_;
+  std::vector<int32_t> drawn_;
 };
 
 /// One token a byte; ids from 256 on are special and print as nothing.
