@@ -63,7 +63,8 @@ Status check_memory(const std::vector<Draft>& drafts, const Device& device, uint
                   human_bytes(need.total()), human_bytes(need.weights), human_bytes(need.kv),
                   human_bytes(need.activations), human_bytes(need.loading), human_bytes(have)),
       device.host_memory() ? "" : device.description(),
-      "deploy fewer models, a compressed one, or one with a shorter context"};
+      "deploy fewer models, a compressed one, one with a shorter context, or keys and values as "
+      "int8 (--kv int8)"};
 }
 
 ServedModel describe(const ServingSystem::Model& model, const Draft& draft, const Engine& engine) {
@@ -107,9 +108,12 @@ Result<std::vector<LoadedModel>> load(const ServingSystem::Config& config, Devic
     model.engine = std::make_unique<Engine>(std::move(decoder), drafts[i].tokenizer, limits);
     model.info = describe(config.models[i], drafts[i], *model.engine);
     model.documents = config.models[i].bundle.documents;
-    config.log.info(fmt::format("loaded {}@{}: {} parameters as {}, {} tokens of context",
-                                model.info.name, model.info.version, model.info.parameters,
-                                model.info.weight_format, model.info.context_length));
+    const DecoderOptions& options = model.engine->decoder().options();
+    config.log.info(fmt::format(
+        "loaded {}@{}: {} parameters as {}, {} tokens of context; KV cache of {} tokens as {}, {}",
+        model.info.name, model.info.version, model.info.parameters, model.info.weight_format,
+        model.info.context_length, int64_t{options.kv_blocks} * options.block_tokens,
+        kv_type_name(options.kv), human_bytes(model.engine->decoder().kv_bytes())));
     loaded.push_back(std::move(model));
   }
   if (config.progress) config.progress(1.0);

@@ -42,7 +42,7 @@ void visit_compress(Request& r, const Visit& visit) {
 Json json_of(const Path& path) { return path.string(); }
 Json json_of(WeightFormat format) { return weight_format_name(format); }
 Json json_of(PruningKind kind) { return pruning_kind_name(kind); }
-Json json_of(KvType kv) { return kv == KvType::kFloat32 ? "f32" : "f16"; }
+Json json_of(KvType kv) { return kv_type_name(kv); }
 template <class T>
 Json json_of(const T& value) {
   return value;
@@ -77,10 +77,7 @@ Status take(const char* name, const Json& json, PruningKind& value) {
   return take_named(name, json, value, parse_pruning_kind);
 }
 Status take(const char* name, const Json& json, KvType& value) {
-  if (!json.is_string() || (json.as_string() != "f16" && json.as_string() != "f32"))
-    return is_no_setting(name, "f16 or f32");
-  value = json.as_string() == "f32" ? KvType::kFloat32 : KvType::kFloat16;
-  return {};
+  return take_named(name, json, value, parse_kv_type);
 }
 
 const auto take_any = [](const char* name, const Json& given, auto& value) {

@@ -40,8 +40,8 @@ class LocalDeployment final : public Deployment {
 /// Tokens of KV cache a model gets when the request leaves it open: room for sixteen whole
 /// contexts, within a gibibyte, and at least one context.
 int choose_context_tokens(const ModelConfig& config, KvType kv) {
-  const int64_t bytes_a_token = int64_t{2} * config.layers * config.kv_heads * config.head_dim *
-                                (kv == KvType::kFloat16 ? 2 : 4);
+  const int64_t bytes_a_token = int64_t{2} * config.layers * config.kv_heads *
+                                static_cast<int64_t>(kv_head_bytes(kv, config.head_dim));
   const int64_t affordable = (int64_t{1} << 30) / bytes_a_token;
   const int64_t wanted = std::min<int64_t>(int64_t{16} * config.max_positions, affordable);
   return static_cast<int>(std::max<int64_t>(wanted, config.max_positions));

@@ -4,7 +4,7 @@
 //   kernels_decode [lanes] [Google Benchmark's options]
 //
 // The counters of a line:
-//   GB/s, GFLOP/s   weights read and operations done
+//   GB/s, GFLOP/s   weights (of attention: keys and values) read and operations done
 //   of_read         GB/s as a fraction of the read roof: four streams a lane over 128 MiB
 //   of_best         GFLOP/s as a fraction of the fastest kernel of that format on operands in cache
 // One or few rows are bound by memory, many by arithmetic: the larger fraction is the one to look
@@ -157,11 +157,61 @@ void run_product(benchmark::State& state, DecodeOps& ops, const Shape& shape, We
   state.counters["of_best"] = operations / rate;
 }
 
+/// One decoding step of `streams` sequences at position `context`: keys and values read, GB/s.
+void run_attention(benchmark::State& state, DecodeOps& ops, KvType type, int streams, int context,
+                   double roof) {
+  constexpr HeadShape kHeads{16, 4, 128};
+  constexpr int kBlockTokens = 16;
+  const int blocks_each = context / kBlockTokens + 1;
+  KvShape shape{1, kHeads.kv_heads, kHeads.head_dim, kBlockTokens, blocks_each * streams, type};
+  const size_t read = 2 * static_cast<size_t>(streams) * static_cast<size_t>(context) *
+                      static_cast<size_t>(shape.kv_heads) * kv_head_bytes(type, shape.head_dim);
+  while (static_cast<size_t>(shape.layers) * read < kColdBytes) shape.layers++;
+  const auto cache = ops.make_cache(shape).value();
+  std::vector<int32_t> blocks(static_cast<size_t>(shape.blocks));
+  for (size_t i = 0; i < blocks.size(); i++) blocks[i] = static_cast<int32_t>(i);
+  std::vector<Segment> segments;
+  for (int s = 0; s < streams; s++)
+    segments.push_back({s, 1, context - 1,
+                        std::span(blocks).subspan(static_cast<size_t>(s * blocks_each),
+                                                  static_cast<size_t>(blocks_each))});
+  std::vector<float> qkv(static_cast<size_t>(streams * kHeads.width())), out(qkv.size());
+  DecodeAttention op{};
+  op.shape = kHeads;
+  op.segments = segments;
+  op.cache = cache.get();
+  op.scale = 0.088f;
+  op.qkv = qkv.data();
+  op.out = out.data();
+  const double start = seconds_now();
+  for (auto _ : state) {
+    for (size_t i = 0; i < qkv.size(); i++) qkv[i] = static_cast<float>(i % 97) / 48 - 1;
+    ops.attention(op);
+    op.layer = op.layer + 1 == shape.layers ? 0 : op.layer + 1;
+  }
+  const double each = (seconds_now() - start) / static_cast<double>(state.iterations());
+  state.counters["GB/s"] = static_cast<double>(read) * 1e-9 / each;
+  state.counters["of_read"] = static_cast<double>(read) * 1e-9 / each / roof;
+}
+
 int run(int lanes_wanted, Isa isa) {
   LanePool lanes(lanes_wanted);
   const auto ops = make_cpu_decode_ops(isa, lanes);
   const double roof = read_roof(lanes);
   std::printf("%s, %d lanes, read roof %.1f GB/s\n", isa_name(isa), lanes_wanted, roof);
+  for (KvType type : {KvType::kFloat16, KvType::kInt8})
+    for (const auto& [streams, context] : {std::pair{1, 4096}, {32, 512}}) {
+      const std::string name = std::string("attention/") + kv_type_name(type) +
+                               "/streams:" + std::to_string(streams) +
+                               "/context:" + std::to_string(context);
+      benchmark::RegisterBenchmark(
+          name.c_str(),
+          [&, type, streams = streams, context = context](benchmark::State& s) {
+            run_attention(s, *ops, type, streams, context, roof);
+          })
+          ->Unit(benchmark::kMicrosecond)
+          ->UseRealTime();
+    }
   for (WeightFormat format : kFormats) {
     const double rate = best_rate(*ops, format);
     std::printf("%s in cache: %.0f GFLOP/s\n", weight_format_name(format), rate);

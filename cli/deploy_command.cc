@@ -61,6 +61,7 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
   struct Arguments {
     DeployRequest request;
     std::string weights = "bf16", port_file;
+    std::string kv = "f16";
     bool kv_float = false;
     double grace_seconds = 5;
     std::string node, listen;
@@ -85,7 +86,11 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
        "--weights", a->weights,
        "Format for matrices stored as floats: f32, bf16, f16, int8, int8-g128, int4-g32, ...")
       ->capture_default_str();
-  c->add_flag("--kv-f32", a->kv_float, "Keep keys and values as 32-bit floats");
+  auto* kv = c->add_option("--kv", a->kv,
+                           "How keys and values are kept: f16, f32, or int8 in half of f16's "
+                           "memory, with a scale for each token and head")
+                 ->capture_default_str();
+  c->add_flag("--kv-f32", a->kv_float, "The same as --kv f32")->excludes(kv);
   c->add_option("--context-tokens", a->request.context_tokens,
                 "Tokens of KV cache a model, over all requests");
   c->add_option("--max-queue", a->request.max_queue, "Requests waiting before new ones are refused")
@@ -108,7 +113,9 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
       auto weights = parse_weight_format(a->weights);
       if (!weights.ok()) return fail(line, weights.error());
       a->request.weights = *weights;
-      if (a->kv_float) a->request.kv = KvType::kFloat32;
+      auto kv_type = parse_kv_type(a->kv_float ? "f32" : a->kv);
+      if (!kv_type.ok()) return fail(line, kv_type.error());
+      a->request.kv = *kv_type;
       if (!a->listen.empty()) {
         a->request.address = a->listen;
         a->request.allow_remote = true;

@@ -10,7 +10,7 @@ namespace fastserve {
 namespace {
 
 struct Arguments {
-  std::string model, connect, prompt, prompt_file, system;
+  std::string model, connect, kv, prompt, prompt_file, system;
   GenerateRequest request;
   double timeout_seconds = 0;
 };
@@ -21,6 +21,8 @@ void add_sampling_options(CLI::App* c, const std::shared_ptr<Arguments>& a) {
                 "Stored model, run in this process unless a deployment serves it; with --cluster "
                 "one that is deployed there");
   c->add_option("--connect", a->connect, "HOST:PORT of a deployment");
+  c->add_option("--kv", a->kv,
+                "How this process keeps keys and values: f16 (default), f32 or int8");
   c->add_option("--max-tokens", a->request.max_tokens, "Longest answer")->capture_default_str();
   c->add_option("--temperature", s.temperature, "0: always the likeliest token")
       ->capture_default_str();
@@ -74,7 +76,7 @@ int generate_once(CommandLine& line, Arguments& a) {
   } else {
     a.request.prompt = a.prompt;
   }
-  auto generator = open_generator(line, a.model, a.connect);
+  auto generator = open_generator(line, a.model, a.connect, a.kv);
   if (!generator.ok()) return fail(line, generator.error());
   bool began = false;  // a prompt that is refused is not said again
   const auto say = [&](const std::string& text) {
@@ -128,7 +130,7 @@ Result<Answer> answer_to(Generator& generator, const CommandLine& line, Turns& t
 
 int chat(CommandLine& line, Arguments& a) {
   if (Status settled = settle(a); !settled.ok()) return fail(line, settled.error());
-  auto generator = open_generator(line, a.model, a.connect);
+  auto generator = open_generator(line, a.model, a.connect, a.kv);
   if (!generator.ok()) return fail(line, generator.error());
   Turns turns;
   if (!a.system.empty()) turns.emplace_back("system", a.system);

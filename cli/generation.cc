@@ -99,7 +99,11 @@ Result<std::unique_ptr<Generator>> open_cluster_generator(CommandLine& line,
 }  // namespace
 
 Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::string& model,
-                                                  const std::string& connect) {
+                                                  const std::string& connect,
+                                                  const std::string& kv) {
+  if (!kv.empty() && (!connect.empty() || !line.cluster.empty()))
+    return Error{ErrorCode::kInvalidArgument, "is the choice of who deploys the model", "--kv",
+                 "give --kv to fsctl deploy"};
   if (!connect.empty()) {
     FS_ASSIGN(const auto place, parse_endpoint(connect));
     FS_ASSIGN(auto client, RpcClient::connect(place.host, place.port, std::chrono::seconds(5)));
@@ -112,6 +116,9 @@ Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::
   FS_ASSIGN(auto node, line.node());
   DeployRequest request;
   request.models = {model};
+  if (!kv.empty()) {
+    FS_ASSIGN(request.kv, parse_kv_type(kv));
+  }
   FS_ASSIGN(auto deployment, node->deploy(request, false));
   return std::unique_ptr<Generator>(
       new LocalGenerator(std::move(node), std::move(deployment), line.cancel));

@@ -23,8 +23,9 @@ class Generator {
 };
 
 /// With `connect` ("HOST:PORT"): a client of that deployment. Otherwise loads `model` in this
-/// process.
+/// process, with keys and values as `kv` says ("": as a deployment's default).
 Result<std::unique_ptr<Generator>> open_generator(CommandLine& line, const std::string& model,
-                                                  const std::string& connect);
+                                                  const std::string& connect,
+                                                  const std::string& kv);
 
 }  // namespace fastserve

@@ -9,7 +9,8 @@
 namespace fastserve::gpu {
 namespace {
 
-/// [layer][keys, values][kv_head][block * block_tokens + slot][head_dim]
+/// [layer][keys, values][kv_head][block * block_tokens + slot][head_dim]; behind them, for int8,
+/// the scales in the same order.
 class GpuKvCache final : public KvCache {
  public:
   GpuKvCache(const KvShape& shape, Memory memory) : KvCache(shape), memory_(std::move(memory)) {}
@@ -17,16 +18,33 @@ class GpuKvCache final : public KvCache {
   static size_t slots(const KvShape& s) {
     return static_cast<size_t>(s.blocks) * static_cast<size_t>(s.block_tokens);
   }
+  static size_t heads(const KvShape& s) { return static_cast<size_t>(s.kv_heads) * slots(s); }
+  /// Bytes of a layer's keys, or values.
   static size_t half_layer(const KvShape& s) {
-    return static_cast<size_t>(s.kv_heads) * slots(s) * static_cast<size_t>(s.head_dim) *
-           (s.type == KvType::kFloat16 ? 2 : 4);
+    const size_t element = s.type == KvType::kInt8 ? 1 : s.type == KvType::kFloat16 ? 2 : 4;
+    return heads(s) * static_cast<size_t>(s.head_dim) * element;
+  }
+  /// Bytes in front of the scales.
+  static size_t numbers(const KvShape& s) {
+    return (2 * static_cast<size_t>(s.layers) * half_layer(s) + 255) / 256 * 256;
+  }
+  static size_t bytes_of(const KvShape& s) {
+    const size_t scales = 2 * static_cast<size_t>(s.layers) * heads(s) * sizeof(float);
+    return numbers(s) + (s.type == KvType::kInt8 ? scales : 0);
   }
   void* keys(int layer) { return at_half(2 * layer); }
   void* values(int layer) { return at_half(2 * layer + 1); }
+  float* key_scales(int layer) { return scales_at(2 * layer); }
+  float* value_scales(int layer) { return scales_at(2 * layer + 1); }
 
  private:
   void* at_half(int i) {
     return static_cast<std::byte*>(memory_.data()) + static_cast<size_t>(i) * half_layer(shape_);
+  }
+  float* scales_at(int i) {
+    if (shape_.type != KvType::kInt8) return nullptr;
+    return reinterpret_cast<float*>(static_cast<std::byte*>(memory_.data()) + numbers(shape_)) +
+           static_cast<size_t>(i) * heads(shape_);
   }
   Memory memory_;
 };
@@ -55,8 +73,7 @@ constexpr size_t kMostPartials = 64 << 20;  ///< bytes
 }  // namespace
 
 Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape) {
-  const size_t bytes = 2 * static_cast<size_t>(shape.layers) * GpuKvCache::half_layer(shape);
-  FS_ASSIGN(Memory memory, Memory::allocate(runtime, bytes));
+  FS_ASSIGN(Memory memory, Memory::allocate(runtime, GpuKvCache::bytes_of(shape)));
   return std::unique_ptr<KvCache>(new GpuKvCache(shape, std::move(memory)));
 }
 
@@ -91,6 +108,8 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
       .blocks = op.resident ? op.resident->blocks : workspace.upload(std::span(batch.blocks)),
       .keys = cache.keys(op.layer),
       .values = cache.values(op.layer),
+      .key_scales = cache.key_scales(op.layer),
+      .value_scales = cache.value_scales(op.layer),
       .slots = GpuKvCache::slots(kv),
       .block_tokens = kv.block_tokens,
       .rope_table = op.rope_table,
@@ -115,13 +134,16 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
     launch(runtime,
            {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
            append_heads<Kv>, arguments);
-    constexpr int kWide = 16 / int(sizeof(Kv));
-    if (dim % kWide == 0)  // then every key and value of the pool is on 16 bytes
+    // int8: sixteen at once would be 32 KiB of slices, and half the blocks a multiprocessor holds.
+    constexpr int kWide = sizeof(Kv) == 4 ? 4 : 8;
+    if (dim % kWide == 0)  // then every key and value of the pool is on that many numbers
       attend.template operator()<Kv, kWide>();
     else
       attend.template operator()<Kv, 1>();
   };
-  if (kv.type == KvType::kFloat16)
+  if (kv.type == KvType::kInt8)
+    start.template operator()<int8_t>();
+  else if (kv.type == KvType::kFloat16)
     start.template operator()<Float16>();
   else
     start.template operator()<float>();

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "model/config.h"
+#include "model/kv_type.h"
 #include "model/quantised.h"
 #include "model/train_ops.h"
 
@@ -44,8 +45,6 @@ struct DecodeMatrixSource {
   WeightFormat format = WeightFormat::kBFloat16;
   bool swiglu = false;  ///< two parts of equal rows, used with DecodeEpilogue::kSwiGlu only
 };
-
-enum class KvType : uint8_t { kFloat32, kFloat16 };
 
 struct KvShape {
   int layers, kv_heads, head_dim;

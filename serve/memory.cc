@@ -40,8 +40,7 @@ DecoderMemory estimate_decoder_memory(const ModelConfig& config,
   const uint64_t positions =
       static_cast<uint64_t>(options.kv_blocks) * static_cast<uint64_t>(options.block_tokens);
   memory.kv = positions * 2 * static_cast<uint64_t>(config.layers) *
-              static_cast<uint64_t>(config.kv_heads * config.head_dim) *
-              (options.kv == KvType::kFloat16 ? 2 : 4);
+              static_cast<uint64_t>(config.kv_heads) * kv_head_bytes(options.kv, config.head_dim);
 
   int widest = 0;
   for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));

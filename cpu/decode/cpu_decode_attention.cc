@@ -54,11 +54,16 @@ void CpuDecodeOps::append_rows(const DecodeAttention& op, const Segment& segment
     const auto block =
         static_cast<size_t>(segment.blocks[static_cast<size_t>(position / layout.block_tokens)]);
     const int slot = position % layout.block_tokens, tile = slot / 16, lane = slot % 16;
-    const size_t key = block * cache.key_block() + static_cast<size_t>(tile * 16 * width + lane);
+    const size_t key = block * cache.key_block() + static_cast<size_t>(tile * layout.key_tile());
     const size_t value =
-        block * cache.value_block() + static_cast<size_t>((tile * 16 + lane) * layout.wide);
-    task.key_slot = cache.keys(op.layer, head) + key * cache.element_bytes();
-    task.value_slot = cache.values(op.layer, head) + value * cache.element_bytes();
+        block * cache.value_block() + static_cast<size_t>(tile * layout.value_tile());
+    std::byte* const keys = cache.keys(op.layer, head) + key * cache.element_bytes();
+    std::byte* const values = cache.values(op.layer, head) + value * cache.element_bytes();
+    task.key_slot = keys + static_cast<size_t>(layout.header + lane) * cache.element_bytes();
+    task.value_slot =
+        values + static_cast<size_t>(layout.header + lane * layout.wide) * cache.element_bytes();
+    task.key_scale = reinterpret_cast<float*>(keys) + lane;
+    task.value_scale = reinterpret_cast<float*>(values) + lane;
     kernels_.append(task);
   }
 }

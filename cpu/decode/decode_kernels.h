@@ -57,14 +57,21 @@ struct MultiplyTask {
   int columns;  ///< of `out`: panels reach past it
 };
 
+/// What the numbers of a KV cache are; see KvType of model/kv_type.h.
+enum class KvElement : uint8_t { kFloat32, kFloat16, kInt8 };
+
 /// A slot of the KV cache belongs to a tile of 16 slots: keys [head_dim][16], values
-/// [16][head_dim rounded up to 16]. A block holds one tile for each 16 tokens or part of it.
+/// [16][head_dim rounded up to 16]; in front of int8 ones 16 floats, the slots' scales. A block
+/// holds one tile for each 16 tokens or part of it. Sizes and offsets are counted in elements.
 struct KvLayout {
   int head_dim;
   int wide;  ///< head_dim rounded up to 16
   int block_tokens;
   int block_tiles;
-  bool half;  ///< elements are f16, not float
+  KvElement element;
+  int header;  ///< elements that a tile's scales take, or 0
+  int key_tile() const { return header + 16 * head_dim; }
+  int value_tile() const { return header + 16 * wide; }
 };
 
 /// One token's query heads and key/value head: norm, rotation, append.
@@ -77,6 +84,7 @@ struct AppendTask {
   const float *q_norm, *k_norm;
   float epsilon, q_scale;
   void *key_slot, *value_slot;
+  float *key_scale, *value_scale;  ///< kInt8
 };
 
 constexpr int kMostAttendRows = 8;

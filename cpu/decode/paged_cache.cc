@@ -5,16 +5,26 @@
 #include <string>
 
 namespace fastserve {
+namespace {
+
+KvElement element_of(KvType type) {
+  return type == KvType::kInt8      ? KvElement::kInt8
+         : type == KvType::kFloat16 ? KvElement::kFloat16
+                                    : KvElement::kFloat32;
+}
+
+}  // namespace
 
 PagedCache::PagedCache(const KvShape& shape) : KvCache(shape) {
   layout_.head_dim = shape.head_dim;
   layout_.wide = (shape.head_dim + 15) / 16 * 16;
   layout_.block_tokens = shape.block_tokens;
   layout_.block_tiles = (shape.block_tokens + 15) / 16;
-  layout_.half = shape.type == KvType::kFloat16;
-  const size_t slots = static_cast<size_t>(layout_.block_tiles) * 16;
-  key_block_ = slots * static_cast<size_t>(layout_.head_dim);
-  value_block_ = slots * static_cast<size_t>(layout_.wide);
+  layout_.element = element_of(shape.type);
+  layout_.header = shape.type == KvType::kInt8 ? 16 * static_cast<int>(sizeof(float)) : 0;
+  const size_t tiles = static_cast<size_t>(layout_.block_tiles);
+  key_block_ = tiles * static_cast<size_t>(layout_.key_tile());
+  value_block_ = tiles * static_cast<size_t>(layout_.value_tile());
 }
 
 Result<std::unique_ptr<PagedCache>> PagedCache::make(const KvShape& shape, LanePool& lanes) {

@@ -27,7 +27,9 @@ class PagedCache final : public KvCache {
   std::byte* values(int layer, int head) {
     return memory_.data() + values_at_ + offset(layer, head) * value_block_;
   }
-  size_t element_bytes() const { return layout_.half ? 2 : 4; }
+  size_t element_bytes() const {
+    return layout_.element == KvElement::kInt8 ? 1 : layout_.element == KvElement::kFloat16 ? 2 : 4;
+  }
 
  private:
   explicit PagedCache(const KvShape& shape);

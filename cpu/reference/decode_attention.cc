@@ -38,11 +38,8 @@ void append(const DecodeAttention& op, PlainKvCache& cache, const Segment& segme
       prepare_head(op, row + at(h, s.head_dim), h < s.heads ? op.q_norm : op.k_norm, position);
     for (int h = 0; h < s.kv_heads; ++h) {
       const size_t to = cache.index(op.layer, h, segment.blocks, position);
-      for (int d = 0; d < s.head_dim; ++d) {
-        const size_t e = to + static_cast<size_t>(d);
-        cache.put(cache.keys, e, row[at(s.heads + h, s.head_dim, d)]);
-        cache.put(cache.values, e, row[at(s.heads + s.kv_heads + h, s.head_dim, d)]);
-      }
+      cache.put(cache.keys, to, row + at(s.heads + h, s.head_dim));
+      cache.put(cache.values, to, row + at(s.heads + s.kv_heads + h, s.head_dim));
     }
   }
 }
@@ -95,9 +92,21 @@ size_t PlainKvCache::index(int layer, int kv_head, std::span<const int32_t> bloc
          static_cast<size_t>(shape_.head_dim);
 }
 
-void PlainKvCache::put(std::vector<float>& to, size_t index, double value) {
-  const float v = static_cast<float>(value);
-  to[index] = shape_.type == KvType::kFloat16 ? to_float(to_float16(v)) : v;
+void PlainKvCache::put(std::vector<float>& to, size_t index, const float* head) const {
+  const std::span<const float> in(head, static_cast<size_t>(shape_.head_dim));
+  const auto out = to.begin() + static_cast<std::ptrdiff_t>(index);
+  if (shape_.type == KvType::kFloat32) {
+    std::copy(in.begin(), in.end(), out);
+  } else if (shape_.type == KvType::kFloat16) {
+    std::transform(in.begin(), in.end(), out, [](float v) { return to_float(to_float16(v)); });
+  } else {
+    float peak = 0;
+    for (const float v : in) peak = std::isnan(v) ? v : std::max(peak, std::abs(v));
+    // In float, as every device does it: the codes of a value are then the same everywhere.
+    const float scale = peak / 127.0f, inverse = peak > 1e-30f ? 127.0f / peak : 0.0f;
+    std::transform(in.begin(), in.end(), out,
+                   [&](float v) { return std::nearbyint(v * inverse) * scale; });
+  }
 }
 
 void decode_attention(const DecodeAttention& op) {

@@ -23,7 +23,8 @@ class PlainKvCache final : public KvCache {
   size_t bytes() const override;
   /// First of the head_dim floats of one position of a sequence.
   size_t index(int layer, int kv_head, std::span<const int32_t> blocks, int position) const;
-  void put(std::vector<float>& to, size_t index, double value);
+  /// What the cache holds of a key or a value, [head_dim], from `index` on.
+  void put(std::vector<float>& to, size_t index, const float* head) const;
   std::vector<float> keys, values;
 };
 

@@ -14,9 +14,10 @@ struct DecodeAttentionArguments {
   int heads, kv_heads, head_dim, rows;
   float* qkv;
   const DecodeRow* row;
-  const int32_t* blocks;  ///< block tables, one after another
-  void *keys, *values;    ///< of the layer: [kv_head][slots][head_dim]
-  size_t slots;           ///< of the pool
+  const int32_t* blocks;             ///< block tables, one after another
+  void *keys, *values;               ///< of the layer: [kv_head][slots][head_dim]
+  float *key_scales, *value_scales;  ///< of int8 ones, [kv_head][slots]; or null
+  size_t slots;                      ///< of the pool
   int block_tokens;
   const float *rope_table, *q_norm, *k_norm;
   float epsilon;
@@ -30,6 +31,24 @@ struct DecodeAttentionArguments {
 FS_DEVICE size_t slot_of(const DecodeAttentionArguments& p, const DecodeRow& row, int position) {
   const int block = p.blocks[row.table + position / p.block_tokens];
   return size_t(block) * size_t(p.block_tokens) + size_t(position % p.block_tokens);
+}
+
+/// Codes of a head whose lane-th pairs of numbers this lane wrote, and their scale.
+FS_DEVICE void quantise_head(const float* head, int dim, int lane, int8_t* codes, float* scale) {
+  uint32_t top = 0;  // of magnitudes, as integers: a NaN is larger than everything
+  for (int i = lane; i < (dim + 1) / 2; i += 32) {
+    const PairIndex e = pair_of(i, dim);
+    top = Max::of(top, float_bits(head[e.a]) & 0x7fffffffu);
+    if (e.whole) top = Max::of(top, float_bits(head[e.b]) & 0x7fffffffu);
+  }
+  const float peak = bits_float(warp_reduce<Max>(top));
+  const float by = peak > 1e-30f ? 127.0f / peak : 0.0f;
+  for (int i = lane; i < (dim + 1) / 2; i += 32) {
+    const PairIndex e = pair_of(i, dim);
+    codes[e.a] = int8_t(__float2int_rn(head[e.a] * by));
+    if (e.whole) codes[e.b] = int8_t(__float2int_rn(head[e.b] * by));
+  }
+  if (lane == 0) *scale = peak / 127.0f;
 }
 
 /// Norm and RoPE of each query (in place) and key; keys and values go to the cache.
@@ -55,24 +74,30 @@ __global__ void append_heads(DecodeAttentionArguments p) {
   const float* const table =
       p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
   Kv* to = nullptr;
+  float* scale = nullptr;
   if (h >= p.heads) {
     const int kv = (h - p.heads) % p.kv_heads;
-    to = static_cast<Kv*>(h < normed ? p.keys : p.values) +
-         (size_t(kv) * p.slots + slot_of(p, me, me.position)) * size_t(dim);
+    const size_t slot = size_t(kv) * p.slots + slot_of(p, me, me.position);
+    to = static_cast<Kv*>(h < normed ? p.keys : p.values) + slot * size_t(dim);
+    if constexpr (sizeof(Kv) == 1) scale = (h < normed ? p.key_scales : p.value_scales) + slot;
   }
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
     Pair v{head[e.a], head[e.b]};
     if (weight) v = {v.a * inverse * weight[e.a], v.b * inverse * weight[e.b]};
     if (table && e.whole) v = turn(v, table[i], table[dim / 2 + i]);
-    if (to) {
-      to[e.a] = from_float<Kv>(v.a);
-      if (e.whole) to[e.b] = from_float<Kv>(v.b);
+    if (to && sizeof(Kv) > 1) {
+      if constexpr (sizeof(Kv) > 1) {
+        to[e.a] = from_float<Kv>(v.a);
+        if (e.whole) to[e.b] = from_float<Kv>(v.b);
+      }
     } else {
       head[e.a] = v.a;
       if (e.whole) head[e.b] = v.b;
     }
   }
+  if constexpr (sizeof(Kv) == 1)
+    if (to) quantise_head(head, dim, lane, to, scale);
 }
 
 constexpr int kChunk = 128;          ///< positions; chunks begin at multiples of it
@@ -128,17 +153,20 @@ struct AttendWork {
   DecodeRow me;
   int heads, dim, first;  ///< query heads; first position that the row sees
   const Kv *keys, *values;
+  const float *key_scales, *value_scales;  ///< int8
 };
 
-/// Weights of a chunk's positions for each query head, and their sums.
+/// Weights of a chunk's positions for each query head, and their sums. With int8 values a weight
+/// takes its value's scale along, which the sum does not.
 template <class Kv, int kWide>
 FS_DEVICE void weigh_chunk(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
                            const AttendShared<kWide>& shared) {
   const int position = chunk * kChunk + threadIdx.x;
   const bool seen = position >= work.first && position <= work.me.position;
-  float s[kAttendHeads] = {};
+  float s[kAttendHeads] = {}, value_scale = 1;
   if (seen) {
-    const Kv* const key = work.keys + slot_of(p, work.me, position) * size_t(work.dim);
+    const size_t slot = slot_of(p, work.me, position);
+    const Kv* const key = work.keys + slot * size_t(work.dim);
     for (int d = 0; d < work.dim; d += kWide) {
       const Wide<kWide> k = load_wide<kWide>(key + d);
       FS_UNROLL
@@ -148,6 +176,12 @@ FS_DEVICE void weigh_chunk(const DecodeAttentionArguments& p, const AttendWork<K
         for (int i = 0; i < kWide; ++i) s[h] = fmaf(shared.q[h * work.dim + d + i], k.v[i], s[h]);
       }
     }
+    if constexpr (sizeof(Kv) == 1) {
+      const float key_scale = work.key_scales[slot];
+      value_scale = work.value_scales[slot];
+      FS_UNROLL
+      for (int h = 0; h < kAttendHeads; ++h) s[h] *= key_scale;
+    }
   }
   FS_UNROLL
   for (int h = 0; h < kAttendHeads; ++h) {
@@ -155,7 +189,7 @@ FS_DEVICE void weigh_chunk(const DecodeAttentionArguments& p, const AttendWork<K
     const float score = seen ? s[h] * p.scale * kLog2E : -INFINITY;
     const float peak = block_reduce<Max>(score, shared.room);
     const float weight = weight_of(score, peak), sum = block_reduce<Add>(weight, shared.room);
-    shared.weights[h * kChunk + threadIdx.x] = weight;
+    shared.weights[h * kChunk + threadIdx.x] = sizeof(Kv) == 1 ? weight * value_scale : weight;
     if (threadIdx.x == 0) shared.chunk[h] = {peak, sum};
   }
   __syncthreads();
@@ -232,10 +266,15 @@ __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionA
   const int begin = split ? int(blockIdx.z) : first / kChunk;
   const int end = split ? begin + 1 : me.position / kChunk + 1;
   if (begin < first / kChunk || begin > me.position / kChunk) return;
-  const size_t pool = size_t(kv) * p.slots * size_t(dim);
-  const AttendWork<Kv> work{
-      me,    left < kAttendHeads ? left : kAttendHeads, dim,
-      first, static_cast<const Kv*>(p.keys) + pool,     static_cast<const Kv*>(p.values) + pool};
+  const size_t slots = size_t(kv) * p.slots, pool = slots * size_t(dim);
+  const AttendWork<Kv> work{me,
+                            left < kAttendHeads ? left : kAttendHeads,
+                            dim,
+                            first,
+                            static_cast<const Kv*>(p.keys) + pool,
+                            static_cast<const Kv*>(p.values) + pool,
+                            p.key_scales ? p.key_scales + slots : nullptr,
+                            p.value_scales ? p.value_scales + slots : nullptr};
   const AttendShared<kWide> shared(memory, dim);
   const float* const q = p.qkv + at(row, (p.heads + 2 * p.kv_heads) * dim, head * dim);
   for (int i = threadIdx.x; i < work.heads * dim; i += kAttendThreads) shared.q[i] = q[i];

@@ -14,6 +14,7 @@ struct Add {
 };
 struct Max {
   static FS_DEVICE float of(float a, float b) { return fmaxf(a, b); }
+  static FS_DEVICE uint32_t of(uint32_t a, uint32_t b) { return a > b ? a : b; }
 };
 
 template <class Op, class T>

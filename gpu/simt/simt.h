@@ -37,6 +37,7 @@ namespace fastserve::gpu {
 
 constexpr uint32_t kWholeWarp = 0xffffffffu;
 
+FS_DEVICE float as_float(int8_t x) { return float(x); }  ///< a code
 // Numbers of the training precision; conversions round to nearest even.
 #if defined(__CUDACC__)
 FS_DEVICE float as_float(float x) { return x; }

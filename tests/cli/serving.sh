@@ -42,6 +42,17 @@ start_server q l --context-tokens 96 && {
   stop_server || problem "the server did not stop cleanly"
 }
 
+# Keys and values as int8, behind a port as in this process.
+start_server l --kv int8 && {
+  answer "$scratch/narrow" l --kv int8 "${sampling[@]}" || problem "generate --kv int8"
+  answer "$scratch/far" l --connect "127.0.0.1:$port" "${sampling[@]}" || problem "generate from --kv int8"
+  cmp -s "$scratch/narrow" "$scratch/far" || problem "int8 keys and values answer otherwise behind a port"
+  cmp -s "$scratch/narrow" "$scratch/l" && problem "int8 keys and values should move log-probabilities a little"
+  must_fail 11 "fsctl deploy" "$fsctl" generate l --kv int8 --connect "127.0.0.1:$port" --prompt x
+  stop_server || problem "the server with --kv int8 did not stop cleanly"
+}
+must_fail 11 "use f16, f32 or int8" "$fsctl" deploy l --kv int4 --port 0
+
 # Ctrl-C while it answers: what runs is finished, what comes is refused.
 start_server l && {
   clients=

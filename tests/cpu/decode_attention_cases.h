@@ -20,8 +20,8 @@ struct AttentionShape {
   std::vector<std::vector<Chunk>> batches;  ///< run one after another
   std::string text() const {
     return fmt::format("{}/{} heads of {}, blocks of {}, {}, window {}{}", heads.heads,
-                       heads.kv_heads, heads.head_dim, block_tokens,
-                       type == KvType::kFloat16 ? "f16" : "f32", window, norms ? ", norms" : "");
+                       heads.kv_heads, heads.head_dim, block_tokens, kv_type_name(type), window,
+                       norms ? ", norms" : "");
   }
 };
 
@@ -111,15 +111,17 @@ inline Outputs run_attention(DecodeOps& ops, const AttentionShape& s) {
                 out_width, c)] =
                 out.floats()[reference::at(segments[i].first_row + t, out_width, c)];
     }
-  // A last-bit difference may move the rounding of a key or value to half precision.
+  // A last-bit difference may move the rounding of a key or value to half precision, or of a key to
+  // a code; one that is neither normed nor turned has the reference's very codes.
   Outputs outputs = {double_output("out", all, kContext + static_cast<double>(dim))};
-  outputs[0].roundings = s.type == KvType::kFloat16 ? 0.125 : 0;
+  if (s.type == KvType::kFloat16) outputs[0].roundings = 0.125;
+  if (s.type == KvType::kInt8 && (s.rope || s.norms)) outputs[0].roundings = 0.5;
   return outputs;
 }
 
 inline std::vector<AttentionShape> shapes() {
   std::vector<AttentionShape> all;
-  for (const KvType type : {KvType::kFloat16, KvType::kFloat32}) {
+  for (const KvType type : {KvType::kFloat16, KvType::kInt8, KvType::kFloat32}) {
     all.push_back({{2, 2, 64}, 16, type, 0, true, false, kMixed});
     all.push_back({{4, 1, 64}, 16, type, 0, true, true, kMixed});
     all.push_back({{6, 2, 16}, 16, type, 9, true, false, kMixed});
@@ -129,6 +131,7 @@ inline std::vector<AttentionShape> shapes() {
     all.push_back({{8, 2, 80}, 16, type, 100, true, false, kLong});
     all.push_back({{2, 2, 32}, 32, type, 0, true, false, kMixed});
     all.push_back({{5, 5, 8}, 8, type, 1, true, false, kMixed});
+    all.push_back({{4, 2, 64}, 16, type, 0, false, false, kLong});
     all.push_back({{2, 1, 5}, 16, type, 0, false, true, kMixed});
   }
   return all;

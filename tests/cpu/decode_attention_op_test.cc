@@ -11,7 +11,7 @@ TEST_CASE("every path attends over a paged cache as the reference does") {
 
 TEST_CASE(
     "a prompt's attention has the same bits whole, in chunks, token by token, and in company") {
-  for (const KvType type : {KvType::kFloat16, KvType::kFloat32})
+  for (const KvType type : {KvType::kFloat16, KvType::kInt8, KvType::kFloat32})
     for (const int window : {0, 13})
       for (const Isa isa : paths()) {
         const auto ops = device_of(isa, 1).make_decode_ops();

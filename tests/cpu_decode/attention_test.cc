@@ -67,6 +67,12 @@ class Conversation {
     std::fill(x.begin(), x.end(), std::nanf(""));
     step({{other, 0, blocks * c_.block_tokens}});
   }
+  /// Makes the first number of the first key and of the first value NaN.
+  void spoil(int sequence) {
+    auto& x = inputs_[static_cast<size_t>(sequence)];
+    const auto key = static_cast<size_t>(c_.shape.heads * c_.shape.head_dim);
+    x[key] = x[key + static_cast<size_t>(c_.shape.kv_heads * c_.shape.head_dim)] = std::nanf("");
+  }
   /// Outputs of all pieces' tokens, in order.
   std::vector<float> step(const std::vector<Piece>& pieces) {
     std::vector<float> qkv;
@@ -109,7 +115,7 @@ class Conversation {
 };
 
 std::vector<AttentionCase> cases() {
-  std::vector<AttentionCase> all(13);
+  std::vector<AttentionCase> all(15);
   all[1].type = KvType::kFloat16;
   all[2].shape = {4, 4, 16};
   all[3].shape = {8, 1, 20};
@@ -129,6 +135,13 @@ std::vector<AttentionCase> cases() {
   all[11].type = KvType::kFloat16;
   all[12].tokens = 300;  // enough tiles for the most that one row takes at once, and some over
   all[12].shape = {2, 2, 48};
+  all[13].type = KvType::kInt8;
+  all[13].shape = {4, 2, 20};
+  all[13].block_tokens = 40;
+  all[14].type = KvType::kInt8;
+  all[14].tokens = 700;
+  all[14].shape = {4, 2, 80};
+  all[14].window = 600;
   return all;
 }
 
@@ -152,8 +165,8 @@ TEST_CASE("attention agrees with the reference for any head, block, window and c
         INFO(isa_name(isa), " head ", c.shape.head_dim, " block ", c.block_tokens, " window ",
              c.window, " tokens ", c.tokens);
         // Scores of a few units carry a few float roundings; a key or value at the border of two
-        // halves may fall to either side.
-        CHECK(worst <= (c.type == KvType::kFloat16 ? 1e-3 : 2e-5));
+        // halves may fall to either side, and a key at that of two codes.
+        CHECK(worst <= (c.type == KvType::kInt8 ? 4e-3 : c.type == KvType::kFloat16 ? 1e-3 : 2e-5));
       }
     }
 }
@@ -205,7 +218,7 @@ TEST_CASE("what an earlier owner left in a block does not reach the next") {
 
 TEST_CASE("blocks that a sliding window has left behind may hold anything") {
   for (Isa isa : runnable_isas())
-    for (KvType type : {KvType::kFloat32, KvType::kFloat16}) {
+    for (KvType type : {KvType::kFloat32, KvType::kFloat16, KvType::kInt8}) {
       AttentionCase c;
       c.window = 10;
       c.type = type;
@@ -216,6 +229,23 @@ TEST_CASE("blocks that a sliding window has left behind may hold anything") {
       reused.step({{0, 0, 43}});
       reused.overwrite_first_blocks(0, 2);  // positions 0..31; token 43 sees 34..43
       CHECK(reused.step({{0, 43, 2}}) == fresh.step({{0, 43, 2}}));
+    }
+}
+
+TEST_CASE("a head that is not finite is so in what sees it, and nowhere else") {
+  for (Isa isa : runnable_isas())
+    for (KvType type : {KvType::kFloat32, KvType::kFloat16, KvType::kInt8}) {
+      AttentionCase c;
+      c.type = type;
+      LanePool lanes(1);
+      const auto ops = make_cpu_decode_ops(isa, lanes);
+      Conversation one(c, *ops);
+      one.spoil(1);  // its only number that is not finite: the first of its keys and values
+      const auto out = one.step({{0, 0, 5}, {1, 0, 5}});
+      const size_t row = static_cast<size_t>(c.shape.heads * c.shape.head_dim);
+      CHECK(std::all_of(out.begin(), out.begin() + static_cast<ptrdiff_t>(5 * row),
+                        [](float v) { return std::isfinite(v); }));
+      for (size_t r = 5; r < 10; r++) CHECK(std::isnan(out[r * row]));
     }
 }
 

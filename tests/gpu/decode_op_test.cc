@@ -93,11 +93,12 @@ TEST_CASE("the GPU attends over a paged cache as the reference does") {
   std::vector<decode_attention_cases::AttentionShape> shapes;
   const std::vector<std::vector<decode_attention_cases::Chunk>> far = {
       {{0, 0, 131}, {1, 0, 1}}, {{0, 131, 1}, {1, 1, 7}}, {{0, 132, 1}}};
-  for (const KvType type : {KvType::kFloat16, KvType::kFloat32}) {
+  for (const KvType type : {KvType::kFloat16, KvType::kFloat32, KvType::kInt8}) {
     shapes.push_back({{4, 1, 64}, 16, type, 0, true, true, kMixed});
     shapes.push_back({{6, 2, 16}, 16, type, 9, true, false, kMixed});
     shapes.push_back({{1, 1, 10}, 16, type, 0, true, true, kMixed});
     shapes.push_back({{2, 1, 5}, 16, type, 0, false, true, kMixed});
+    shapes.push_back({{3, 1, 24}, 16, type, 0, false, false, far});
     shapes.push_back({{2, 1, 128}, 16, type, 0, true, false, far});
     shapes.push_back({{1, 1, 160}, 32, type, 0, false, false, kMixed});
     shapes.push_back({{1, 1, 130}, 16, type, 0, true, false, {{{0, 0, 21}}}});
