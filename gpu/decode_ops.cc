@@ -6,6 +6,7 @@
 #include "gpu/kernels/classifier.cuh"
 #include "gpu/kernels/decode_product.cuh"
 #include "gpu/kernels/decode_rows.cuh"
+#include "gpu/kernels/decode_tiles.cuh"
 #include "gpu/kernels/embed.cuh"
 #include "gpu/launch.h"
 #include "gpu/sampling.h"
@@ -101,7 +102,8 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
   prepare.ld = w.x_ld();
   if (format_group(format) == 32) prepare.group = 32;
   const size_t n = at(op.rows, w.x_ld());
-  const size_t groups = quantised ? n / static_cast<size_t>(prepare.group) : 0;
+  prepare.scale_ld = (op.rows + 3) / 4 * 4;
+  const size_t groups = quantised ? at(w.x_ld() / prepare.group, prepare.scale_ld) : 0;
   if (!workspace_.begin(Workspace::room<float>(n) + Workspace::room<float>(groups) +
                         Workspace::room<int32_t>(op.gather.size())))
     return;
@@ -114,6 +116,7 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
                                    .x = op.x,
                                    .x_ld = op.x_ld,
                                    .x_scales = nullptr,
+                                   .x_scale_ld = prepare.scale_ld,
                                    .bias = op.bias,
                                    .y = op.out,
                                    .y_ld = op.out_ld};
@@ -153,35 +156,53 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
            arguments);
 }
 
+/// Few rows wait for the weights, many for the tensor cores. Both kernels add in the same order, so
+/// the batch's size chooses between them and no row's bits change.
 void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w,
                                   const DecodeProductArguments& arguments) {
-  const bool gated = arguments.epilogue == DecodeEpilogue::kSwiGlu;
-  const unsigned blocks = gated ? ceil_div(w.out() / 2, 8) : ceil_div(w.out(), kProductOutputs);
-  const auto start = [&]<PackedFormat kFormat, int kGroup, int kTiles>() {
+  const int rows = arguments.rows;
+  const int tiles = arguments.epilogue == DecodeEpilogue::kSwiGlu
+                        ? (w.out() / 2 + 7) / 8
+                        : (w.out() + kProductOutputs - 1) / kProductOutputs;
+  const auto few = [&]<PackedFormat kFormat, int kGroup, int kTiles>() {
     launch(runtime_,
            {"decode_product",
-            {blocks, ceil_div(arguments.rows, 8 * kTiles)},
-            {32 * kProductWarps},
-            static_cast<size_t>(kProductWarps * 16 * 8 * kTiles) * sizeof(float)},
-           decode_product<kFormat, kGroup, kTiles>, arguments, format_group(w.format()) == 0);
+            {static_cast<unsigned>(tiles), ceil_div(rows, 8 * kTiles)},
+            {32 * kProductSlices},
+            FewRows<kFormat, kGroup, kTiles>::kShared},
+           decode_product<kFormat, kGroup, kTiles>, arguments);
   };
-  const auto sized = [&]<PackedFormat kFormat, int kGroup>() {
-    if (arguments.rows <= 8) return start.template operator()<kFormat, kGroup, 1>();
-    if (arguments.rows <= 32) return start.template operator()<kFormat, kGroup, 4>();
-    start.template operator()<kFormat, kGroup, kMostRowTiles>();
+  const auto many = [&]<PackedFormat kFormat, int kGroup, int kRowTiles>() {
+    using Many = ManyRows<kFormat, kGroup, kRowTiles>;
+    launch(runtime_,
+           {"decode_tiles",
+            {ceil_div(rows, Many::kRows), ceil_div(tiles, Many::kOutputTiles)},
+            {Many::kThreads},
+            Many::kShared},
+           decode_tiles<kFormat, kGroup, kRowTiles>, arguments, tiles);
+  };
+  // Smaller tiles where larger ones would leave multiprocessors without a block.
+  const bool fills = ceil_div(rows, 128) * ceil_div(tiles, 8) >=
+                     static_cast<unsigned>(runtime_.properties().multiprocessors);
+  const auto start = [&]<PackedFormat kFormat, int kGroup>() {
+    if (rows <= 8) return few.template operator()<kFormat, kGroup, 1>();
+    if (rows <= 32) return few.template operator()<kFormat, kGroup, 4>();
+    if (!fills) return many.template operator()<kFormat, kGroup, 4>();
+    many.template operator()<kFormat, kGroup, 8>();
   };
   switch (w.format()) {
     case WeightFormat::kBFloat16:
-      return sized.template operator()<PackedFormat::kBFloat16, 128>();
+      return start.template operator()<PackedFormat::kBFloat16, 128>();
     case WeightFormat::kInt8Row:
+      return start.template operator()<PackedFormat::kInt8Row, 128>();
     case WeightFormat::kInt8Group128:
-      return sized.template operator()<PackedFormat::kInt8, 128>();
+      return start.template operator()<PackedFormat::kInt8, 128>();
     case WeightFormat::kInt8Group32:
-      return sized.template operator()<PackedFormat::kInt8, 32>();
+      return start.template operator()<PackedFormat::kInt8, 32>();
     case WeightFormat::kInt4Group128:
-      return sized.template operator()<PackedFormat::kInt4, 128>();
+      return start.template operator()<PackedFormat::kInt4, 128>();
     case WeightFormat::kInt4Group32:
-      return sized.template operator()<PackedFormat::kInt4, 32>();
+      return start.template operator()<PackedFormat::kInt4, 32>();
     case WeightFormat::kFloat32:
     case WeightFormat::kFloat16:
       return;  // decode_vector_product's

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "base/half.h"
-#include "gpu/kernels/decode_product.cuh"
+#include "gpu/kernels/packed_weights.cuh"
 
 namespace fastserve::gpu {
 namespace {
@@ -129,11 +129,18 @@ Result<Memory> upload(Runtime& runtime, const std::vector<T>& host) {
   return Result<Memory>(std::move(memory));
 }
 
-std::vector<float> packed_scales(const SourceRows& rows, WeightFormat format, int inputs) {
-  const int group = format_group(format), groups = group == 0 ? 1 : inputs / group;
+std::vector<float> row_scales(const SourceRows& rows) {
   std::vector<float> scales;
-  for (int o = 0; o < rows.packed_outputs(); ++o)
-    for (int g = 0; g < groups; ++g) scales.push_back(rows.scale(o, g));
+  for (int o = 0; o < rows.packed_outputs(); ++o) scales.push_back(rows.scale(o, 0));
+  return scales;
+}
+
+std::vector<Float16> group_scales(const SourceRows& rows, int groups) {
+  std::vector<Float16> scales;
+  for (int tile = 0; tile < rows.packed_outputs(); tile += kProductOutputs)
+    for (int g = 0; g < groups; ++g)
+      for (int o = 0; o < kProductOutputs; ++o)
+        scales.push_back(to_float16(rows.scale(tile + o, g)));
   return scales;
 }
 
@@ -161,7 +168,9 @@ Result<std::unique_ptr<DecodeMatrix>> GpuDecodeMatrix::make(Runtime& runtime,
     const bool narrow = format_bits(source.format) == 4;
     FS_ASSIGN(matrix->weights_,
               upload(runtime, narrow ? pack_int4(rows, inputs) : pack_int8(rows, inputs)));
-    FS_ASSIGN(matrix->scales_, upload(runtime, packed_scales(rows, source.format, inputs)));
+    const int group = format_group(source.format);
+    FS_ASSIGN(matrix->scales_, group == 0 ? upload(runtime, row_scales(rows))
+                                          : upload(runtime, group_scales(rows, inputs / group)));
   }
   return std::unique_ptr<DecodeMatrix>(std::move(matrix));
 }

@@ -15,16 +15,16 @@ namespace fastserve::gpu {
 /// 16 inputs (bfloat16), 32 (int8) or 64 (int4), 512 bytes: lane l = 4 g + t has 16 of them, the
 /// four registers of mma's a-fragment for outputs g and g + 8. Two steps of int4 share a run: a
 /// byte holds input 4t + i of a step in its low nibble and input 16 + 4t + i in its high one; the
-/// registers are (g, step 0), (g + 8, step 0), (g, step 1), (g + 8, step 1). Scales are float,
-/// [outputs rounded up to 16, groups], or one an output. With `swiglu` each 16 outputs are 8 gates,
-/// then their ups.
+/// registers are (g, step 0), (g + 8, step 0), (g, step 1), (g + 8, step 1). Scales of groups are
+/// f16, as checkpoints hold them, [outputs / 16][group][16]; int8's of a whole output are float,
+/// one after another. With `swiglu` each 16 outputs are 8 gates, then their ups.
 class GpuDecodeMatrix final : public DecodeMatrix {
  public:
   static Result<std::unique_ptr<DecodeMatrix>> make(Runtime& runtime,
                                                     const DecodeMatrixSource& source);
   size_t bytes() const override { return weights_.bytes() + scales_.bytes(); }
   const void* weights() const { return weights_.data(); }
-  const float* scales() const { return static_cast<const float*>(scales_.data()); }
+  const void* scales() const { return scales_.data(); }
   int x_ld() const { return x_ld_; }
 
  private:

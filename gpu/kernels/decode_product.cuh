@@ -1,48 +1,14 @@
-// Inference products: a few rows of activations against weights that are read once.
+// Inference products of a few rows: weights are read once, and how fast they come is what counts.
 //
 // Every kernel here adds an element's terms in an order fixed by the weights' shape, so that a
 // row's bits do not depend on how many rows share the batch.
 #pragma once
 
-#include "gpu/kernels/product_epilogue.cuh"
+#include "gpu/kernels/packed_weights.cuh"
 #include "gpu/kernels/reduce.cuh"
 #include "gpu/kernels/wide.cuh"
-#include "gpu/simt/tensor_core.h"
-#include "model/decode_ops.h"
 
 namespace fastserve::gpu {
-
-struct DecodeProductArguments {
-  DecodeEpilogue epilogue;
-  int rows, out, in;
-  const void* weights;
-  const float* weight_scales;
-  const void* x;  ///< as the kernel says
-  int x_ld;
-  const float* x_scales;
-  const float* bias;
-  float* y;
-  int y_ld;
-};
-
-/// What becomes of the sum for output `o` of a row; kSwiGlu has its own.
-FS_DEVICE void finish_decode(const DecodeProductArguments& p, int row, int o, float value) {
-  if (row >= p.rows || o >= p.out) return;
-  if (p.bias) value += p.bias[o];
-  float& y = p.y[at(row, p.y_ld, o)];
-  if (p.epilogue == DecodeEpilogue::kAdd) value += y;
-  y = p.epilogue == DecodeEpilogue::kGelu ? gelu(value).value : value;
-}
-FS_DEVICE void finish_decode_gated(const DecodeProductArguments& p, int row, int neuron, float gate,
-                                   float up) {
-  const int neurons = p.out / 2;
-  if (row >= p.rows || neuron >= neurons) return;
-  if (p.bias) {
-    gate += p.bias[neuron];
-    up += p.bias[neurons + neuron];
-  }
-  p.y[at(row, p.y_ld, neuron)] = silu(gate).value * up;
-}
 
 constexpr int kVectorWarps = 8, kVectorRows = 4;
 
@@ -91,107 +57,99 @@ __global__ void decode_vector_product(DecodeProductArguments p) {
     finish_decode(p, first + lane, o, gate);
 }
 
-constexpr int kProductWarps = 8;     ///< of a block; each takes every eighth unit of the inputs
-constexpr int kProductUnit = 128;    ///< inputs
-constexpr int kProductOutputs = 16;  ///< of a block
-constexpr int kMostRowTiles = 8;     ///< tiles of eight rows that a block takes
-
-/// Formats of weights for tensor cores, in the order in which lanes read them: 16 outputs by a step
-/// of inputs are 32 lanes times 16 bytes, the a-fragments of mma. See decode_pack.h.
-enum class PackedFormat : uint8_t { kBFloat16, kInt8, kInt4 };
-
-template <PackedFormat kFormat>
-struct PackedStep {
-  static constexpr int kInputs = kFormat == PackedFormat::kBFloat16 ? 16
-                                 : kFormat == PackedFormat::kInt8   ? 32
-                                                                    : 64;
-};
-
-/// Bytes of nibbles 0..15 less eight, as signed bytes.
-FS_DEVICE uint32_t centre_nibbles(uint32_t x) {
-  return ((x | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-}
-
-/// acc += the product of one unit of inputs, for tile `n` of eight rows.
-///
-/// kGroup: inputs that share a scale of the weights (32 or 128; a row's own scale counts as 128),
-/// and one of the activations. `whole_row`: weights have one scale a row.
-template <int kGroup>
-FS_DEVICE void scale_in(float (&acc)[4], const int (&sums)[4], const DecodeProductArguments& p,
-                        int output, int row, int group, bool whole_row) {
-  const int groups = p.x_ld / kGroup;
-  FS_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    const int o = output + (e >> 1) * 8, r = row + (e & 1);
-    const float w = p.weight_scales[whole_row ? o : at(o, groups, group)];
-    const float x = r < p.rows ? p.x_scales[at(r, groups, group)] : 0.0f;
-    acc[e] = fmaf(float(sums[e]), w * x, acc[e]);
-  }
-}
-
-FS_DEVICE uint32_t word_of(const void* row, size_t byte) {
-  return *reinterpret_cast<const uint32_t*>(static_cast<const unsigned char*>(row) + byte);
-}
-
-/// y = x W^T on tensor cores, weights in fragment order.
+/// y = x W^T on tensor cores for up to 8 kTiles rows a block, weights in fragment order.
 ///
 /// x:      bfloat16 or int8 codes [rows, x_ld], x_ld a multiple of kProductUnit.
-/// Grid:   (outputs / 16, rows / (8 kTiles)), rounded up. Block: 32 * kProductWarps.
-/// Shared: kProductWarps * 16 * 8 * kTiles floats.
-/// Bits:   warp w adds units w, w + 8, ... in order; then the warps in order. Integers are exact.
+/// Grid:   (tiles of 16 outputs, rows / (8 kTiles)), rounded up. Block: 32 * kProductSlices, a warp
+///         a slice of the inputs.
+/// Shared: FewRows::kShared bytes. Each warp has a ring of units there that asynchronous copies
+///         fill, so that some KiB a warp are always on their way.
+/// Bits:   as packed_weights.cuh says.
 template <PackedFormat kFormat, int kGroup, int kTiles>
-__global__ void __launch_bounds__(32 * kProductWarps)
-    decode_product(DecodeProductArguments p, bool whole_row) {
-  FS_SHARED(float, room);
+struct FewRows {
+  using Unit = PackedUnit<kFormat, kGroup>;
+  static constexpr int kStages = Unit::kBFloat ? 3 : 4;
+  static constexpr int kStageBytes = Unit::kBytes + Unit::kScaleBytes;
+  static constexpr int kRing = kProductSlices * kStages * kStageBytes;
+  static constexpr int kSums = kProductSlices * 16 * 8 * kTiles * int(sizeof(float));
+  static constexpr int kShared = kRing > kSums ? kRing : kSums;  ///< one after the other
+};
+
+template <PackedFormat kFormat, int kGroup, int kTiles>
+__global__ void __launch_bounds__(32 * kProductSlices) decode_product(DecodeProductArguments p) {
+  using Unit = PackedUnit<kFormat, kGroup>;
+  using Few = FewRows<kFormat, kGroup, kTiles>;
+  FS_SHARED(unsigned char, memory);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, t = lane & 3;
-  constexpr int kInputs = PackedStep<kFormat>::kInputs, kSteps = kProductUnit / kInputs;
   const int first = blockIdx.y * 8 * kTiles, units = p.x_ld / kProductUnit;
-  const uint4* const weights = static_cast<const uint4*>(p.weights) +
-                               size_t(blockIdx.x) * size_t(units) * kSteps * 32 + lane;
-  constexpr int kBytes = kFormat == PackedFormat::kBFloat16 ? 2 : 1;
+  const int begin = slice_begin(warp, units), end = slice_begin(warp + 1, units);
+  unsigned char* const ring = memory + warp * Few::kStages * Few::kStageBytes;
+  const size_t tile = size_t(blockIdx.x) * size_t(units);
+  const unsigned char* const weights =
+      static_cast<const unsigned char*>(p.weights) + tile * Unit::kBytes;
+  const unsigned char* const scales =
+      static_cast<const unsigned char*>(p.weight_scales) + tile * Unit::kScaleBytes;
+  const auto fetch = [&](int unit) {
+    if (unit < end) {
+      unsigned char* const stage = ring + (unit - begin) % Few::kStages * Few::kStageBytes;
+      FS_UNROLL
+      for (int i = lane * 16; i < Unit::kBytes; i += 512)
+        copy_async(stage + i, weights + size_t(unit) * Unit::kBytes + i, 16);
+      if (lane * 16 < Unit::kScaleBytes)
+        copy_async(stage + Unit::kBytes + lane * 16,
+                   scales + size_t(unit) * Unit::kScaleBytes + lane * 16, 16);
+    }
+    copy_commit();
+  };
   const auto x_row = [&](int n) {
     const int row = first + n * 8 + g < p.rows ? first + n * 8 + g : first;
-    return static_cast<const unsigned char*>(p.x) + at(row, p.x_ld) * kBytes + t * 4;
+    return static_cast<const unsigned char*>(p.x) + at(row, p.x_ld) * Unit::kNumberBytes + t * 4;
   };
+  [[maybe_unused]] const RowScales own = row_scales<kFormat>(p, blockIdx.x * kProductOutputs + g);
   float acc[kTiles][4] = {};
-  for (int unit = warp; unit < units; unit += kProductWarps) {
-    uint4 w[kSteps];
+  for (int i = 0; i < Few::kStages - 1; ++i) fetch(begin + i);
+  for (int unit = begin; unit < end; ++unit) {
+    copy_wait<Few::kStages - 2>();
+    __syncwarp();  // the scales that other lanes fetched are there, and the unit before is done
+                   // with
+    fetch(unit + Few::kStages - 1);
+    const unsigned char* const stage = ring + (unit - begin) % Few::kStages * Few::kStageBytes;
+    uint4 w[Unit::kWords];
     FS_UNROLL
-    for (int s = 0; s < kSteps; ++s) w[s] = weights[(size_t(unit) * kSteps + s) * 32];
-    FS_UNROLL
-    for (int n = 0; n < kTiles; ++n) {
-      const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit * kBytes;
-      if constexpr (kFormat == PackedFormat::kBFloat16) {
+    for (int s = 0; s < Unit::kWords; ++s)
+      w[s] = *reinterpret_cast<const uint4*>(stage + s * 512 + lane * 16);
+    if constexpr (Unit::kBFloat) {
+      FS_UNROLL
+      for (int n = 0; n < kTiles; ++n) {
+        const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit * 2;
         FS_UNROLL
-        for (int s = 0; s < kSteps; ++s) {
+        for (int s = 0; s < Unit::kWords; ++s) {
           const uint32_t a[4] = {w[s].x, w[s].y, w[s].z, w[s].w};
           mma(BFloat16{}, acc[n], a, word_of(x, s * 32), word_of(x, s * 32 + 16));
         }
-      } else {
+      }
+    } else {
+      uint32_t a[4][4];
+      integer_fragments<kFormat>(w, a);
+      FS_UNROLL
+      for (int n = 0; n < kTiles; ++n) {
+        const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit;
+        const int row = first + n * 8 + t * 2;
         int sums[4] = {};
         FS_UNROLL
-        for (int s = 0; s < kProductUnit / 32; ++s) {
-          uint32_t a[4];
-          if constexpr (kFormat == PackedFormat::kInt8) {
-            a[0] = w[s].x, a[1] = w[s].y, a[2] = w[s].z, a[3] = w[s].w;
-          } else {
-            const uint32_t low = s & 1 ? w[s / 2].z : w[s / 2].x;
-            const uint32_t high = s & 1 ? w[s / 2].w : w[s / 2].y;
-            a[0] = centre_nibbles(low & 0x0f0f0f0fu);
-            a[1] = centre_nibbles(high & 0x0f0f0f0fu);
-            a[2] = centre_nibbles(low >> 4 & 0x0f0f0f0fu);
-            a[3] = centre_nibbles(high >> 4 & 0x0f0f0f0fu);
-          }
-          mma_s8(sums, a, word_of(x, s * 32), word_of(x, s * 32 + 16));
-          if (kGroup == 128 && s + 1 < kProductUnit / 32) continue;
-          scale_in<kGroup>(acc[n], sums, p, blockIdx.x * kProductOutputs + g, first + n * 8 + t * 2,
-                           kGroup == 32 ? unit * 4 + s : unit, whole_row);
-          sums[0] = sums[1] = sums[2] = sums[3] = 0;
+        for (int s = 0; s < 4; ++s) {
+          mma_s8(sums, a[s], word_of(x, s * 32), word_of(x, s * 32 + 16));
+          if ((s + 1) * 32 % kGroup != 0) continue;
+          const int group = s * 32 / kGroup;
+          const float* const by = p.x_scales + at(unit * Unit::kXGroups + group, p.x_scale_ld, row);
+          scale_in(acc[n], sums, scales_of<kFormat>(own, stage + Unit::kBytes, group, g),
+                   row < p.rows ? by[0] : 0.0f, row + 1 < p.rows ? by[1] : 0.0f);
         }
       }
     }
   }
-  // [warp][row][output]
+  __syncthreads();  // the rings' memory becomes the sums' [slice][row][output]
+  float* const room = reinterpret_cast<float*>(memory);
   FS_UNROLL
   for (int n = 0; n < kTiles; ++n) {
     FS_UNROLL
@@ -204,7 +162,7 @@ __global__ void __launch_bounds__(32 * kProductWarps)
     const int o = i % 16, row = first + i / 16;
     const auto sum_of = [&](int at_sum) {
       float sum = 0;
-      for (int k = 0; k < kProductWarps; ++k) sum += room[k * kTiles * 8 * 16 + at_sum];
+      for (int k = 0; k < kProductSlices; ++k) sum += room[k * kTiles * 8 * 16 + at_sum];
       return sum;
     };
     if (!gated)

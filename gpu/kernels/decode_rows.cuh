@@ -19,8 +19,9 @@ struct PrepareArguments {
   float* floats;      ///< [rows, ld], or null
   BFloat16* bfloats;  ///< [rows, ld], zero past `in`, or null
   int8_t* codes;      ///< [rows, ld], zero past `in`, or null; then
-  float* scales;      ///< [rows, ld / group]
+  float* scales;      ///< [ld / group, scale_ld]: a group of every row, then the next
   int ld, group;      ///< group: 32 or 128
+  int scale_ld;
 };
 
 /// One value of the row after its norm.
@@ -67,7 +68,7 @@ static __global__ void prepare_rows(PrepareArguments p) {
     const float by = peak > 0 ? 127.0f / peak : 0.0f;
     for (int c = g * p.group + lane; c < (g + 1) * p.group; c += 32)
       p.codes[at(row, p.ld, c)] = int8_t(__float2int_rn(prepared(p, x, c, mean, inverse) * by));
-    if (lane == 0) p.scales[at(row, p.ld / p.group, g)] = peak / 127.0f;
+    if (lane == 0) p.scales[at(g, p.scale_ld, row)] = peak / 127.0f;
   }
 }
 

@@ -121,6 +121,52 @@ inline Outputs run_matmul(DecodeOps& ops, const MatmulShape& s) {
   return outputs;
 }
 
+/// `rows` rows after a norm by a matrix of one format, some at a time.
+class ChunkedProduct {
+ public:
+  static constexpr int kIn = 200;
+  ChunkedProduct(DecodeOps& ops, WeightFormat format, int rows, int out)
+      : ops_(ops),
+        rows_(rows),
+        out_(out),
+        x_(random_floats(rng_, reference::at(rows, kIn))),
+        weight_(random_floats(rng_, kIn)),
+        matrix_(random_matrix(ops, rng_, format, std::span(&out, 1), kIn, false)) {}
+  Outputs run(int chunk) {
+    const DecodeNorm norm{NormKind::kRmsNorm, weight_.floats(), nullptr, 1e-5f};
+    Array out = unwritten_floats(reference::at(rows_, out_));
+    for (int r = 0; r < rows_; r += chunk)
+      ops_.matmul({matrix_.get(),
+                   x_.floats() + r * kIn,
+                   std::min(chunk, rows_ - r),
+                   kIn,
+                   {},
+                   &norm,
+                   nullptr,
+                   DecodeEpilogue::kStore,
+                   out.floats() + r * out_,
+                   out_});
+    return {float_output("out", out, 1)};
+  }
+
+ private:
+  Rng rng_{55};
+  DecodeOps& ops_;
+  int rows_, out_;
+  Array x_, weight_;
+  std::unique_ptr<DecodeMatrix> matrix_;
+};
+
+/// The rows one after another, or a few at a time, have the bits that they have all at once.
+inline void check_chunks(DecodeOps& ops, WeightFormat format, int rows, int out,
+                         std::initializer_list<int> chunks, const std::string& where) {
+  ChunkedProduct product(ops, format, rows, out);
+  const Outputs whole = product.run(rows);
+  for (const int chunk : chunks)
+    require_same_bits(fmt::format("{}, {}, chunks of {}", weight_format_name(format), where, chunk),
+                      whole, product.run(chunk));
+}
+
 inline std::vector<MatmulShape> gated_shapes() {
   std::vector<MatmulShape> shapes;
   for (const WeightFormat format : kFormats)

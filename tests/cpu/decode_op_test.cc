@@ -17,33 +17,7 @@ TEST_CASE("a row's product has the same bits alone and in any batch") {
   for (const WeightFormat format : kFormats)
     for (const Isa isa : paths()) {
       const auto ops = device_of(isa, 1).make_decode_ops();
-      Rng rng(55);
-      constexpr int kRows = 37, kIn = 200, kOut = 150;
-      Array x = random_floats(rng, kRows * kIn);
-      Array weight = random_floats(rng, kIn);
-      const int rows[] = {kOut};
-      const auto matrix = random_matrix(*ops, rng, format, rows, kIn, false);
-      const DecodeNorm norm{NormKind::kRmsNorm, weight.floats(), nullptr, 1e-5f};
-      const auto run = [&](int chunk) {
-        Array out = unwritten_floats(kRows * kOut);
-        for (int r = 0; r < kRows; r += chunk)
-          ops->matmul({matrix.get(),
-                       x.floats() + r * kIn,
-                       std::min(chunk, kRows - r),
-                       kIn,
-                       {},
-                       &norm,
-                       nullptr,
-                       DecodeEpilogue::kStore,
-                       out.floats() + r * kOut,
-                       kOut});
-        return Outputs{float_output("out", out, 1)};
-      };
-      const Outputs whole = run(kRows);
-      for (const int chunk : {1, 2, 3, 7, 8, 9, 16, 31})
-        require_same_bits(std::string(weight_format_name(format)) + ", " + isa_name(isa) +
-                              ", chunks of " + std::to_string(chunk),
-                          whole, run(chunk));
+      check_chunks(*ops, format, 37, 150, {1, 2, 3, 7, 8, 9, 16, 31}, isa_name(isa));
     }
 }
 

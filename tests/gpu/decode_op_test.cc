@@ -32,6 +32,8 @@ TEST_CASE("the GPU multiplies by every weight format as the reference does") {
     shapes.push_back({format, 7, {100, 20, 20}, 300});
     shapes.push_back({format, 33, {24}, 96});
     shapes.push_back({format, 9, {64, 32, 32}, 1100});
+    shapes.push_back({format, 69, {100, 40, 6}, 300});  // some row and output tiles are half there
+    shapes.push_back({format, 130, {17}, 1200});        // ten units in eight slices
   }
   check_gpu_decode_op("decode matmul", shapes, decode_cases::run_matmul);
 }
@@ -47,34 +49,11 @@ TEST_CASE("the GPU gates the MLP as the reference does") {
 TEST_CASE("a row's product on the GPU has the same bits alone and in any batch") {
   const auto device = emulated_gpu();
   const auto ops = device->make_decode_ops();
-  for (const WeightFormat format : kFormats) {
-    Rng rng(55);
-    constexpr int kRows = 37, kIn = 200, kOut = 40;
-    Array x = random_floats(rng, kRows * kIn), weight = random_floats(rng, kIn);
-    const int rows[] = {kOut};
-    const auto matrix = decode_cases::random_matrix(*ops, rng, format, rows, kIn, false);
-    const DecodeNorm norm{NormKind::kRmsNorm, weight.floats(), nullptr, 1e-5f};
-    const auto run = [&](int chunk) {
-      Array out = unwritten_floats(kRows * kOut);
-      for (int r = 0; r < kRows; r += chunk)
-        ops->matmul({matrix.get(),
-                     x.floats() + r * kIn,
-                     std::min(chunk, kRows - r),
-                     kIn,
-                     {},
-                     &norm,
-                     nullptr,
-                     DecodeEpilogue::kStore,
-                     out.floats() + r * kOut,
-                     kOut});
-      return Outputs{float_output("out", out, 1)};
-    };
-    const Outputs whole = run(kRows);
-    for (const int chunk : {1, 9, 31})
-      require_same_bits(
-          std::string(weight_format_name(format)) + ", chunks of " + std::to_string(chunk), whole,
-          run(chunk));
-  }
+  for (const WeightFormat format : kFormats)
+    decode_cases::check_chunks(*ops, format, 37, 40, {1, 9, 31}, "GPU");
+  // A prompt's length, in tiles of 128 rows and of 64, and what a decoding step has.
+  for (const WeightFormat format : {WeightFormat::kBFloat16, WeightFormat::kInt4Group32})
+    decode_cases::check_chunks(*ops, format, 150, 300, {40, 8}, "GPU");
   CHECK(device->sync().ok());
 }
 
