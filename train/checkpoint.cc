@@ -17,7 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kFormat = 1;
-constexpr size_t kKept = 2;
 constexpr char kPrefix[] = "step-", kUnfinished[] = ".writing-", kHeader[] = "checkpoint.json";
 
 Error damaged(const Path& path, std::string what) {
@@ -130,8 +129,6 @@ Result<std::unique_ptr<CheckpointDirectory>> CheckpointDirectory::open(const Pat
 Status CheckpointDirectory::write(const CheckpointHeader& header,
                                   const std::vector<std::shared_ptr<const ShardState>>& parts,
                                   const std::vector<float>* best) {
-  const std::string name = fmt::format("{}{:09}", kPrefix, header.state.steps_done);
-  const Path tmp = path_ / (kUnfinished + name);
   std::vector<std::span<const float>> weights, m, v;
   uint64_t bytes = header.tokenizer_json.size() + (best != nullptr ? best->size() * 4 : 0);
   auto sorted = parts;
@@ -144,21 +141,38 @@ Status CheckpointDirectory::write(const CheckpointHeader& header,
     bytes += part->weights.size() * 12;
   }
   FS_TRY(require_free_space(path_, bytes));
-  FS_TRY(make_directories(tmp));
-  const auto write_all = [&]() -> Status {
+  return write(header, [&](const Path& folder, Json& json) -> Status {
     Json files;
-    FS_ASSIGN(Json described, write_floats(tmp / "weights.f32", weights));
+    FS_ASSIGN(Json described, write_floats(folder / "weights.f32", weights));
     files.set("weights.f32", std::move(described));
-    FS_ASSIGN(described, write_floats(tmp / "adam_m.f32", m));
+    FS_ASSIGN(described, write_floats(folder / "adam_m.f32", m));
     files.set("adam_m.f32", std::move(described));
-    FS_ASSIGN(described, write_floats(tmp / "adam_v.f32", v));
+    FS_ASSIGN(described, write_floats(folder / "adam_v.f32", v));
     files.set("adam_v.f32", std::move(described));
     if (best != nullptr) {
-      FS_ASSIGN(described, write_floats(tmp / "best.f32", {*best}));
+      FS_ASSIGN(described, write_floats(folder / "best.f32", {*best}));
       files.set("best.f32", std::move(described));
     }
-    Json json = header_json(header);
     json.set("files", std::move(files));
+    return {};
+  });
+}
+
+Status CheckpointDirectory::write(const CheckpointHeader& header, const PieceSet& pieces) {
+  return write(header, [&](const Path&, Json& json) -> Status {
+    json.set("pieces", pieces.to_json());
+    return {};
+  });
+}
+
+Status CheckpointDirectory::write(const CheckpointHeader& header,
+                                  const std::function<Status(const Path&, Json&)>& files) {
+  const std::string name = fmt::format("{}{:09}", kPrefix, header.state.steps_done);
+  const Path tmp = path_ / (kUnfinished + name);
+  FS_TRY(make_directories(tmp));
+  const auto write_all = [&]() -> Status {
+    Json json = header_json(header);
+    FS_TRY(files(tmp, json));
     json.set("checksum", checksum(json));
     FS_TRY(write_file_atomically(tmp / kHeader, json.dump(2)));
     FS_TRY(publish(tmp, path_ / name));
@@ -171,7 +185,8 @@ Status CheckpointDirectory::write(const CheckpointHeader& header,
     return status;
   }
   const std::vector<Path> all = list(path_);
-  for (size_t i = kKept; i < all.size(); i++) fs::remove_all(all[i], ignored);
+  for (size_t i = static_cast<size_t>(header.spec.keep_checkpoints); i < all.size(); i++)
+    fs::remove_all(all[i], ignored);
   return {};
 }
 
@@ -212,6 +227,10 @@ Result<Checkpoint> CheckpointDirectory::load(const Path& path) {
   FS_ASSIGN(checkpoint.header.numerics_id, json.string_or("numerics", ""));
   FS_ASSIGN(const std::string dataset, json.string_or("dataset", "0"));
   checkpoint.header.dataset_fingerprint = std::strtoull(dataset.c_str(), nullptr, 16);
+  if (const Json* pieces = json.find_set("pieces")) {
+    FS_ASSIGN(checkpoint.pieces, PieceSet::from_json(*pieces, where));
+    return checkpoint;
+  }
   const Json& files = member("files");
   const auto read = [&](const char* name) -> Result<std::vector<float>> {
     const Json* described = files.find(name);
@@ -238,6 +257,29 @@ std::optional<Checkpoint> CheckpointDirectory::newest(const Log& log) const {
     log.warning("a damaged checkpoint is passed over: " + checkpoint.error().message());
   }
   return std::nullopt;
+}
+
+std::vector<std::pair<uint64_t, int64_t>> CheckpointDirectory::kept_pieces() const {
+  std::vector<std::pair<uint64_t, int64_t>> kept;
+  for (const Path& path : list(path_)) {
+    const auto json = read_header(path / kHeader);
+    const Json* pieces = json.ok() ? json->find_set("pieces") : nullptr;
+    if (pieces == nullptr) continue;
+    if (const auto set = PieceSet::from_json(*pieces, path.string()); set.ok())
+      kept.emplace_back(set->incarnation, set->step);
+  }
+  return kept;
+}
+
+Error needs_its_nodes(const PieceSet& pieces, const Path& checkpoint) {
+  std::set<std::string> nodes;
+  for (const PieceSet::Piece& piece : pieces.pieces)
+    nodes.insert(piece.holders.begin(), piece.holders.end());
+  return {ErrorCode::kUnsupported,
+          fmt::format("lies in pieces on the nodes of its cluster ({})", fmt::join(nodes, ", ")),
+          checkpoint.string(),
+          "go on there: fsctl jobs resume JOB --cluster HOST:PORT; with --checkpoints coordinator "
+          "its next checkpoint lies on one disk"};
 }
 
 Error data_changed(const std::string& where) {

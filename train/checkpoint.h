@@ -1,6 +1,7 @@
 // A job's state on disk, from which it goes on as if it had never stopped.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "train/checkpoint_pieces.h"
 #include "train/job.h"
 
 namespace fastserve {
@@ -24,18 +26,21 @@ struct CheckpointHeader {
 
 struct Checkpoint {
   CheckpointHeader header;
+  std::optional<PieceSet> pieces;    ///< set: the floats lie on other nodes, and none are here
   std::vector<float> weights, m, v;  ///< flat, all elements
   std::vector<float> best;           ///< weights of the best evaluation; empty when there was none
   Path path;
 };
 
-/// Checkpoints of one job: DIR/step-000000250/ with checkpoint.json and the floats beside it.
+/// Checkpoints of one job: DIR/step-000000250/ with checkpoint.json and the floats beside it, or
+/// with a list of the pieces that nodes hold.
 ///
 /// Owns:     the directory, under a lock (kUnavailable while another process trains there).
 /// Threads:  one caller at a time, any thread.
 /// Promises: a checkpoint is whole or not there, whatever is killed when: it is written under
 /// another
-///           name, synced and renamed. The last two are kept, each with the best weights so far.
+///           name, synced and renamed. The last spec.keep_checkpoints are kept, each with the best
+///           weights so far.
 class CheckpointDirectory {
  public:
   /// Creates the directory when it is not there; removes what a crash left half-written.
@@ -45,6 +50,8 @@ class CheckpointDirectory {
   Status write(const CheckpointHeader& header,
                const std::vector<std::shared_ptr<const ShardState>>& parts,
                const std::vector<float>* best);
+  /// Names a checkpoint whose pieces are all where they are to be.
+  Status write(const CheckpointHeader& header, const PieceSet& pieces);
 
   /// The newest one whose checksums hold; damaged ones are passed over with a warning that names
   /// them. Nothing when there is none.
@@ -58,12 +65,19 @@ class CheckpointDirectory {
 
   /// kCorrupt names the file that is damaged.
   static Result<Checkpoint> load(const Path& checkpoint);
+  /// Whole ones and damaged ones, newest first.
+  std::vector<Path> all() const { return list(path_); }
+  /// The checkpoints in pieces that are kept, as (incarnation, step).
+  std::vector<std::pair<uint64_t, int64_t>> kept_pieces() const;
 
   const Path& path() const { return path_; }
 
  private:
   CheckpointDirectory(Path path, FileLock lock) : path_(std::move(path)), lock_(std::move(lock)) {}
   static std::vector<Path> list(const Path& directory);  // newest first
+  /// `files`: writes them into the folder that it is given, and describes them.
+  Status write(const CheckpointHeader& header,
+               const std::function<Status(const Path& folder, Json& header)>& files);
 
   Path path_;
   FileLock lock_;
@@ -73,6 +87,9 @@ class CheckpointDirectory {
 /// setting that contradicts it. Lengths, learning rates and evaluations may change.
 Status check_resumable(const CheckpointHeader& saved, const TrainSpec& spec,
                        uint64_t dataset_fingerprint);
+/// The error for a job that is to go on in one process, and has left its checkpoint on `pieces`'
+/// nodes.
+Error needs_its_nodes(const PieceSet& pieces, const Path& checkpoint);
 /// The error for other data than the job began with; `where` names it.
 Error data_changed(const std::string& where);
 

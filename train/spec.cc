@@ -49,11 +49,21 @@ void each_number(Spec& spec, const Visit& visit) {
   visit("evaluate_sequences", spec.evaluate_sequences);
   visit("patience", spec.patience);
   visit("checkpoint_every", spec.checkpoint_every);
+  visit("keep_checkpoints", spec.keep_checkpoints);
+  visit("checkpoint_copies", spec.checkpoint_copies);
   visit("outer_learning_rate", spec.outer_learning_rate);
   visit("outer_momentum", spec.outer_momentum);
 }
 
 }  // namespace
+
+const char* checkpoints_text(bool on_nodes) { return on_nodes ? "nodes" : "coordinator"; }
+
+Result<bool> parse_checkpoints(const std::string& text) {
+  for (const bool on_nodes : {false, true})
+    if (text == checkpoints_text(on_nodes)) return on_nodes;
+  return bad("checkpoints", "is \"" + text + "\"", "coordinator or nodes");
+}
 
 Status TrainSpec::validate() const {
   FS_TRY(model.validate("model"));
@@ -67,6 +77,8 @@ Status TrainSpec::validate() const {
   FS_TRY(at_least("evaluate_sequences", evaluate_sequences, 0));
   FS_TRY(at_least("patience", patience, 0));
   FS_TRY(at_least("checkpoint_every", checkpoint_every, 0));
+  FS_TRY(within("keep_checkpoints", keep_checkpoints, 1, 1000));
+  FS_TRY(within("checkpoint_copies", checkpoint_copies, 1, 2));
   if (block > model.max_positions)
     return bad(
         "block",
@@ -107,6 +119,7 @@ Json TrainSpec::to_json() const {
   Json json = Json::object({{"model", model.to_json()}, {"precision", precision_name(precision)}});
   each_number(*this, [&](const char* name, const auto& field) { json.set(name, Json(field)); });
   json.set("publish_best", publish_best);
+  json.set("checkpoints", checkpoints_text(node_checkpoints));
   json.set("gradients", gradients.text());
   json.set("weights_back", weights_back.text());
   json.set("consistency", consistency.text());
@@ -141,6 +154,8 @@ Result<TrainSpec> TrainSpec::from_json(const Json& json, const std::string& wher
   FS_ASSIGN(spec.precision, parse_precision(precision));
   if (const Json* best = json.find_set("publish_best"); best != nullptr && best->is_bool())
     spec.publish_best = best->as_bool();
+  FS_ASSIGN(const std::string checkpoints, json.string_or("checkpoints", checkpoints_text(false)));
+  FS_ASSIGN(spec.node_checkpoints, parse_checkpoints(checkpoints));
   FS_ASSIGN(const std::string gradients, json.string_or("gradients", "fp32"));
   FS_ASSIGN(spec.gradients, GradientFormat::parse(gradients));
   FS_ASSIGN(const std::string back, json.string_or("weights_back", "exact"));

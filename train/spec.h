@@ -38,6 +38,11 @@ struct TrainSpec {
   /// What is published: the weights of the best evaluation, or those of the last step.
   bool publish_best = true;
   int64_t checkpoint_every = 250;  ///< steps; 0: only on interruption and at the end
+  int keep_checkpoints = 2;        ///< the newest so many
+  /// In a cluster: each node with parameters writes its own pieces of a checkpoint, and not the
+  /// coordinator the whole. In one process there is one disk, and this says nothing.
+  bool node_checkpoints = false;
+  int checkpoint_copies = 2;  ///< of each piece, on as many nodes, where there are so many
   /// In which form gradients go to other nodes, and weights come back; in one process nothing
   /// travels. The defaults cost no bit.
   GradientFormat gradients;
@@ -51,6 +56,10 @@ struct TrainSpec {
   Json to_json() const;
   static Result<TrainSpec> from_json(const Json& json, const std::string& where);
 };
+
+/// TrainSpec::node_checkpoints as people write it: "coordinator" or "nodes".
+const char* checkpoints_text(bool on_nodes);
+Result<bool> parse_checkpoints(const std::string& text);
 
 /// How it is run: changes speed, never bits.
 struct TrainPlacement {
