@@ -32,7 +32,7 @@ RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_p
       log.warning(fmt::format("node {} is gone", *name));
   });
   return {
-      [=](const NodeHello& hello, const NodeActor& node) {
+      [=, jobs = config.jobs](const NodeHello& hello, const NodeActor& node) {
         const Status status = table->hello(hello, node);
         if (!status.ok()) {
           log.warning(status.error().message());
@@ -42,6 +42,7 @@ RegistryActor::behavior_type registry(RegistryActor::pointer self, std::shared_p
         log.info(fmt::format("node {} has come: {} lanes, {}", hello.place.node, hello.lanes,
                              hello.device));
         self->send(node, Duties{table->duties(hello.place.node)});
+        if (jobs) self->send(node, KeepJobs{jobs()});
         return Welcome{{}, epoch};
       },
       [=, renew = config.renew](const Renew& ask) {
@@ -171,6 +172,12 @@ void ClusterCoordinator::set_draining(const std::string& node, bool draining) {
 void ClusterCoordinator::set_duties(const std::string& node, const std::string& orders) {
   if (const NodeActor actor = state_->nodes->set_duties(node, orders))
     caf::anon_send(actor, Duties{orders});
+}
+
+void ClusterCoordinator::forget_pieces(const std::string& job) {
+  KeepPieces none;
+  none.job = job;
+  for (const NodeActor& node : state_->nodes->connected()) caf::anon_send(node, none);
 }
 
 void ClusterCoordinator::forget(const std::string& node) {

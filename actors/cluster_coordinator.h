@@ -41,6 +41,9 @@ class ClusterCoordinator {
     std::function<Status(const NodeClaim& claim)> admitted;
     /// What a node says of its duties (cluster/duty.h). Called by an actor: be quick.
     std::function<void(const std::string& node, const std::string& reports)> duty_reports;
+    /// Ids of jobs whose pieces of checkpoints nodes are to keep: asked for when one connects.
+    /// Empty: whatever they have.
+    std::function<std::vector<std::string>()> jobs;
   };
   static Result<std::unique_ptr<ClusterCoordinator>> start(Config config);
   /// Jobs end at once, without a checkpoint; train() returns, and no job begins any more.
@@ -56,6 +59,8 @@ class ClusterCoordinator {
   void set_draining(const std::string& node, bool draining);
   /// All that the node is to do beside jobs, from now on and whenever it connects again.
   void set_duties(const std::string& node, const std::string& orders);
+  /// The job goes on no more: its pieces of checkpoints leave the nodes' disks.
+  void forget_pieces(const std::string& job);
   /// Cuts the node off, here and at the other nodes; the rest is the membership's.
   void forget(const std::string& node);
 

@@ -9,27 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "actors/piece_messages.h"
 #include "base/result.h"
 #include "train/parameter_shard.h"
 
 namespace fastserve::wire_messages {
 
 /// Raised with every change that an older process would not understand.
-inline constexpr uint32_t kProtocol = 3;
-
-/// An Error; code 0xff: none.
-struct Fault {
-  uint8_t code = 0xff;
-  std::string what, where, hint;
-  bool ok() const { return code == 0xff; }
-};
-inline Fault to_fault(const Error& error) {
-  return {static_cast<uint8_t>(error.code), error.what, error.where, error.hint};
-}
-inline Error to_error(const Fault& fault) {
-  return {static_cast<ErrorCode>(fault.code), fault.what, fault.where, fault.hint};
-}
-inline Status to_status(const Fault& fault) { return fault.ok() ? Status() : to_error(fault); }
+inline constexpr uint32_t kProtocol = 4;
 
 /// Where a node's bulk lane can be reached.
 struct Place {
@@ -131,6 +118,9 @@ struct PartOrder {
   bool joining = false;  ///< the job runs already: the weights come from the shards
   uint64_t data = 0;     ///< fingerprint
   uint64_t train_bytes = 0, validation_bytes = 0;  ///< of the token files
+  // When nodes keep the checkpoints:
+  std::vector<std::string> copies;  ///< who keeps the copy of each shard's piece; empty: nobody
+  bool best = false;                ///< the best weights so far come to their owners
 };
 struct GiveUnit {
   uint8_t kind = 0;  ///< WorkItem::Kind
@@ -157,9 +147,13 @@ struct CloseShard {  ///< RoundClose
   uint32_t steps = 1;
   std::vector<uint32_t> attempts, shares;  ///< equally many
 };
-struct CopyShard {  ///< answered with a tensor
+/// Answered with a tensor to the coordinator; where nodes keep the checkpoints kState with
+/// ShardCopied and PieceKept, and kBest not at all.
+struct CopyShard {
+  enum What : uint8_t { kState, kBest, kFinal, kFinalBest };
   uint32_t shard = 0;
-  bool weights_only = false;
+  uint8_t what = kState;
+  uint64_t step = 0;  ///< steps done
 };
 struct AddPeer {
   Place place;
@@ -175,10 +169,6 @@ struct Dismissed {  ///< the node is no longer one of the cluster
   Fault fault;
 };
 
-template <class I>
-typename I::result_type inspect(I& f, Fault& x) {
-  return f(caf::meta::type_name("fs_fault"), x.code, x.what, x.where, x.hint);
-}
 template <class I>
 typename I::result_type inspect(I& f, Place& x) {
   return f(caf::meta::type_name("fs_place"), x.node, x.host, x.port);
@@ -227,7 +217,7 @@ typename I::result_type inspect(I& f, Welcome& x) {
 template <class I>
 typename I::result_type inspect(I& f, PartOrder& x) {
   return f(caf::meta::type_name("fs_part"), x.job, x.name, x.spec, x.step, x.owners, x.peers,
-           x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes);
+           x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes, x.copies, x.best);
 }
 template <class I>
 typename I::result_type inspect(I& f, GiveUnit& x) {
@@ -253,7 +243,7 @@ typename I::result_type inspect(I& f, SkipShard& x) {
 }
 template <class I>
 typename I::result_type inspect(I& f, CopyShard& x) {
-  return f(caf::meta::type_name("fs_copy"), x.shard, x.weights_only);
+  return f(caf::meta::type_name("fs_copy"), x.shard, x.what, x.step);
 }
 template <class I>
 typename I::result_type inspect(I& f, AddPeer& x) {
@@ -319,11 +309,14 @@ enum class BulkKind : uint64_t {
   kWeights = 2,    ///< step, key: shard
   kMoments = 3,    ///< m and v of a shard; key: shard
   kState = 4,      ///< weights, m and v of a shard, to the coordinator; step, key: shard
-  kBest = 5,       ///< weights of a shard, to the coordinator; step, key: shard
+  kBest = 5,       ///< weights of a shard, to the coordinator or back; step, key: shard
   kTrainData = 6,  ///< a token file
   kValidationData = 7,  ///< a token file
   kWeightFrame = 8,     ///< step, key: shard; from its owner
   kGradientFrame = 9,   ///< as kGradient
+  kFinal = 20,          ///< weights of a shard as the job ends, to the coordinator; key: shard
+  kPiece = 21,          ///< of a checkpoint, to the coordinator; key: which
+  kPieceCopy = 22,      ///< weights, m, v and perhaps the best of a shard; step, key: shard
 };
 
 }  // namespace fastserve::wire_messages
@@ -341,12 +334,13 @@ using ConductorActor = caf::typed_actor<
     caf::reacts_to<wire_messages::PartOpened, PartActor>, caf::reacts_to<wire_messages::PartReady>,
     caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
     caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
-    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>>;
+    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>,
+    caf::reacts_to<wire_messages::ShardCopied>, caf::reacts_to<wire_messages::PieceKept>>;
 /// A node, as the coordinator sees it.
-using NodeActor =
-    caf::typed_actor<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
-                     caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::Duties>,
-                     caf::reacts_to<wire_messages::Dismissed>>;
+using NodeActor = PieceShelfActor::extend<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
+                                          caf::reacts_to<wire_messages::DropPeer>,
+                                          caf::reacts_to<wire_messages::Duties>,
+                                          caf::reacts_to<wire_messages::Dismissed>>;
 /// A coordinator, as its nodes see it.
 using RegistryActor = caf::typed_actor<
     caf::replies_to<wire_messages::NodeHello, NodeActor>::with<wire_messages::Welcome>,

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "actors/node_part.h"
+#include "actors/piece_shelf.h"
 #include "actors/remoting.h"
 #include "actors/ticket.h"
 #include "base/entropy.h"
@@ -43,7 +44,14 @@ struct Dismissal {
 NodeActor::behavior_type node_actor(NodeActor::pointer self, std::shared_ptr<const NodeParts> parts,
                                     std::shared_ptr<Dismissal> dismissal,
                                     std::function<Status(const std::string&)> duties) {
+  const auto shelf = self->spawn<caf::detached>(piece_shelf, parts);
+  self->attach_functor(
+      [shelf](const caf::error&) { caf::anon_send_exit(shelf, caf::exit_reason::kill); });
   return {
+      [=](const AskPieces& ask) { return self->delegate(shelf, ask); },
+      [=](const SendPiece& order) { return self->delegate(shelf, order); },
+      [=](const KeepPieces& order) { self->send(shelf, order); },
+      [=](const KeepJobs& order) { self->send(shelf, order); },
       [=](const PartOrder& order, const ConductorActor& conductor) {
         const auto part = self->spawn<caf::detached>(deputy, parts, order, conductor);
         caf::logger::set_current_actor_system(nullptr);
@@ -148,6 +156,9 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   parts->make_device = at->config.make_device;
   parts->make_host = at->config.make_host;
   parts->data_folder = at->config.data_folder;
+  const Path& pieces = at->config.pieces_folder;
+  FS_ASSIGN(parts->pieces,
+            PieceStore::open(pieces.empty() ? at->config.data_folder / "checkpoints" : pieces));
   parts->hub = at->hub.get();
   parts->clock = at->config.clock;
   parts->log = at->config.log;

@@ -32,6 +32,7 @@ class ClusterNode {
     std::string host;           ///< where peers reach `bulk_connected`
     int port = 0;
     Path data_folder;
+    Path pieces_folder;  ///< of checkpoints; empty: below data_folder
     const Clock* clock = nullptr;
     Log log;
     /// Connections to the coordinator: for control and for tensors. They block for seconds at most.

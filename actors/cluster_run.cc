@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "actors/cluster_restore.h"
 #include "model/parameters.h"
 #include "train/sampler.h"
 #include "train/token_file.h"
@@ -105,7 +106,17 @@ Status TrainingRun::first_weights() {
 }
 
 Status TrainingRun::load_newest() {
-  auto newest = checkpoints_->newest(config_.log);
+  CheckpointRestore restore({{around_.actors, around_.hub, around_.next_incarnation,
+                              [this] { return cancelled(); }, config_.log},
+                             [nodes = around_.nodes] { return nodes->connected_by_name(); },
+                             [this](const std::string& whom) {
+                               if (told_.waiting_for == whom) return;
+                               config_.log.info(fmt::format("job {} waits for {}", id_, whom));
+                               say(whom);
+                             },
+                             around_.clock},
+                            *checkpoints_, id_);
+  FS_ASSIGN(auto newest, restore.newest());
   if (!newest) return {};
   TrainSpec& spec = config_.spec;
   if (spec.microbatches == 0) spec.microbatches = newest->header.spec.microbatches;
@@ -160,6 +171,7 @@ std::shared_ptr<ConductorParts> TrainingRun::conductor_parts(std::vector<JobNode
   parts->clock = around_.clock;
   parts->cancel = config_.cancel;
   parts->writer = writer_;
+  parts->collector = collector_;
   parts->ledger = ledger_;
   parts->progress = [this](const TrainProgress& progress) {
     reached_ = std::max<int64_t>(reached_, progress.step);
@@ -206,6 +218,21 @@ Result<TrainOutcome> TrainingRun::incarnation(std::vector<JobNode> nodes) {
   return parts->completion->wait();
 }
 
+void TrainingRun::start_writer() {
+  caf::scoped_actor self(*around_.actors);
+  if (!config_.spec.node_checkpoints) {
+    writer_ = self->spawn<caf::detached>(checkpoint_writer, checkpoints_, header_, ledger_);
+    return;
+  }
+  const auto keep = [nodes = around_.nodes](const wire_messages::KeepPieces& order) {
+    for (const NodeActor& node : nodes->connected()) caf::anon_send(node, order);
+  };
+  collector_ = self->spawn<caf::detached>(
+      piece_collector, PieceCollectorParts{checkpoints_, header_, ledger_, id_,
+                                           ParameterLayout(config_.spec.model).elements(), keep});
+  writer_ = collector_;
+}
+
 void TrainingRun::settle_writer() {
   caf::scoped_actor self(*around_.actors);
   self->request(writer_, std::chrono::minutes(10), Settle{})
@@ -227,10 +254,7 @@ Result<TrainOutcome> TrainingRun::run_to_the_end() {
       return Error{ErrorCode::kCancelled, "stopped while no nodes were there", "job " + id_, ""};
     header_.numerics_id =
         around_.nodes->find(nodes.front().name).value_or(wire_messages::NodeHello{}).numerics;
-    if (!writer_) {
-      caf::scoped_actor self(*around_.actors);
-      writer_ = self->spawn<caf::detached>(checkpoint_writer, checkpoints_, header_, ledger_);
-    }
+    if (!writer_) start_writer();
     const int64_t before = reached_;
     auto outcome = incarnation(std::move(nodes));
     if (outcome.ok() || outcome.error().code != ErrorCode::kUnavailable || cancelled())

@@ -32,6 +32,7 @@ class TrainingRun {
   Result<TrainOutcome> run_to_the_end();
   Status open();
   Status load_newest();
+  void start_writer();
   Status first_weights();
   /// Nodes to begin with; empty: the job was cancelled while none were there.
   std::vector<JobNode> wait_for_nodes();
@@ -55,6 +56,7 @@ class TrainingRun {
   std::shared_ptr<LedgerFile> ledger_;
   CheckpointHeader header_;
   CheckpointWriterActor writer_;
+  PieceCollectorActor collector_;  // the writer, when nodes keep the checkpoints
   std::shared_ptr<const std::string> train_file_, validation_file_;
   JobState state_;
   std::shared_ptr<const std::vector<float>> weights_, m_, v_, best_;

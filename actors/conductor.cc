@@ -17,6 +17,7 @@ using namespace wire_messages;
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(200);
+constexpr uint32_t kLast = 1 << 20;                 // urgency of what no step waits for
 constexpr auto kOpening = std::chrono::minutes(2);  // data, weights and all
 
 Error lost_error(const std::string& node, const std::string& why) {
@@ -36,6 +37,7 @@ class Conductor {
                            count_stripes(parts_->spec, layout.elements(), parts_->nodes));
     ranges_ = ParameterShard::ranges(tiles, layout.elements(), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
+    if (parts_->collector) copies_ = copy_places(owners_, parts_->spec.checkpoint_copies);
     sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_);
     parts_->hub->open(parts_->job, sink_);
     for (const JobNode& node : parts_->nodes) order(node, false);
@@ -113,6 +115,17 @@ class Conductor {
   void applied(const ShardApplied& applied) {
     if (coordinator_ && applied.shard < ranges_.size())
       self_->send(coordinator_, ShardReady{{applied.shard}, {applied.step}});
+  }
+
+  void copied(const ShardCopied& copied) {
+    if (!coordinator_ || copied.shard >= ranges_.size()) return;
+    auto nothing = std::make_shared<ShardState>();  // what it has stays there
+    nothing->offset = ranges_[copied.shard].begin;
+    self_->send(coordinator_, StateCopied{std::move(nothing)});
+  }
+
+  void kept(const PieceKept& kept) {
+    if (parts_->collector && kept.job == parts_->job) self_->send(parts_->collector, kept);
   }
 
   void state_here(StateHere& here) {
@@ -217,6 +230,8 @@ class Conductor {
     order.data = parts_->data_fingerprint;
     order.train_bytes = parts_->train_file->size();
     order.validation_bytes = parts_->validation_file ? parts_->validation_file->size() : 0;
+    order.copies = copies_;
+    order.best = parts_->collector && parts_->best != nullptr;
     self_->send(node.actor, std::move(order), ConductorActor(ConductorShell(self_)));
   }
 
@@ -246,6 +261,9 @@ class Conductor {
         parts_->hub->send(node,
                           {static_cast<uint64_t>(BulkKind::kMoments), parts_->job, step, shard},
                           {run(parts_->m, shard), run(parts_->v, shard)}, urgency);
+      if (parts_->collector && parts_->best != nullptr && owners_[shard] == node)
+        parts_->hub->send(node, {static_cast<uint64_t>(BulkKind::kBest), parts_->job, step, shard},
+                          {run(parts_->best, shard)}, kLast);
     }
   }
 
@@ -271,6 +289,7 @@ class Conductor {
     driven->job = std::make_unique<TrainingJob>(std::move(setup), parts_->state);
     driven->first_weights = parts_->weights;
     driven->best = parts_->best;
+    if (parts_->collector) driven->in_pieces = parts_->job;
     driven->progress = [job = driven->job.get(), parts = parts_](const TrainProgress& progress) {
       parts->members->measure(*job);
       if (parts->progress) parts->progress(progress);
@@ -309,7 +328,7 @@ class Conductor {
   ConductorShell::pointer self_;
   std::shared_ptr<ConductorParts> parts_;
   Nanoseconds began_{0};
-  std::vector<std::string> owners_;
+  std::vector<std::string> owners_, copies_;
   std::vector<ParameterShard::Range> ranges_;
   std::map<std::string, MemberState> members_;
   std::map<std::string, Nanoseconds> left_;
@@ -321,37 +340,6 @@ class Conductor {
 };
 
 }  // namespace
-
-void MemberTable::set(const std::string& node, Member member) {
-  std::lock_guard lock(mutex_);
-  members_[node] = member;
-  if (member.trainer) names_[*member.trainer] = node;
-}
-
-std::string MemberTable::name_of(TrainerId trainer) const {
-  std::lock_guard lock(mutex_);
-  const auto it = names_.find(trainer);
-  return it == names_.end() ? "" : it->second;
-}
-
-void MemberTable::measure(const TrainingJob& job) {
-  std::lock_guard lock(mutex_);
-  for (auto& [name, member] : members_) {
-    if (!member.trainer) continue;
-    member.share = job.share(*member.trainer);
-    member.microbatches_per_second = job.rate(*member.trainer);
-  }
-}
-
-void MemberTable::drop(const std::string& node) {
-  std::lock_guard lock(mutex_);
-  members_.erase(node);
-}
-
-std::map<std::string, Member> MemberTable::all() const {
-  std::lock_guard lock(mutex_);
-  return members_;
-}
 
 ConductorShell::behavior_type conductor(ConductorShell::pointer self,
                                         std::shared_ptr<ConductorParts> parts) {
@@ -366,6 +354,8 @@ ConductorShell::behavior_type conductor(ConductorShell::pointer self,
       [=](const ShardGathered& gathered) { all->gathered(gathered); },
       [=](const DisplacementHere& here) { all->displaced(here); },
       [=](const ShardApplied& applied) { all->applied(applied); },
+      [=](const ShardCopied& copied) { all->copied(copied); },
+      [=](const PieceKept& kept) { all->kept(kept); },
       [=](const PeerLost& lost) { all->peer_lost(lost.node, lost.peer, to_error(lost.fault)); },
       [=](const Begin&) { all->begin(); },
       [=](StateHere& here) { all->state_here(here); },

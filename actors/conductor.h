@@ -11,6 +11,7 @@
 
 #include "actors/cluster_messages.h"
 #include "actors/coordinator.h"
+#include "actors/piece_collector.h"
 #include "net/lane_hub.h"
 
 namespace fastserve {
@@ -84,6 +85,7 @@ struct ConductorParts {
   const Clock* clock = nullptr;
   const CancelFlag* cancel = nullptr;
   CheckpointWriterActor writer;
+  PieceCollectorActor collector;       ///< the writer, when nodes keep the checkpoints; else null
   std::shared_ptr<LedgerFile> ledger;  ///< may be null
   CoordinatorActor coordinator;  ///< set by the conductor; to be waited for once that has ended
   std::function<void(const TrainProgress&)> progress;
@@ -100,6 +102,7 @@ using ConductorShell = caf::typed_actor<
     caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
     caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
     caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>,
+    caf::reacts_to<wire_messages::ShardCopied>, caf::reacts_to<wire_messages::PieceKept>,
     caf::reacts_to<messages::Begin>, caf::reacts_to<messages::StateHere>,
     caf::reacts_to<messages::NodeJoins>, caf::reacts_to<messages::PeerGone>,
     caf::reacts_to<messages::Tick>>;

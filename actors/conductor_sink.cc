@@ -6,8 +6,9 @@ using wire_messages::BulkKind;
 
 Result<BulkPlace> ConductorSink::place(const std::string& peer, const BulkTag& tag,
                                        uint64_t bytes) {
-  const bool best = tag.kind == static_cast<uint64_t>(BulkKind::kBest);
-  const bool known = best || tag.kind == static_cast<uint64_t>(BulkKind::kState);
+  const auto kind = static_cast<BulkKind>(tag.kind);
+  const bool best = kind == BulkKind::kBest || kind == BulkKind::kFinal;  // weights alone
+  const bool known = best || kind == BulkKind::kState;
   const Error refused{ErrorCode::kInvalidArgument, "sent a tensor that nobody waits for",
                       "node " + peer, ""};
   if (!known || tag.key >= ranges_.size() || owners_[tag.key] != peer) return refused;

@@ -25,7 +25,8 @@ class Shell {
   void begin() {
     for (const auto& trainer : parts_->trainers) self_->monitor(trainer);
     for (const auto& shard : parts_->shards) self_->monitor(shard);
-    last_ = parts_->first_weights;
+    if (parts_->in_pieces == 0) last_ = parts_->first_weights;
+    has_best_ = parts_->best != nullptr;
     std::vector<TrainerId> all;
     for (uint32_t i = 0; i < parts_->trainers.size(); i++) all.push_back({i});
     carry_out(job().trainers_joined(all));
@@ -56,9 +57,12 @@ class Shell {
   void copied(std::shared_ptr<const ShardState> part) {
     copies_.push_back(std::move(part));
     if (copies_.size() < parts_->shards.size()) return;
+    if (ended_) return finish_with_copies();
     if (parts_->look_at_memory) parts_->look_at_memory();
-    if (!parts_->weights) last_ = joined_weights(copies_);
-    self_->send(parts_->writer, WriteCheckpoint{copied_state_, std::move(copies_), parts_->best});
+    if (parts_->in_pieces != 0) copies_.clear();  // they say when, and hold nothing
+    if (!parts_->weights && parts_->in_pieces == 0) last_ = joined_weights(copies_);
+    self_->send(parts_->writer, WriteCheckpoint{copied_state_, std::move(copies_), parts_->best,
+                                                parts_->in_pieces, has_best_});
     writing_since_ = clock_.now();
     copies_.clear();
     carry_out(job().snapshot_taken());
@@ -90,6 +94,7 @@ class Shell {
     if (best_copies_.size() < parts_->shards.size()) return;
     parts_->best = joined_weights(best_copies_);
     best_copies_.clear();
+    if (ended_) finish_with_copies();
   }
 
  private:
@@ -126,13 +131,13 @@ class Shell {
       return;
     }
     // Every shard copies before it hears of the next step, and before it copies for a checkpoint.
-    best_copies_.clear();
-    for (const auto& shard : parts_->shards) self_->send(shard, CopyWeights{});
+    has_best_ = true;
+    ask_for_weights(CopyWeights::Of::kBest, best_copies_);
   }
   void carry_out(const TakeSnapshot& order) {
     copied_state_ = order.state;
     copies_.clear();
-    for (const auto& shard : parts_->shards) self_->send(shard, CopyState{});
+    for (const auto& shard : parts_->shards) self_->send(shard, CopyState{order.state.steps_done});
   }
   void carry_out(const Report& order) {
     if (parts_->progress) parts_->progress(order.progress);
@@ -143,8 +148,30 @@ class Shell {
       parts_->completion->set(std::move(order.end).error());
       return;
     }
+    if (parts_->in_pieces == 0 || *order.end == TrainEnd::kCancelled) return finish(*order.end);
+    ended_ = *order.end;
+    parts_->best = nullptr;
+    ask_for_weights(CopyWeights::Of::kFinal, copies_);
+    if (has_best_) ask_for_weights(CopyWeights::Of::kFinalBest, best_copies_);
+  }
+
+  void ask_for_weights(CopyWeights::Of of, Copies& answers) {
+    answers.clear();
+    for (const auto& shard : parts_->shards)
+      self_->send(shard, CopyWeights{of, job().state().steps_done});
+  }
+
+  /// What the job ends in has come from other nodes, or some of it.
+  void finish_with_copies() {
+    const size_t shards = parts_->shards.size();
+    if (copies_.size() < shards || (has_best_ && parts_->best == nullptr)) return;
+    last_ = joined_weights(copies_);
+    finish(*std::exchange(ended_, {}));
+  }
+
+  void finish(TrainEnd end) {
     TrainOutcome outcome = job().outcome();
-    outcome.end = *order.end;
+    outcome.end = end;
     if (parts_->look_at_memory) parts_->look_at_memory();
     if (parts_->complete_outcome) parts_->complete_outcome(outcome);
     if (parts_->weights)
@@ -164,7 +191,8 @@ class Shell {
   const SystemClock clock_;
   JobState copied_state_;
   std::optional<Nanoseconds> writing_since_;  // the last checkpoint, until the disk has it
-  bool said_slow_ = false;
+  bool said_slow_ = false, has_best_ = false;
+  std::optional<TrainEnd> ended_;  // what it ended in is on its way here
   Copies copies_, best_copies_;
   std::shared_ptr<const std::vector<float>> last_;  // of the last checkpoint, if on other nodes
 };

@@ -38,6 +38,10 @@ struct CoordinatorParts {
   std::shared_ptr<const std::vector<float>> first_weights;  ///< those begun with, if on other nodes
   std::vector<TrainerActor> trainers;
   std::vector<ParameterServerActor> shards;
+  /// Of a cluster's incarnation, when its nodes keep the checkpoints themselves: shards answer
+  /// CopyState without floats, KeepBest's CopyWeights not at all, and as the job ends they are
+  /// asked for what it ends in. 0: not so.
+  uint64_t in_pieces = 0;
   CheckpointWriterActor writer;  ///< may be empty when the job writes no checkpoints
   std::shared_ptr<const std::vector<float>> best;  ///< weights of the best evaluation so far
   std::function<void(const TrainProgress&)> progress;

@@ -5,6 +5,7 @@
 #include "actors/local_part.h"
 #include "actors/loose_server.h"
 #include "actors/parameter_server.h"
+#include "actors/piece_keeper.h"
 #include "actors/slice_sender.h"
 #include "actors/taker.h"
 #include "actors/trainer.h"
@@ -32,6 +33,7 @@ class Deputy {
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
     own_.clear();
     local_ = nullptr;
+    copies_ = nullptr;
     room_ = nullptr;
   }
 
@@ -184,17 +186,15 @@ class Deputy {
   }
 
   void copied(const std::shared_ptr<const ShardState>& part) {
-    if (room_ == nullptr) return;
-    const auto at = std::find_if(room_->ranges.begin(), room_->ranges.end(),
-                                 [&](const auto& range) { return range.begin == part->offset; });
-    const auto shard = static_cast<uint64_t>(at - room_->ranges.begin());
-    const BulkKind tensor = part->m.empty() ? BulkKind::kBest : BulkKind::kState;
-    std::vector<BulkSource> parts;
-    for (const auto* run : {&part->weights, &part->m, &part->v})
-      if (!run->empty()) parts.push_back({std::as_bytes(std::span(*run)), part});
-    constexpr uint32_t kAfterTheStep = 1 << 20;  // a checkpoint may take its time
-    node_->hub->send(kCoordinatorPeer, {static_cast<uint64_t>(tensor), order_.job, 0, shard},
-                     std::move(parts), kAfterTheStep);
+    if (room_ != nullptr && copies_ != nullptr) copies_->copied(part);
+  }
+
+  void copy(const CopyShard& order) {
+    if (room_ == nullptr || copies_ == nullptr || !copies_->ordered(order)) return;
+    if (order.what == CopyShard::kState)
+      to_shard(order.shard, CopyState{});
+    else
+      to_shard(order.shard, CopyWeights{});
   }
 
   template <class Order>
@@ -309,6 +309,10 @@ class Deputy {
                                       shards_, ParameterShard::begins(room_->ranges))));
     for (int i = 0; i < node_->lanes; i++)
       takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, shards_, me)));
+    const auto keeper = room_->spec.node_checkpoints
+                            ? keep(system.spawn<caf::detached>(piece_keeper, room_, conductor_))
+                            : PieceKeeperActor();
+    copies_ = std::make_unique<PartCopies>(room_, conductor_, keeper);
     caf::logger::set_current_actor_system(nullptr);
     work_ =
         std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
@@ -317,6 +321,7 @@ class Deputy {
           std::make_unique<LocalPart>(self_, room_, *work_, std::move(local),
                                       [this](const NodeWork::UnitDone& unit) { report(unit); });
     sink_->set_shards(shards_);
+    sink_->set_keeper(keeper);
     return {};
   }
 
@@ -328,6 +333,7 @@ class Deputy {
   std::shared_ptr<PartSink> sink_;
   std::unique_ptr<NodeWork> work_;
   std::unique_ptr<LocalPart> local_;  // unless the job is exact
+  std::unique_ptr<PartCopies> copies_;
   std::vector<ParameterServerActor> shards_;
   std::vector<TrainerActor> trainers_;
   std::vector<TakerActor> takers_;
@@ -362,12 +368,7 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
         part->to_shard(order.shard, Close{std::move(close)});
       },
       [=](const SkipShard& order) { part->to_shard(order.shard, Skip{{order.step}}); },
-      [=](const CopyShard& order) {
-        if (order.weights_only)
-          part->to_shard(order.shard, CopyWeights{});
-        else
-          part->to_shard(order.shard, CopyState{});
-      },
+      [=](const CopyShard& order) { part->copy(order); },
       [=](const AddPeer& peer) { part->add_peer(peer.place); },
       [=](const DropPeer& peer) { part->drop_peer(peer.node); },
       [=](const EndPart&) { self->quit(caf::exit_reason::normal); },

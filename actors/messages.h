@@ -40,9 +40,15 @@ struct Skip {
 struct Close {  // of local steps
   RoundClose order;
 };
-struct CopyState {};    // answered with StateCopied
-struct CopyWeights {};  // answered with WeightsCopied
-struct SendWeights {    // to a node that has joined
+struct CopyState {   // answered with StateCopied
+  int64_t step = 0;  // steps done: names the checkpoint
+};
+struct CopyWeights {  // answered with WeightsCopied
+  enum class Of : uint8_t { kBest, kFinal, kFinalBest };
+  Of of = Of::kBest;
+  int64_t step = 0;
+};
+struct SendWeights {  // to a node that has joined
   std::string peer;
 };
 
@@ -51,6 +57,9 @@ struct WriteCheckpoint {
   JobState state;
   std::vector<std::shared_ptr<const ShardState>> parts;
   std::shared_ptr<const std::vector<float>> best;  // null: none yet
+  // When nodes keep the checkpoint, and neither parts nor best say anything:
+  uint64_t incarnation = 0;
+  bool has_best = false;
 };
 
 struct Settle {};

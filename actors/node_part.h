@@ -10,6 +10,7 @@
 #include "actors/messages.h"
 #include "model/device.h"
 #include "net/lane_hub.h"
+#include "train/piece_store.h"
 
 namespace fastserve::messages {
 
@@ -45,8 +46,26 @@ struct LocalDisplaced {  // the range's displacement is on its way
   StepId round;
 };
 
+struct KeepPiece {
+  uint32_t shard;
+  StepId step;
+  std::shared_ptr<const ShardState> state;
+  std::shared_ptr<const std::vector<float>> best;  // of another node's shard; null: none
+  bool owner;                                      // the shard is this node's
+};
+struct BestHere {  // of a shard of this node's
+  uint32_t shard;
+  std::shared_ptr<const std::vector<float>> weights;
+};
+struct SendBest {  // to the coordinator
+  uint32_t shard;
+};
+
 }  // namespace fastserve::messages
 
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::KeepPiece)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::BestHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::SendBest)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::GradientHere)
@@ -61,7 +80,8 @@ struct NodeParts {
   std::string name;
   int lanes = 1;
   DeviceFactory make_device, make_host;  ///< as make_device_backend()'s
-  Path data_folder;  ///< token files that jobs have brought, by their fingerprint
+  Path data_folder;                    ///< token files that jobs have brought, by their fingerprint
+  std::shared_ptr<PieceStore> pieces;  ///< of checkpoints
   LaneHub* hub = nullptr;
   const Clock* clock = nullptr;
   /// Connects a bulk lane to a peer; blocks for seconds at most.
@@ -88,6 +108,10 @@ using DeputyActor = caf::typed_actor<
     caf::reacts_to<messages::Tick>, caf::reacts_to<messages::DataHere>,
     caf::reacts_to<messages::WeightsHere>, caf::reacts_to<messages::GradientHere>,
     caf::reacts_to<messages::MomentsHere>, caf::reacts_to<messages::PeerGone>>;
+
+using PieceKeeperActor =
+    caf::typed_actor<caf::reacts_to<messages::KeepPiece>, caf::reacts_to<messages::BestHere>,
+                     caf::reacts_to<messages::SendBest>>;
 
 /// Spawn it detached and send it Begin. Ends when told, when the conductor is gone, or after
 /// PartFailed; its own actors end with it.

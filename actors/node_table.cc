@@ -194,6 +194,14 @@ std::vector<NodeActor> NodeTable::connected() const {
   return actors;
 }
 
+std::vector<std::pair<std::string, NodeActor>> NodeTable::connected_by_name() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::pair<std::string, NodeActor>> nodes;
+  for (const auto& [name, entry] : entries_)
+    if (entry.actor) nodes.emplace_back(name, entry.actor);
+  return nodes;
+}
+
 std::vector<NodeStatus> NodeTable::all() const {
   constexpr auto kSilence = std::chrono::seconds(3);  // of a node that sends a tick each second
   constexpr double kClockForgiven = 30;               // s

@@ -43,6 +43,7 @@ class NodeTable {
   NodeActor forget(const std::string& node);
 
   std::vector<NodeActor> connected() const;
+  std::vector<std::pair<std::string, NodeActor>> connected_by_name() const;
   bool draining(const std::string& node) const;
   /// Whose shares and rates the nodes' statuses show; null: the job has ended.
   void watch(std::shared_ptr<MemberTable> members, const std::string& job, const TrainPlan& plan);

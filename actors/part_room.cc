@@ -289,6 +289,9 @@ Result<BulkPlace> PartSink::place(const std::string& peer, const BulkTag& tag, u
       auto file = std::make_shared<std::vector<std::byte>>(bytes);
       return place_in(std::span(*file), file);
     }
+    case BulkKind::kBest:
+    case BulkKind::kPieceCopy:
+      return place_piece(peer, tag, bytes);
     default:
       return refuse("sent a tensor of an unknown kind");
   }
@@ -326,6 +329,9 @@ void PartSink::arrived(const std::string& peer, const BulkTag& tag, BulkPlace pl
       caf::anon_send(deputy_,
                      MomentsHere{shard, std::static_pointer_cast<std::vector<float>>(place.owner)});
       return;
+    case BulkKind::kBest:
+    case BulkKind::kPieceCopy:
+      return piece_here(tag, place);
     default:
       caf::anon_send(deputy_,
                      DataHere{kind == BulkKind::kValidationData,

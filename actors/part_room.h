@@ -98,6 +98,8 @@ class PartSink final : public BulkSink {
       : room_(std::move(room)), deputy_(std::move(deputy)) {}
   /// Where gradients go; before it is called they are refused.
   void set_shards(std::vector<ParameterServerActor> shards);
+  /// Where pieces of checkpoints go, and the best weights, which may have come before.
+  void set_keeper(PieceKeeperActor keeper);
 
   Result<BulkPlace> place(const std::string& peer, const BulkTag& tag, uint64_t bytes) override;
   void arrived(const std::string& peer, const BulkTag& tag, BulkPlace place) override;
@@ -107,11 +109,15 @@ class PartSink final : public BulkSink {
   Result<uint32_t> shard_of(const BulkTag& tag, uint64_t bytes, uint64_t copies) const;
   Result<BulkPlace> place_gradient(const std::string& peer, const BulkTag& tag, uint64_t bytes);
   Result<BulkPlace> place_weights(const std::string& peer, const BulkTag& tag, uint64_t bytes);
+  Result<BulkPlace> place_piece(const std::string& peer, const BulkTag& tag, uint64_t bytes);
+  void piece_here(const BulkTag& tag, const BulkPlace& place);
 
   std::shared_ptr<PartRoom> room_;
   DeputyActor deputy_;
   std::mutex mutex_;
   std::vector<ParameterServerActor> shards_;
+  PieceKeeperActor keeper_;
+  std::vector<messages::BestHere> early_;  // before there was a keeper
 };
 
 }  // namespace fastserve

@@ -35,11 +35,15 @@ ParameterServerActor::behavior_type remote_shard(ParameterServerActor::pointer s
       [=](const Skip& skip) {
         self->send(part, SkipShard{shard, skip.step.value});
       },
-      [=](const CopyState&) {
-        self->send(part, CopyShard{shard, false});
+      [=](const CopyState& copy) {
+        self->send(part, CopyShard{shard, CopyShard::kState, static_cast<uint64_t>(copy.step)});
       },
-      [=](const CopyWeights&) {
-        self->send(part, CopyShard{shard, true});
+      [=](const CopyWeights& copy) {
+        using Of = CopyWeights::Of;
+        const auto what = copy.of == Of::kBest    ? CopyShard::kBest
+                          : copy.of == Of::kFinal ? CopyShard::kFinal
+                                                  : CopyShard::kFinalBest;
+        self->send(part, CopyShard{shard, what, static_cast<uint64_t>(copy.step)});
       },
       [](const SendWeights&) {},
   };

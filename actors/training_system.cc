@@ -139,6 +139,7 @@ Status TrainingSystem::State::resume() {
                  checkpoints->path().string(), "resume that job, or use another directory"};
   }
   resumed = checkpoints->newest(config.log);
+  if (resumed && resumed->pieces) return needs_its_nodes(*resumed->pieces, resumed->path);
   if (!resumed) {
     if (config.resume == Resume::kIfThere) return {};
     return Error{ErrorCode::kNotFound, "holds no whole checkpoint to resume from",

@@ -11,6 +11,7 @@
 #include "api/bulk_protocols.h"
 #include "api/cluster_folder.h"
 #include "api/cluster_jobs.h"
+#include "api/job_folder.h"
 #include "api/model_transfer.h"
 #include "api/train_request.h"
 #include "api/transfer_desk.h"
@@ -74,7 +75,8 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
                    [this](const std::string& node, const std::string& reports) {
                      const std::lock_guard lock(duties_mutex_);
                      if (reporting_ != nullptr) reporting_->reported(node, reports);
-                   }}));
+                   },
+                   [root = options_.root] { return jobs_with_checkpoints(root); }}));
     for (const MemberRecord& node : members_->nodes())
       coordinator_->set_draining(node.name, node.draining);
     const NodeOptions own{options_.root, usable_cores(), "cpu", options_.log};

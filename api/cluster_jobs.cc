@@ -8,6 +8,9 @@
 #include <fstream>
 #include <future>
 
+#include "api/job_folder.h"
+#include "train/checkpoint.h"
+
 namespace fastserve {
 namespace {
 
@@ -186,10 +189,14 @@ void ClusterJobs::run(const std::shared_ptr<Running>& running, const TrainReques
     }
     running->told = true;
     running->begun.set_value(id);
-    return around_.coordinator->train(std::move(config), id, [&](const ClusterRun& now) {
+    auto outcome = around_.coordinator->train(std::move(config), id, [&](const ClusterRun& now) {
       std::lock_guard lock(mutex_);
       running->run = now;
     });
+    // Its checkpoints are on disks that are not there: that is for people to mend.
+    if (!outcome.ok() && outcome.error().code == ErrorCode::kNotFound)
+      FS_TRY(want(id, Wanted::kPaused));
+    return outcome;
   };
   LocalNode node(options, around_.isa, engine, around_.store);
   const auto progress = [&](const TrainUpdate& update) {
@@ -201,6 +208,10 @@ void ClusterJobs::run(const std::shared_ptr<Running>& running, const TrainReques
     options.log.info(fmt::format("job {} has finished: {}", result->job, result->model.text()));
   else
     options.log.warning(result.error().message());
+  // Of a job that goes on no more nothing is left on nodes' disks.
+  if (running->told &&
+      !CheckpointDirectory::holds_any(JobFolder::checkpoints_of(around_.options.root, running->id)))
+    around_.coordinator->forget_pieces(running->id);
   if (!running->told)
     running->begun.set_value(result.ok() ? Result<std::string>(result->job)
                                          : Result<std::string>(result.error()));

@@ -134,6 +134,15 @@ Result<std::vector<JobInfo>> list_jobs(const Path& root) {
   return jobs;
 }
 
+std::vector<std::string> jobs_with_checkpoints(const Path& root) {
+  std::vector<std::string> ids;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(root / "jobs", ignored))
+    if (std::filesystem::exists(entry.path() / "checkpoints", ignored))
+      ids.push_back(entry.path().filename().string());
+  return ids;
+}
+
 Result<Json> audit_job(const Path& root, const std::string& id) {
   const Path folder = folder_of(root, id);
   if (!is_id(id) || !std::filesystem::exists(folder)) return no_such_job(root, id);

@@ -28,6 +28,9 @@ class JobFolder {
   const JobInfo& info() const { return info_; }
   Path path() const { return path_; }
   Path checkpoints() const { return path_ / "checkpoints"; }
+  static Path checkpoints_of(const Path& root, const std::string& id) {
+    return root / "jobs" / id / "checkpoints";
+  }
   Path ledger() const { return path_ / "ledger"; }
   /// Replaces the record atomically.
   Status save(const JobInfo& info);
@@ -43,6 +46,8 @@ class JobFolder {
 /// Every job below `root`, oldest first. A record that cannot be read is listed as failed with the
 /// reason.
 Result<std::vector<JobInfo>> list_jobs(const Path& root);
+/// Ids of those that have checkpoints to go on from, or may yet have.
+std::vector<std::string> jobs_with_checkpoints(const Path& root);
 /// Proves from a training job's ledger that each sample counted once an epoch, up to its last
 /// checkpoint or its end: figures (see LedgerAudit). kCorrupt names the first step that does not
 /// hold; kNotFound, too, when there is no ledger. The job may be running.

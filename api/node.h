@@ -52,6 +52,8 @@ struct TrainRequest {
   std::optional<bool> publish_best;  ///< false: the last step's weights, not the best evaluation's
   std::optional<std::string> gradients, weights_back;  ///< forms for other nodes; see TrainSpec
   std::optional<std::string> consistency;              ///< of a cluster's job; see TrainSpec
+  std::optional<std::string> checkpoints;              ///< the same: "coordinator" or "nodes"
+  std::optional<int> checkpoint_copies, keep_checkpoints;
   std::optional<double> outer_learning_rate, outer_momentum;
   TrainPlacement placement;
 };

@@ -212,6 +212,7 @@ class Host final : public NodeHost {
     config.host = host();
     config.port = port;
     config.data_folder = options_.root / "node-data";
+    config.pieces_folder = options_.root / "node-checkpoints";
     config.clock = &clock_;
     config.log = options_.log;
     config.dial_control = [this, place = place] {

@@ -207,8 +207,8 @@ Status LocalNode::load_parent_weights(const JobFolder& job, TrainMaterial& mater
 /// What a job will write: a checkpoint beside the last one, and the model.
 Status LocalNode::check_space(const JobFolder& job, const TrainSpec& spec) const {
   constexpr uint64_t kCheckpointBytes = 16, kModelBytes = 4;  // per parameter
-  return require_free_space(job.path(), static_cast<uint64_t>(count_parameters(spec.model)) *
-                                            (kCheckpointBytes + kModelBytes));
+  const uint64_t each = kModelBytes + (spec.node_checkpoints ? 0 : kCheckpointBytes);
+  return require_free_space(job.path(), static_cast<uint64_t>(count_parameters(spec.model)) * each);
 }
 
 Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
@@ -245,7 +245,9 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   config.cancel = &cancel;
   auto outcome = run_engine(std::move(config), info.id);
   if (!outcome.ok()) {
-    const bool stopped = outcome.error().code == ErrorCode::kCancelled;
+    // A cluster's job whose nodes and their checkpoints are not there can go on when they are.
+    const ErrorCode code = outcome.error().code;
+    const bool stopped = code == ErrorCode::kCancelled || code == ErrorCode::kNotFound;
     return give_up(with_way_on(outcome.error(), job), stopped ? "interrupted" : "failed");
   }
   if (outcome->end == TrainEnd::kCancelled)

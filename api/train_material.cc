@@ -32,7 +32,7 @@ void apply_course(TrainSpec& spec, const TrainRequest& r) {
   if (r.learning_rate && !r.min_learning_rate) spec.min_learning_rate = *r.learning_rate / 10;
 }
 
-/// In which form tensors travel, and when: also when a job goes on.
+/// In which form tensors travel, when, and where checkpoints lie: also when a job goes on.
 Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
   if (r.gradients) {
     FS_ASSIGN(spec.gradients, GradientFormat::parse(*r.gradients));
@@ -43,6 +43,11 @@ Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
   if (r.consistency) {
     FS_ASSIGN(spec.consistency, Consistency::parse(*r.consistency));
   }
+  if (r.checkpoints) {
+    FS_ASSIGN(spec.node_checkpoints, parse_checkpoints(*r.checkpoints));
+  }
+  override_with(spec.checkpoint_copies, r.checkpoint_copies);
+  override_with(spec.keep_checkpoints, r.keep_checkpoints);
   override_with(spec.outer_learning_rate, r.outer_learning_rate);
   override_with(spec.outer_momentum, r.outer_momentum);
   return {};

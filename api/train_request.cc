@@ -36,6 +36,9 @@ void visit_settings(Request& r, const Visit& visit) {
   visit("gradients", r.gradients);
   visit("weights_back", r.weights_back);
   visit("consistency", r.consistency);
+  visit("checkpoints", r.checkpoints);
+  visit("checkpoint_copies", r.checkpoint_copies);
+  visit("keep_checkpoints", r.keep_checkpoints);
   visit("outer_learning_rate", r.outer_learning_rate);
   visit("outer_momentum", r.outer_momentum);
   visit("trainers", r.placement.trainers);

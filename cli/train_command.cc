@@ -106,6 +106,15 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
                 "Of local:H: how far to go along the mean (0.7)");
   c->add_option("--outer-momentum", r.outer_momentum, "Of local:H (0.9)");
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
+  c->add_option("--keep-checkpoints", r.keep_checkpoints, "The newest so many (2)")
+      ->check(CLI::Range(1, 1000));
+  c->add_option("--checkpoints", r.checkpoints,
+                "With --cluster: coordinator (writes them whole, default) or nodes (each writes its "
+                "own pieces)")
+      ->check(CLI::IsMember({"coordinator", "nodes"}));
+  c->add_option("--checkpoint-copies", r.checkpoint_copies,
+                "Of --checkpoints nodes: nodes that keep each piece, where there are so many (2)")
+      ->check(CLI::Range(1, 2));
   c->add_option("--validation", r.validation_fraction, "Share of the text held out");
   c->add_option("--trainers", r.placement.trainers,
                 "Trainer actors; changes speed, never the result")
@@ -141,6 +150,9 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
       if (*detach)
         return fail(line, {ErrorCode::kInvalidArgument, "is for jobs of a cluster", "--detach",
                            "give --cluster, too"});
+      if (request->checkpoints == "nodes")
+        return fail(line, {ErrorCode::kInvalidArgument, "is for jobs of a cluster",
+                           "--checkpoints nodes", "give --cluster, too"});
       return run_training(line, *request);
     };
   });

@@ -78,10 +78,10 @@ interface Control {
   # `request`, JSON: an object of the settings of `fsctl train`; absent or null: the preset's. Paths
   # are the coordinator's. A key it does not know is refused.
   #   model data preset from resume precision                             texts
-  #   gradients weights_back consistency
+  #   gradients weights_back consistency checkpoints
   #   vocab_size batch block microbatches accumulation patience steps     integers
   #   evaluate_every evaluate_sequences checkpoint_every warmup_steps
-  #   seed trainers lanes shards
+  #   seed trainers lanes shards checkpoint_copies keep_checkpoints
   #   epochs learning_rate min_learning_rate weight_decay clip_norm       numbers
   #   validation_fraction outer_learning_rate outer_momentum
   #   publish_best                                                        true or false

@@ -134,6 +134,28 @@ PieceSet PieceCollection::set(bool best) const {
   return set;
 }
 
+PieceCollection& PieceCollector::collection(Name name) {
+  constexpr size_t kMost = 4;  // one is at work, and reports of another may come late
+  const auto at = all_.try_emplace(name, name.first, name.second, elements_).first;
+  while (all_.size() > kMost)
+    all_.erase(all_.begin() == at ? std::next(all_.begin()) : all_.begin());
+  return at->second;
+}
+
+void PieceCollector::add(const PieceReport& report) {
+  if (report.piece.job == job_)
+    collection({report.piece.incarnation, report.piece.step}).add(report);
+}
+
+std::optional<Result<PieceSet>> PieceCollector::take_ended(bool best) {
+  if (!wanted_) return std::nullopt;
+  const PieceCollection& pieces = collection(*wanted_);
+  if (!pieces.complete() && !pieces.error()) return std::nullopt;
+  wanted_.reset();
+  if (pieces.error()) return Result<PieceSet>(*pieces.error());
+  return Result<PieceSet>(pieces.set(best));
+}
+
 std::vector<std::string> copy_places(const std::vector<std::string>& owners, int copies) {
   std::vector<std::string> places(owners.size());
   const std::set<std::string> nodes(owners.begin(), owners.end());

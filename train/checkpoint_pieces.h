@@ -91,6 +91,29 @@ class PieceCollection {
   std::optional<Error> error_;
 };
 
+/// Which checkpoint of a job is wanted, and what has been said of it and of those around it.
+///
+/// Threads:  not thread-safe.
+class PieceCollector {
+ public:
+  PieceCollector(std::string job, uint64_t elements) : job_(std::move(job)), elements_(elements) {}
+
+  /// From now on this one, and none that was wanted before. Reports of it may have come already.
+  void want(uint64_t incarnation, int64_t step) { wanted_ = Name{incarnation, step}; }
+  void add(const PieceReport& report);
+  /// What is wanted, once it is complete, or why it never will be; then nothing is wanted.
+  std::optional<Result<PieceSet>> take_ended(bool best);
+
+ private:
+  using Name = std::pair<uint64_t, int64_t>;
+  PieceCollection& collection(Name name);
+
+  const std::string job_;
+  const uint64_t elements_;
+  std::optional<Name> wanted_;
+  std::map<Name, PieceCollection> all_;
+};
+
 /// Who keeps the copy of each shard: the next node by name after its owner, so that what a node
 /// takes on follows from what others have. Empty where there is one node alone, or `copies` is 1.
 std::vector<std::string> copy_places(const std::vector<std::string>& owners, int copies);

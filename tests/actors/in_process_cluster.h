@@ -48,7 +48,7 @@ class InProcessCluster {
       return Status(Error{ErrorCode::kInvalidArgument, "was removed", claim.node, ""});
     };
     coordinator_ =
-        ClusterCoordinator::start({++epoch_, &clock_, log_, renew, admitted, {}}).value();
+        ClusterCoordinator::start({++epoch_, &clock_, log_, renew, admitted, {}, {}}).value();
   }
   /// As a crash would: whoever is connected sees the connection end.
   void kill_coordinator() {
@@ -130,6 +130,11 @@ class InProcessCluster {
     running->thread.join();
     running->node = nullptr;
   }
+
+  /// Where a node's pieces of checkpoints lie.
+  Path disk(const std::string& name) const { return folder_.path / name / "checkpoints"; }
+  /// Of a node that does not run.
+  void lose_disk(const std::string& name) { std::filesystem::remove_all(disk(name)); }
 
   /// Takes a node from the membership, whether or not the coordinator runs.
   void disown(const std::string& name) {

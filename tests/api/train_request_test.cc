@@ -40,6 +40,9 @@ TEST_CASE("a request for a job arrives as it was sent, down to its last setting"
   sent.gradients = "int8";
   sent.weights_back = "bf16";
   sent.consistency = "local:16";
+  sent.checkpoints = "nodes";
+  sent.checkpoint_copies = 1;
+  sent.keep_checkpoints = 3;
   sent.outer_learning_rate = 0.5;
   sent.outer_momentum = 0.8;
   sent.placement = {3, 4, 5};
@@ -47,7 +50,7 @@ TEST_CASE("a request for a job arrives as it was sent, down to its last setting"
   const auto got = read_train_request(json);
   REQUIRE(got.ok());
   CHECK(to_json(*got) == json);
-  CHECK(json.as_object().size() == 33);  // every setting there is
+  CHECK(json.as_object().size() == 36);  // every setting there is
   CHECK(got->vocab_size == 0);
   CHECK(got->steps == int64_t{1} << 40);
   CHECK(got->precision == Precision::kFloat16);
