@@ -14,6 +14,7 @@ namespace fastserve::simulated {
 struct Covered {
   int crashes = 0, stops = 0, breaks = 0, coordinators = 0, joins = 0, jumps = 0, stragglers = 0;
   int64_t incarnations = 0, replayed = 0, repeated = 0, finished = 0, events = 0;
+  int64_t older = 0, lost = 0;  // checkpoints taken though there was a newer; jobs without one
 };
 
 class Cluster {
@@ -52,6 +53,8 @@ class Cluster {
   }
 
   const Saved& result() const { return *result_; }
+  /// The only disks with some pieces are gone: the job has ended without a result.
+  bool lost() const { return lost_; }
   Result<LedgerAudit> audited() {
     const std::string bytes = read_file(ledger_path_).value();
     return audit(std::as_bytes(std::span(bytes)), common_.spec, common_.spec.steps,
@@ -68,6 +71,13 @@ class Cluster {
     std::shared_ptr<Conductor> conductor;
     std::shared_ptr<LedgerFile> ledger;
     bool writing = false;
+    std::shared_ptr<PieceCollector> pieces;
+    JobState wanted;                           // the checkpoint whose pieces are collected
+    std::optional<Nanoseconds> looking_since;  // for a checkpoint that can be had
+  };
+  struct Manifest {
+    JobState state;
+    PieceSet set;
   };
 
   void say(const std::string& line) const {
@@ -79,8 +89,12 @@ class Cluster {
   // The coordinator's process.
   void start_coordinator();
   void look();
-  void begin_incarnation(std::vector<Known> nodes);
+  void begin_incarnation(Saved from, std::vector<Known> nodes);
   void write(Saved saved);
+  void look_at_pieces();
+  void publish(const Result<PieceSet>& pieces);
+  std::optional<Saved> restored();
+  Saved assembled(const Manifest& manifest);
   void hello(const Known& known, const ProcessHandle& process);
   void adopt(const std::string& node, const LinkEnd& lane);
 
@@ -122,8 +136,12 @@ class Cluster {
   const Common& common_;
   const Path ledger_path_;
   const bool told_;
-  size_t synced_ = 0;  // of the ledger
-  Saved disk_;         // the newest checkpoint
+  size_t synced_ = 0;                                   // of the ledger
+  Saved disk_;                                          // the newest checkpoint
+  std::vector<Manifest> manifests_;                     // the same in pieces: newest first
+  std::map<std::string, std::shared_ptr<Disk>> disks_;  // of nodes
+  int disks_lost_ = 0;
+  bool lost_ = false;
   Coordinator coordinator_;
   uint64_t epoch_ = 0;
   std::vector<std::shared_ptr<Node>> nodes_;  // dead ones, too: events know them
@@ -147,6 +165,7 @@ inline void Cluster::start_coordinator() {
     return;
   }
   coordinator_.ledger = std::move(*ledger);
+  coordinator_.pieces = std::make_shared<PieceCollector>("job", FakeBackend::kElements);
   world_.post(coordinator_.process, 10ms, [this] { look(); });
 }
 
@@ -159,7 +178,7 @@ inline void Cluster::look() {
     const auto any = [&](auto member) { return std::any_of(usable.begin(), usable.end(), member); };
     if (!coordinator_.writing && any([](const Known& node) { return node.trains; }) &&
         any([](const Known& node) { return node.serves; }))
-      begin_incarnation(std::move(usable));
+      if (auto from = restored()) begin_incarnation(std::move(*from), std::move(usable));
     return;
   }
   if (const auto& end = conductor->end()) {
@@ -180,21 +199,25 @@ inline void Cluster::look() {
     if (!conductor->has(known.name)) conductor->joins(known);
 }
 
-inline void Cluster::begin_incarnation(std::vector<Known> nodes) {
+inline void Cluster::begin_incarnation(Saved from, std::vector<Known> nodes) {
   Conductor::Around around;
   around.world = &world_;
   around.common = &common_;
   around.process = coordinator_.process;
   around.job = epoch_ << 32 | ++coordinator_.incarnations;
-  around.from = disk_;
+  around.from = std::move(from);
   around.nodes = std::move(nodes);
   around.ledger = coordinator_.ledger;
   around.write = [this](Saved saved) { write(std::move(saved)); };
+  around.kept = [this](const PieceReport& report) {
+    coordinator_.pieces->add(report);
+    look_at_pieces();
+  };
   around.lane = [this](const std::string& node) {
     const auto it = coordinator_.lanes.find(node);
     return it == coordinator_.lanes.end() ? LinkEnd() : it->second;
   };
-  say("an incarnation begins from step " + std::to_string(disk_.state.steps_done) + " on " +
+  say("an incarnation begins from step " + std::to_string(around.from.state.steps_done) + " on " +
       std::to_string(around.nodes.size()) + " nodes");
   covered.incarnations++;
   coordinator_.conductor = std::make_shared<Conductor>(std::move(around));
@@ -203,6 +226,11 @@ inline void Cluster::begin_incarnation(std::vector<Known> nodes) {
 
 /// The checkpoint writer, which goes on when an incarnation has ended.
 inline void Cluster::write(Saved saved) {
+  if (common_.node_checkpoints) {
+    coordinator_.wanted = saved.state;
+    coordinator_.pieces->want(epoch_ << 32 | coordinator_.incarnations, saved.state.steps_done);
+    return look_at_pieces();
+  }
   coordinator_.writing = true;
   const std::weak_ptr<Conductor> from = coordinator_.conductor;
   world_.post(coordinator_.process, world_.delay(1ms, world_.chance(0.1) ? 3s : 100ms),
@@ -259,6 +287,9 @@ inline std::shared_ptr<Node> Cluster::start_node(const std::string& name, int la
                                                  bool serves) {
   const auto node = std::make_shared<Node>(world_, common_, name, lanes, trains, serves);
   node->dial = [this](Node& from, const std::string& peer) { return dial(from, peer); };
+  auto& disk = disks_[name];
+  if (disk == nullptr) disk = std::make_shared<Disk>();
+  node->disk = disk;
   node->pace = 0.5 + 2 * world_.rng.uniform();
   node->process->clock.rate = 0.5 + world_.rng.uniform();
   nodes_.push_back(node);
@@ -312,84 +343,7 @@ inline bool Cluster::dial(Node& from, const std::string& peer) {
   return false;
 }
 
-inline void Cluster::disturb() {
-  faults_--;
-  const auto nodes = alive();
-  const auto any_process = [&] {
-    const size_t pick = world_.rng.below(nodes.size() + 1);
-    return pick == nodes.size() ? coordinator_.process : nodes[pick]->process;
-  };
-  switch (world_.rng.below(7)) {
-    case 0:
-      if (!nodes.empty()) crash(nodes[world_.rng.below(nodes.size())]);
-      break;
-    case 1:
-      stop(any_process());
-      break;
-    case 2:
-      if (!links_.empty()) {
-        say("a connection breaks");
-        covered.breaks++;
-        links_[world_.rng.below(links_.size())].link->break_off();
-      }
-      break;
-    case 3:
-      crash_coordinator();
-      break;
-    case 4:
-      say("a node joins");
-      covered.joins++;
-      add_node(false);
-      break;
-    case 5:
-      covered.jumps++;
-      any_process()->clock.jump(world_.chance(0.5) ? 1h : -3s);
-      break;
-    default:
-      if (!nodes.empty()) {
-        covered.stragglers++;
-        const auto& node = nodes[world_.rng.below(nodes.size())];
-        node->pace = world_.chance(0.6) ? 500 : 1;
-        say("node " + node->name + (node->pace > 1 ? " is slow" : " is fast"));
-      }
-  }
-}
-
-/// Another process takes its place, now or later.
-inline void Cluster::crash(const std::shared_ptr<Node>& node) {
-  say("node " + node->name + " crashes");
-  covered.crashes++;
-  kill(node->process);
-  const auto begin = [this, node] {
-    start_node(node->name, node->lanes, node->trains, node->serves);
-  };
-  const auto nobody = std::make_shared<Process>(world_);
-  world_.post(nobody, world_.delay(1ms, 5s), begin);
-}
-
-inline void Cluster::crash_coordinator() {
-  if (!coordinator_.process->alive) return;
-  say("the coordinator crashes");
-  covered.coordinators++;
-  kill(coordinator_.process);
-  if (coordinator_.conductor) coordinator_.conductor->abandon();
-  coordinator_.ledger = nullptr;
-  const size_t size = std::filesystem::file_size(ledger_path_);
-  if (world_.chance(0.5))  // the power fails: what was not synced is there in part
-    std::filesystem::resize_file(ledger_path_, synced_ + world_.rng.below(size - synced_ + 1));
-  const auto nobody = std::make_shared<Process>(world_);
-  world_.post(nobody, world_.delay(1ms, 5s), [this] { start_coordinator(); });
-}
-
-inline void Cluster::stop(const ProcessHandle& process) {
-  say("a process stops");
-  covered.stops++;
-  const Nanoseconds for_long = world_.delay(10ms, 12s);
-  process->stopped_until = std::max(process->stopped_until, world_.now() + for_long);
-  if (world_.chance(0.5)) return;
-  // The others give it up before it goes on.
-  for (const auto& at : links_)
-    if (at.one == process || at.other == process) at.link->break_off();
-}
-
 }  // namespace fastserve::simulated
+
+#include "simulated_faults.h"
+#include "simulated_restore.h"

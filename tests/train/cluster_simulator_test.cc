@@ -25,7 +25,8 @@ TrainSpec simulated_spec() {
   return spec;
 }
 
-Common made_common(Broken broken = {}, Consistency consistency = {}) {
+Common made_common(Broken broken = {}, Consistency consistency = {},
+                   bool node_checkpoints = false) {
   Common common;
   common.spec = simulated_spec();
   common.spec.consistency = consistency;
@@ -37,6 +38,7 @@ Common made_common(Broken broken = {}, Consistency consistency = {}) {
       common.spec.seed);
   common.evaluation.emplace(common.data->validation, common.spec.block, 0, common.plan.max_rows);
   common.broken = broken;
+  common.node_checkpoints = node_checkpoints;
   return common;
 }
 
@@ -60,6 +62,11 @@ std::string trouble_of(uint64_t seed, const Common& common, std::optional<uint64
       folder / ("fastserve-ledger-" + std::to_string(::getpid()) + "-" + std::to_string(seed));
   Cluster cluster(seed, common, ledger, told);
   std::string trouble = cluster.run();
+  covered.older += cluster.covered.older;
+  if (trouble.empty() && cluster.lost()) {
+    covered.lost++;
+    return "";
+  }
   if (trouble.empty() && expected && hash_of(cluster.result().weights) != *expected)
     trouble = "the weights are other bits";
   const auto finite = [](float weight) { return std::isfinite(weight); };
@@ -93,8 +100,9 @@ std::string trouble_of(uint64_t seed, const Common& common, std::optional<uint64
 
 /// The first of the seeds that ends badly, and how.
 std::optional<std::string> first_trouble(Broken broken, uint64_t seeds,
-                                         Consistency consistency = {}) {
-  const Common common = made_common(broken, consistency);
+                                         Consistency consistency = {},
+                                         bool node_checkpoints = false) {
+  const Common common = made_common(broken, consistency, node_checkpoints);
   std::optional<uint64_t> expected;
   if (consistency.exact()) expected = undisturbed();
   Covered covered;
@@ -122,7 +130,8 @@ void check_seeds(const Common& common, std::optional<uint64_t> expected, uint64_
           " steps replayed, ", covered.repeated, " units repeated; ", covered.crashes,
           " crashes of nodes, ", covered.coordinators, " of coordinators, ", covered.stops,
           " stops, ", covered.breaks, " broken connections, ", covered.joins, " joins, ",
-          covered.stragglers, " changes of pace, ", covered.jumps, " jumps of clocks");
+          covered.stragglers, " changes of pace, ", covered.jumps, " jumps of clocks; ",
+          covered.older, " older checkpoints taken, ", covered.lost, " jobs left without one");
   if (end - first < 1000) return;
   CHECK(covered.incarnations > 2 * static_cast<int64_t>(end - first));
   CHECK(covered.replayed > 0);
@@ -136,6 +145,17 @@ void check_seeds(const Common& common, std::optional<uint64_t> expected, uint64_
 
 TEST_CASE("whatever crashes, stops, breaks or is late, a job ends in the same bits and adds up") {
   check_seeds(made_common(), undisturbed(), 4000);
+}
+
+TEST_CASE("whatever goes wrong, checkpoints in pieces on nodes' disks outlive it, and one disk") {
+  check_seeds(made_common({}, {}, true), undisturbed(), 2000);
+  check_seeds(made_common({}, {Consistency::Kind::kLocal, 3}, true), std::nullopt, 500);
+}
+
+TEST_CASE("the simulator notices when a checkpoint counts on pieces that no disk has") {
+  const auto trouble = first_trouble({.pieces_presumed = true}, 1500, {}, true);
+  CHECK(trouble);
+  if (trouble) MESSAGE(*trouble);
 }
 
 TEST_CASE(

@@ -31,7 +31,8 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     Saved from;
     std::vector<Known> nodes;
     std::shared_ptr<LedgerFile> ledger;
-    std::function<void(Saved)> write;  ///< answered with written()
+    std::function<void(Saved)> write;  ///< answered with written(); in pieces it has no floats
+    std::function<void(const PieceReport&)> kept;
     std::function<LinkEnd(const std::string& node)> lane;
   };
   explicit Conductor(Around around) : around_(std::move(around)) {}
@@ -46,6 +47,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
         ParameterShard::ranges(const_cast<FakeBackend&>(model), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
     proxies_.resize(ranges_.size());
+    if (around_.common->node_checkpoints) copies_of_ = copy_places(owners_, 2);
     for (const Known& node : around_.nodes) order(node, false);
     tick();
   }
@@ -92,6 +94,13 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   void state_here(std::shared_ptr<const ShardState> part, bool best) {
     if (job_ && !best) tell(job_channel_, [=, this] { copied(part); });
   }
+  void shard_copied(uint32_t shard) {
+    if (!job_) return;
+    auto nothing = std::make_shared<ShardState>();
+    nothing->offset = ranges_[shard].begin;
+    tell(job_channel_, [=, this] { copied(nothing); });
+  }
+  void kept(const PieceReport& report) { around_.kept(report); }
   void joins(const Known& node);
   void peer_lost(const std::string& node, const std::string& peer);
   /// A node without parameters is done without; the loss of another ends the incarnation.
@@ -168,17 +177,25 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     each_shard([step = order.step](Part& part, uint32_t shard) { part.skip(shard, step); });
   }
   void carry_out(const KeepBest&) {
-    each_shard([](Part& part, uint32_t shard) { part.copy(shard, true); });
+    each_shard([](Part& part, uint32_t shard) { part.copy(shard, Part::Copy::kBest, 0); });
   }
   void carry_out(const TakeSnapshot& order) {
     copied_state_ = order.state;
     copies_.clear();
-    each_shard([](Part& part, uint32_t shard) { part.copy(shard, false); });
+    each_shard([step = order.state.steps_done](Part& part, uint32_t shard) {
+      part.copy(shard, Part::Copy::kState, step);
+    });
   }
   void carry_out(const Report&) {}
   void carry_out(const Warn&) {}
   void carry_out(const Finish& order) {
-    if (!end_) end_ = order.end;
+    if (end_ || !order.end.ok() || !around_.common->node_checkpoints) {
+      if (!end_) end_ = order.end;
+      return;
+    }
+    ended_ = *order.end;  // what it ends in is with the nodes
+    copies_.clear();
+    each_shard([](Part& part, uint32_t shard) { part.copy(shard, Part::Copy::kFinal, 0); });
   }
   template <class Say>
   void each_shard(Say say) {
@@ -191,7 +208,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
 
   const Around around_;
   Nanoseconds began_{0};
-  std::vector<std::string> owners_;
+  std::vector<std::string> owners_, copies_of_;
   std::vector<ParameterShard::Range> ranges_;
   std::map<std::string, Member> members_;
   std::map<std::string, Nanoseconds> left_;
@@ -203,6 +220,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   JobState copied_state_;
   std::vector<std::shared_ptr<const ShardState>> copies_;
   std::optional<Saved> last_;
+  std::optional<TrainEnd> ended_;
   std::optional<Result<TrainEnd>> end_;
   bool closed_ = false;
 };
@@ -294,106 +312,6 @@ inline void Conductor::job_tick() {
   if (closed_) return;
   carry_out(job_->tick());
   world().post(around_.process, 500ms, [self = shared_from_this()] { self->job_tick(); });
-}
-
-inline void Conductor::order(const Known& known, bool joining) {
-  Member& member = members_[known.name];
-  member.node = known;
-  member.joining = joining;
-  Order order;
-  order.job = around_.job;
-  order.step = {static_cast<uint64_t>(around_.from.state.steps_done)};
-  order.owners = owners_;
-  if (joining)
-    for (const auto& [name, other] : members_) order.peers.push_back(name);
-  else
-    for (const Known& other : around_.nodes) order.peers.push_back(other.name);
-  order.trains = known.trains;
-  order.joining = joining;
-  order.conductor = weak_from_this();
-  known.control.send([known, order] {
-    const auto node = known.node.lock();
-    const LinkEnd back{known.control.link, 1 - known.control.end};
-    const auto part = std::make_shared<Part>(*node, order, back);
-    node->parts.push_back(part);
-    part->tell([part] { part->begin(); });
-  });
-}
-
-inline void Conductor::send_weights(const Member& member) {
-  const auto node = member.node.node;
-  for (uint32_t shard = 0; shard < ranges_.size(); shard++) {
-    const auto& range = ranges_[shard];
-    const auto run = [&](const std::vector<float>& all) {
-      return std::span(all).subspan(range.begin, range.end - range.begin);
-    };
-    const auto send = [&](Tensor tensor, std::span<const float> floats,
-                          std::span<const float> more) {
-      around_.lane(member.node.name)
-          .send(
-              [node, parcel = Parcel{tensor,
-                                     around_.job,
-                                     {uint64_t(around_.from.state.steps_done)},
-                                     shard,
-                                     {},
-                                     floats,
-                                     more,
-                                     shared_from_this()}] {
-                if (const auto there = node.lock()) there->arrived(kCoordinator, parcel);
-              },
-              false, 1 + shard);
-    };
-    send(Tensor::kWeights, run(around_.from.weights), {});
-    const bool local = around_.common->spec.consistency.local();
-    if ((local || owners_[shard] == member.node.name) && around_.from.state.steps_done > 0)
-      send(Tensor::kMoments, run(around_.from.m), run(around_.from.v));
-  }
-}
-
-inline void Conductor::start() {
-  TrainingJob::Setup setup;
-  setup.spec = around_.common->spec;
-  setup.plan = around_.common->plan;
-  setup.shards = static_cast<int>(ranges_.size());
-  setup.windows = around_.common->sampler->windows();
-  setup.evaluation_chunks = around_.common->evaluation->chunks();
-  setup.evaluation_counted = around_.common->evaluation->counted();
-  setup.checkpoints = setup.ranges = true;
-  setup.clock = &clock();
-  LedgerBegin begin = beginning(setup.spec, setup.plan, setup.windows, around_.from.state);
-  begin.incarnation = around_.job;
-  job_.emplace(std::move(setup), around_.from.state);
-  last_ = around_.from;
-  committed_ = keep_in(
-      around_.ledger, begin, [this](TrainerId id) { return trainers_[id.value].node; }, Log());
-  std::vector<TrainerId> all;
-  for (auto& [name, member] : members_)
-    if (member.node.trains) all.push_back(add_trainer(member));
-  tell(job_channel_, [=, this] { trainers_joined(all); });
-  job_tick();
-}
-
-inline TrainerId Conductor::add_trainer(Member& member) {
-  member.trainer = TrainerId{static_cast<uint32_t>(trainers_.size())};
-  trainers_.emplace_back(member.part, member.node.name);
-  return *member.trainer;
-}
-
-inline void Conductor::copied(std::shared_ptr<const ShardState> part) {
-  copies_.push_back(std::move(part));
-  if (copies_.size() < ranges_.size()) return;
-  Saved saved{copied_state_, {}, {}, {}};
-  for (auto* all : {&saved.weights, &saved.m, &saved.v}) all->resize(FakeBackend::kElements);
-  for (const auto& copy : copies_) {
-    const auto at = static_cast<ptrdiff_t>(copy->offset);
-    std::copy(copy->weights.begin(), copy->weights.end(), saved.weights.begin() + at);
-    std::copy(copy->m.begin(), copy->m.end(), saved.m.begin() + at);
-    std::copy(copy->v.begin(), copy->v.end(), saved.v.begin() + at);
-  }
-  copies_.clear();
-  last_ = saved;
-  around_.write(std::move(saved));
-  carry_out(job_->snapshot_taken());
 }
 
 }  // namespace fastserve::simulated

@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "fake_backend.h"
+#include "simulated_pieces.h"
 #include "simulated_world.h"
 #include "train/gradient_worker.h"
 #include "train/local_range.h"
@@ -33,6 +34,7 @@ struct Broken {
   bool units_before_weights = false;  ///< a pass does not wait for its step's weights
   bool overtaken_stay = false;        ///< a pass waits on for weights of a step that is over
   bool arrivals_presumed = false;     ///< a displacement counts as arrived when it is sent
+  bool pieces_presumed = false;       ///< a piece counts as kept before the disk has it
 };
 
 /// What all simulated processes know.
@@ -43,6 +45,7 @@ struct Common {
   std::optional<Sampler> sampler;
   std::optional<EvaluationPlan> evaluation;
   Broken broken;
+  bool node_checkpoints = false;
 };
 
 /// FakeSource, which remembers what it computed for the same weights and tokens: a thousand jobs of
@@ -88,6 +91,7 @@ struct Order {  // wire_messages::PartOrder
   uint64_t job = 0;
   StepId step;
   std::vector<std::string> owners, peers;
+  std::vector<std::string> copies;  // of each shard's piece; none: the coordinator keeps it all
   bool trains = true, joining = false;
   std::weak_ptr<Conductor> conductor;
 };
@@ -99,7 +103,7 @@ struct PartRef {
   void tell(std::function<void(Part&)> what, bool repeatable = false) const;
 };
 
-enum class Tensor { kGradient, kWeights, kMoments };
+enum class Tensor { kGradient, kWeights, kMoments, kPiece };
 
 /// A tensor under way: `floats` stay the sender's until they arrive.
 struct Parcel {
@@ -110,6 +114,7 @@ struct Parcel {
   Subtree subtree;
   std::span<const float> floats, more;
   std::shared_ptr<const void> owner;
+  std::shared_ptr<const ShardState> piece = nullptr;
 };
 
 class Part : public std::enable_shared_from_this<Part> {
@@ -129,7 +134,8 @@ class Part : public std::enable_shared_from_this<Part> {
   void apply(uint32_t shard, const ApplyOrder& order);
   void skip(uint32_t shard, StepId step);
   void close_round(uint32_t shard, const RoundClose& order);
-  void copy(uint32_t shard, bool weights_only);
+  enum class Copy { kState, kBest, kFinal };
+  void copy(uint32_t shard, Copy what, int64_t step);
   void add_peer(const std::string& peer);
   void drop_peer(const std::string& peer) { std::erase(peers_, peer); }
   void peer_gone(const std::string& peer);
@@ -209,6 +215,9 @@ class Part : public std::enable_shared_from_this<Part> {
   void update(uint32_t shard, StepId step, std::function<void()> what);
   void push(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
   void publish(uint32_t shard, const std::string* only);
+  void copied(uint32_t shard, Copy what, int64_t step, std::shared_ptr<const ShardState> state);
+  void keep_piece(uint32_t shard, int64_t step, std::shared_ptr<const ShardState> state,
+                  bool owner);
   void ready(uint32_t shard, StepId step);
   bool take_weights(const std::string& peer, const Parcel& parcel);
   bool owns(uint32_t shard) const;
@@ -314,6 +323,7 @@ class Node {
   const int lanes;
   const bool trains, serves;
   const ProcessHandle process;
+  std::shared_ptr<Disk> disk;
   double pace = 1;  ///< of its trainers: larger is slower
   struct Bulk {
     LinkEnd lane;

@@ -144,6 +144,8 @@ inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
   };
   if (parcel.shard >= ranges_.size() || !built_) return;
   const auto& range = ranges_[parcel.shard];
+  if (parcel.tensor == Tensor::kPiece)
+    return keep_piece(parcel.shard, static_cast<int64_t>(parcel.step.value), parcel.piece, false);
   if (parcel.floats.size() != range.end - range.begin) return;
   if (parcel.tensor == Tensor::kGradient) {
     if (!ours) return;
@@ -345,23 +347,13 @@ inline void Part::publish(uint32_t index, const std::string* only) {
     node_.send(peer, {Tensor::kWeights, order_.job, step, index, {}, *copy, {}, copy}, index);
 }
 
-inline void Part::copy(uint32_t index, bool weights_only) {
+inline void Part::copy(uint32_t index, Copy what, int64_t step) {
   if (!built_ || !owns(index)) return;
   to_shard(index, shards_[index].from_deputy, [=, this] {
     const Shard& shard = shards_[index];
     const auto state = apart() ? snapshot_of(shard) : shard.owned->snapshot();
-    later(shards_[index].to_deputy, [=, this] {
-      tell([=, this] {
-        const auto at = node_.bulk.find(kCoordinator);
-        if (at == node_.bulk.end()) return;
-        at->second.lane.send(
-            [conductor = order_.conductor, state, weights_only] {
-              const auto there = conductor.lock();
-              if (there && !there->closed()) there->state_here(state, weights_only);
-            },
-            false, 1 << 20);
-      });
-    });
+    later(shards_[index].to_deputy,
+          [=, this] { tell([=, this] { copied(index, what, step, state); }); });
     return true;
   });
 }
@@ -392,5 +384,7 @@ inline void Part::peer_gone(const std::string& peer) {
 
 }  // namespace fastserve::simulated
 
+#include "simulated_keeping.h"
 #include "simulated_local.h"
+#include "simulated_opening.h"
 #include "simulated_pass.h"
