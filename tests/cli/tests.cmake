@@ -23,6 +23,10 @@ add_test(NAME cli_cluster_chaos_apart
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_chaos.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare
           6 4 3000 "" local:16)
 set_tests_properties(cli_cluster_chaos_apart PROPERTIES TIMEOUT 600)
+add_test(NAME cli_cluster_chaos_pieces
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_chaos.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare
+          6 5 1500 "" exact nodes)
+set_tests_properties(cli_cluster_chaos_pieces PROPERTIES TIMEOUT 600)
 
 add_test(NAME cli_plain_bulk
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/plain_bulk.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare)

@@ -3,6 +3,7 @@
 #   settings      of the job, beside --data and --model
 #   network       the name of a network that net.sh puts up; empty: everything is on loopback
 # and perhaps
+#   of_cluster    settings that the same job in one process has not
 #   coordinator_env, node_env   words like NAME=VALUE for processes that start
 #   folder, log   where the cluster lies from one run to the next, and where its events are told
 # The coordinator is at place 0 of the network, node I of `nodes` at place I + 1. A node whose name
@@ -15,6 +16,7 @@ unset FASTSERVE_CLUSTER FASTSERVE_TOKEN
 job=
 declare -A pids places
 mounts=() coordinator_env=() node_env=()
+[[ -v of_cluster ]] || of_cluster=()
 
 finish() {
   for name in "${!pids[@]}"; do kill -CONT "${pids[$name]}"; kill -9 "${pids[$name]}"; done 2>/dev/null
@@ -89,7 +91,7 @@ start_cluster() {
 all_ready() { [[ $(ask node list 2>/dev/null | awk '$2 == "ready"' | wc -l) == "${#nodes[@]}" ]]; }
 
 start_job() {
-  ask train --data "$data" --model "$model" "${settings[@]}" --detach --json >"$work/job.json" || fail "no job"
+  ask train --data "$data" --model "$model" "${settings[@]}" "${of_cluster[@]}" --detach --json >"$work/job.json" || fail "no job"
   read_job
 }
 read_job() { job=$(grep -o '"id": *"[0-9a-f]*"' "$work/job.json" | grep -o '[0-9a-f]\{8\}'); }
