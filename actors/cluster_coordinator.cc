@@ -158,7 +158,7 @@ void ClusterCoordinator::control_connected(TlsConnection connection) {
 
 void ClusterCoordinator::bulk_connected(TlsConnection connection) {
   const std::string node = connection.claim->node;
-  const Status adopted = state_->hub->adopt(node, std::move(connection.stream));
+  const Status adopted = state_->hub->adopt(node, std::move(connection).all_streams());
   if (!adopted.ok())
     state_->config.log.warning(fmt::format("node {}: {}", node, adopted.error().message()));
 }

@@ -14,8 +14,8 @@ namespace fastserve {
 
 /// What TLS calls a node's connections: CAF's, and those for tensors.
 inline constexpr const char* kControlProtocol = "fastserve-control/1";
-inline constexpr const char* kBulkProtocol = "fastserve-bulk/2";
-inline constexpr const char* kPlainBulkProtocol = "fastserve-bulk/2+plain";
+inline constexpr const char* kBulkProtocol = "fastserve-bulk/3";
+inline constexpr const char* kPlainBulkProtocol = "fastserve-bulk/3+plain";
 
 /// How a job stands, beside what TrainProgress says.
 struct ClusterRun {

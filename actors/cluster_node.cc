@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <thread>
 
@@ -95,6 +97,28 @@ class Connected {
   RegistryActor& known_;
 };
 
+/// Connects to a peer once, whoever wants to at the same time: jobs share the lane.
+class Dials {
+ public:
+  Status connect(const LaneHub& hub, const std::string& peer, const std::function<Status()>& dial) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !under_way_.contains(peer); });
+    if (hub.connected(peer)) return {};
+    under_way_.insert(peer);
+    lock.unlock();
+    const Status status = dial();
+    lock.lock();
+    under_way_.erase(peer);
+    changed_.notify_all();
+    return status;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::set<std::string> under_way_;
+};
+
 }  // namespace
 
 struct ClusterNode::State {
@@ -125,6 +149,7 @@ struct ClusterNode::State {
   const uint64_t process = random_word();
   std::string device, numerics;
   const std::unique_ptr<LaneHub> hub = std::make_unique<LaneHub>();
+  Dials dials;
   caf::actor_system_config actor_config;
   std::optional<caf::actor_system> actors;
   std::unique_ptr<Remoting> remoting;
@@ -162,10 +187,12 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   parts->hub = at->hub.get();
   parts->clock = at->config.clock;
   parts->log = at->config.log;
-  parts->dial = [at, hub = at->hub.get()](const Place& place) -> Status {
-    FS_ASSIGN(TlsConnection connection, at->config.dial_peer(place.node, place.host, place.port));
-    at->know(connection);
-    return hub->adopt(place.node, std::move(connection.stream));
+  parts->dial = [at](const Place& place) -> Status {
+    return at->dials.connect(*at->hub, place.node, [&]() -> Status {
+      FS_ASSIGN(TlsConnection connection, at->config.dial_peer(place.node, place.host, place.port));
+      at->know(connection);
+      return at->hub->adopt(place.node, std::move(connection).all_streams());
+    });
   };
   try {
     add_message_types(at->actor_config);
@@ -197,7 +224,7 @@ Status ClusterNode::admitted(const NodeClaim& claim) {
 void ClusterNode::bulk_connected(TlsConnection connection) {
   const std::string peer = connection.claim->node;
   state_->know(connection);
-  const Status adopted = state_->hub->adopt(peer, std::move(connection.stream));
+  const Status adopted = state_->hub->adopt(peer, std::move(connection).all_streams());
   if (!adopted.ok())
     state_->config.log.warning(fmt::format("node {}: {}", peer, adopted.error().message()));
 }
@@ -256,7 +283,7 @@ void ClusterNode::State::keep_bulk_lane() {
   auto connection = config.dial_bulk();
   if (!connection.ok()) return;  // the control connection says what is wrong
   [[maybe_unused]] const Status adopted =
-      hub->adopt(kCoordinatorPeer, std::move(connection->stream));
+      hub->adopt(kCoordinatorPeer, std::move(*connection).all_streams());
 }
 
 Status ClusterNode::State::ask_of(const NodeClaim& peer, const RegistryActor& coordinator) {

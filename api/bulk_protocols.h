@@ -8,6 +8,7 @@
 
 #include "api/cluster_host.h"
 #include "net/gate.h"
+#include "net/lane_streams.h"
 #include "net/trusted_networks.h"
 
 namespace fastserve {
@@ -21,12 +22,13 @@ class BulkProtocols {
   /// are to connect, is beyond this host and no network is named.
   static Result<BulkProtocols> make(const PlainBulk& plain, const std::string& address);
 
-  /// What to offer to those who connect.
-  std::vector<Gate::Protocol> offers(const std::function<void(TlsConnection)>& handler) const;
+  /// What to offer to those who connect. `handler` gets each lane once all its streams are here.
+  std::vector<Gate::Protocol> offers(std::function<void(TlsConnection)> handler,
+                                     const Log& log) const;
   /// What to ask the other end of a connection for.
   std::vector<std::string> wanted(const Socket& socket) const;
-  /// "tensors in TLS 1.3", "tensors plain".
-  static std::string told(const std::string& protocol);
+  /// "tensors in TLS 1.3", "tensors plain over 2 sockets".
+  static std::string told(const TlsConnection& lane);
 
  private:
   std::shared_ptr<const TrustedNetworks> plain_;  // null: nowhere

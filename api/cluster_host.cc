@@ -321,8 +321,9 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
           kJoining);
       if (!served.ok()) options_.log.warning("a node did not join: " + served.error().message());
     };
-    auto all = bulk_.offers(
-        [this](TlsConnection connection) { coordinator_->bulk_connected(std::move(connection)); });
+    auto all =
+        bulk_.offers([this](TlsConnection lane) { coordinator_->bulk_connected(std::move(lane)); },
+                     options_.log);
     const std::vector<Gate::Protocol> others = {
         {kJoinProtocol, true, join},
         {kClusterClientProtocol, true,

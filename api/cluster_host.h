@@ -68,6 +68,7 @@ struct NodeHostOptions {
   int port = 0;                       ///< ... 0: any
   std::string advertise;              ///< how peers reach it; empty: `address`
   PlainBulk plain_bulk;
+  int streams = 0;  ///< of each lane that it dials, up to 16; 0: as many as the way is long
   Log log;
 };
 

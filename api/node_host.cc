@@ -19,6 +19,7 @@
 #include "base/endpoint.h"
 #include "cluster/tokens.h"
 #include "cpu/cpu_device.h"
+#include "net/document_stream.h"
 #include "net/gate.h"
 #include "net/join.h"
 
@@ -82,10 +83,12 @@ class Host final : public NodeHost {
   }
 
   std::vector<Gate::Protocol> protocols() {
-    auto all = bulk_.offers([this](TlsConnection connection) {
-      tell(connection);
-      node_->bulk_connected(std::move(connection));
-    });
+    auto all = bulk_.offers(
+        [this](TlsConnection lane) {
+          tell(lane);
+          node_->bulk_connected(std::move(lane));
+        },
+        options_.log);
     all.push_back({kGenerateProtocol, false, [this](TlsConnection connection) {
                      duties_->generate_connected(std::move(connection));
                    }});
@@ -149,18 +152,31 @@ class Host final : public NodeHost {
     }
   }
 
-  void tell(const TlsConnection& connection) const {
-    options_.log.info(fmt::format("lane to {}: {}", connection.claim ? connection.claim->node : "?",
-                                  BulkProtocols::told(connection.protocol)));
+  void tell(const TlsConnection& lane) const {
+    options_.log.info(fmt::format("lane to {}: {}", lane.claim ? lane.claim->node : "?",
+                                  BulkProtocols::told(lane)));
+  }
+
+  Result<TlsConnection> dial_stream(const std::string& host, int port,
+                                    const std::string& node) const {
+    FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
+    const auto protocols = bulk_.wanted(socket);
+    return greet(std::move(socket), host, port, node, protocols);
   }
 
   Result<TlsConnection> dial_bulk(const std::string& host, int port,
                                   const std::string& node) const {
-    FS_ASSIGN(Socket socket, connect_to(host, port, kDialling));
-    const auto protocols = bulk_.wanted(socket);
-    FS_ASSIGN(TlsConnection connection, greet(std::move(socket), host, port, node, protocols));
-    tell(connection);
-    return connection;
+    FS_ASSIGN(TlsConnection lane, dial_stream(host, port, node));
+    LanePart part{new_lane_name(), 0, static_cast<uint32_t>(options_.streams)};
+    if (part.count == 0) part.count = streams_wanted(*lane.stream);
+    FS_TRY(announce(*lane.stream, part, steady_now() + kDialling));
+    for (part.index = 1; part.index < part.count; part.index++) {
+      FS_ASSIGN(TlsConnection more, dial_stream(host, port, node));
+      FS_TRY(announce(*more.stream, part, steady_now() + kDialling));
+      lane.more.push_back(std::move(more.stream));
+    }
+    tell(lane);
+    return lane;
   }
 
   Result<TlsConnection> dial_coordinator(const std::string& host, int port,

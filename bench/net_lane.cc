@@ -1,18 +1,23 @@
 // A bulk lane against the raw sockets under it, in turn: both ends in this process, over loopback.
-//   net_lane [MiB a message] [pairs] [tls]    the last word: only the rows under TLS
+//   net_lane [MiB a message] [pairs] [all|tls] [streams] [network]
+// tls: only the rows under TLS. The lane has so many streams (1); the raw socket is always one.
+// With a network that tests/netns/net.sh has put up, the ends are at its places 0 and 1.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "net/bulk_lane.h"
@@ -47,11 +52,31 @@ Turn measure(double gigabytes, const std::function<void()>& work) {
           (cpu_seconds() - cpu) / gigabytes};
 }
 
-/// Two ends of a TCP connection over loopback.
+std::string network;
+
+/// Does it at that place of the network: sockets stay where they were made.
+template <class Work>
+auto at(int place, Work work) {
+  std::optional<decltype(work())> made;
+  std::thread([&] {
+    if (!network.empty()) {
+      const std::string path = fmt::format("/var/run/netns/{}-{}", network, place);
+      const int space = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+      FS_CHECK(space >= 0 && ::setns(space, CLONE_NEWNET) == 0);
+      ::close(space);
+    }
+    made.emplace(work());
+  }).join();
+  return std::move(*made);
+}
+
+/// Two ends of a TCP connection.
 std::pair<Socket, Socket> connected() {
-  BoundPort port = bind_to("127.0.0.1", 0, false).value();
+  const char* address = network.empty() ? "127.0.0.1" : "10.213.77.1";
+  BoundPort port = at(0, [&] { return bind_to(address, 0, !network.empty()).value(); });
   FS_CHECK(listen_at(port).ok());
-  Socket client = connect_to("127.0.0.1", port.port, std::chrono::seconds(5)).value();
+  Socket client =
+      at(1, [&] { return connect_to(address, port.port, std::chrono::seconds(5)).value(); });
   Socket server(-1);
   while (server.get() < 0)
     server = Socket(::accept4(port.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -145,11 +170,13 @@ std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>> streams(bool tls) {
 
 class Lane {
  public:
-  Lane(Bytes& in, Bytes& back, bool tls) : at_b_(in), at_a_(back) {
-    auto [a, b] = streams(tls);
+  Lane(Bytes& in, Bytes& back, bool tls, int count) : at_b_(in), at_a_(back) {
     std::vector<std::unique_ptr<Stream>> left, right;
-    left.push_back(std::move(a));
-    right.push_back(std::move(b));
+    for (int i = 0; i < count; i++) {
+      auto [a, b] = streams(tls);
+      left.push_back(std::move(a));
+      right.push_back(std::move(b));
+    }
     a_ = BulkLane::start(std::move(left), at_a_, {}).value();
     b_ = BulkLane::start(std::move(right), at_b_, {}).value();
   }
@@ -180,10 +207,16 @@ std::string summary(const std::vector<Turn>& turns) {
                      median(cpus));
 }
 
-void compare(const std::string& name, size_t bytes, int pairs, bool both, bool tls) {
+struct Row {
+  size_t bytes;
+  int pairs, streams;
+};
+
+void compare(const std::string& name, const Row& row, bool both, bool tls) {
+  const auto [bytes, pairs, count] = row;
   Bytes out(bytes, std::byte{7}), in(bytes), back(bytes);
   Raw raw;
-  Lane lane(in, back, tls);
+  Lane lane(in, back, tls, count);
   raw.move(out, in, back, both);  // touches all memory
   lane.move(out, both);
   const double gigabytes = static_cast<double>(bytes) * (both ? 2 : 1) / 1e9;
@@ -201,13 +234,16 @@ void compare(const std::string& name, size_t bytes, int pairs, bool both, bool t
 
 int main(int argc, char** argv) {
   const size_t bytes = static_cast<size_t>(argc > 1 ? std::atoi(argv[1]) : 256) << 20;
-  const int pairs = argc > 2 ? std::atoi(argv[2]) : 9;
-  fmt::print("{} MiB a message, {} pairs, checksums where not under TLS, window 8 x 256 KiB\n",
-             bytes >> 20, pairs);
-  if (argc < 4) {
-    compare("push", bytes, pairs, false, false);
-    compare("push + pull", bytes, pairs, true, false);
+  if (argc > 5) network = argv[5];
+  const bool plain = argc <= 3 || std::string_view(argv[3]) != "tls";
+  const Row row{bytes, argc > 2 ? std::atoi(argv[2]) : 9, argc > 4 ? std::atoi(argv[4]) : 1};
+  fmt::print(
+      "{} MiB a message, {} pairs, {} streams, checksums where not under TLS, window 8 x 256 KiB\n",
+      bytes >> 20, row.pairs, row.streams);
+  if (plain) {
+    compare("push", row, false, false);
+    compare("push + pull", row, true, false);
   }
-  compare("push, TLS 1.3", bytes, pairs, false, true);
-  compare("push + pull, TLS 1.3", bytes, pairs, true, true);
+  compare("push, TLS 1.3", row, false, true);
+  compare("push + pull, TLS 1.3", row, true, true);
 }

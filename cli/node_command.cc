@@ -88,6 +88,12 @@ void add_start(CLI::App& group, CommandLine& line, Body& run) {
       ->check(CLI::Range(0, 65535));
   c->add_option("--advertise", o->advertise, "Host by which peers reach it (default: --address)");
   add_plain_bulk(*c, o->plain_bulk);
+  c->add_option("--streams", o->streams,
+                "Sockets for each peer that it connects to, up to 16; auto: as many as the way is "
+                "long, 1 to 4")
+      ->default_str("auto")
+      ->transform(CLI::Transformer(std::map<std::string, std::string>{{"auto", "0"}}))
+      ->check(CLI::Range(0, 16));
   c->footer(
       "Examples:\n"
       "  fsctl node start --join 10.0.0.1:7070 --token fsj1-... --address 10.0.0.2\n"

@@ -19,9 +19,7 @@ template <class Copy>
 void each_field(BulkFrame& f, uint32_t& magic, uint32_t& kind, const Copy& copy) {
   copy(magic), copy(kind);
   copy(f.message), copy(f.tag.kind), copy(f.tag.job), copy(f.tag.step), copy(f.tag.key);
-  copy(f.total), copy(f.offset), copy(f.length);
-  uint32_t reserved = 0;
-  copy(reserved);
+  copy(f.total), copy(f.offset), copy(f.length), copy(f.turn);
   copy(f.checksum);
 }
 

@@ -24,8 +24,13 @@ struct BulkFrame {
   BulkTag tag;
   uint64_t total = 0, offset = 0;
   uint32_t length = 0;
+  /// In a message's last chunk: whose turn it is to arrive. From 1 on, in the order in which
+  /// messages were sent whole; after the largest comes 1 again. 0 in all other frames.
+  uint32_t turn = 0;
   uint64_t checksum = 0;  ///< XXH3 of the chunk; 0 on a stream that detects changes itself
 
+  bool ends_message() const { return offset + length == total; }
+  static uint32_t turn_after(uint32_t turn) { return turn == UINT32_MAX ? 1 : turn + 1; }
   Bytes encode() const;
   /// kCorrupt when these bytes are no frame of any kind.
   static Result<BulkFrame> decode(const Bytes& bytes);

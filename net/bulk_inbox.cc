@@ -60,9 +60,9 @@ Result<BulkInbox::Message*> BulkInbox::find_or_open(const BulkFrame& frame) {
   if (frame.total > options_.max_message)
     return corrupt(fmt::format("announced a message of {} bytes; at most {} are taken", frame.total,
                                options_.max_message));
-  if (open_.size() >= options_.max_open)
+  if (open_.size() + whole_.size() >= options_.max_open)
     return corrupt(fmt::format("began more than {} messages at once", options_.max_open));
-  Message message{frame.tag, frame.total, 0, {}, {}, false};
+  Message message{frame.tag, frame.total, 0, {}, {}, false, 0};
   auto place = receiver_.place(frame.tag, frame.total);
   if (place.ok()) {
     message.place = std::move(*place);
@@ -76,6 +76,19 @@ Result<BulkInbox::Message*> BulkInbox::find_or_open(const BulkFrame& frame) {
   return &open_.emplace(frame.message, std::move(message)).first->second;
 }
 
+Status BulkInbox::take_turn(Message& message, const BulkFrame& frame) {
+  if (frame.ends_message() != (frame.turn != 0))
+    return corrupt("gave the end of a message no turn, or a turn to what is no end");
+  if (frame.turn == 0) return {};
+  // Turns run around: those to come are ahead by less than may be open.
+  const uint32_t ahead =
+      frame.turn >= next_turn_ ? frame.turn - next_turn_ : frame.turn + (UINT32_MAX - next_turn_);
+  if (message.turn != 0 || ahead >= options_.max_open || !turns_.insert(frame.turn).second)
+    return corrupt("gave a message a turn that is not to come");
+  message.turn = frame.turn;
+  return {};
+}
+
 Result<std::vector<std::span<std::byte>>> BulkInbox::begin(const BulkFrame& frame) {
   if (frame.length > kMaxChunk || frame.offset > frame.total ||
       frame.length > frame.total - frame.offset || (frame.length == 0 && frame.total > 0))
@@ -87,6 +100,7 @@ Result<std::vector<std::span<std::byte>>> BulkInbox::begin(const BulkFrame& fram
   FS_ASSIGN(Message* const message, find_or_open(frame));
   if (frame.length > 0 && !add_range(message->ranges, frame.offset, frame.offset + frame.length))
     return corrupt("sent a part of a message twice");
+  FS_TRY(take_turn(*message, frame));
   if (message->refused) return none;
   return slice(message->place.parts, frame.offset, frame.length);
 }
@@ -99,11 +113,21 @@ void BulkInbox::end(const BulkFrame& frame) {
   message.received += frame.length;
   bytes_ += frame.length;
   if (message.received < message.total) return;
-  Message whole = std::move(message);
+  whole_.emplace(message.turn, std::move(message));
   open_.erase(found);
-  if (whole.refused) return;
+  for (auto next = whole_.find(next_turn_); next != whole_.end(); next = whole_.find(next_turn_)) {
+    Message whole = std::move(next->second);
+    whole_.erase(next);
+    turns_.erase(next_turn_);
+    next_turn_ = BulkFrame::turn_after(next_turn_);
+    deliver(std::move(whole));
+  }
+}
+
+void BulkInbox::deliver(Message message) {
+  if (message.refused) return;
   messages_++;
-  receiver_.arrived(whole.tag, std::move(whole.place));
+  receiver_.arrived(message.tag, std::move(message.place));
 }
 
 void BulkInbox::close(const Error& why) {

@@ -5,12 +5,16 @@
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "net/bulk_frame.h"
 
 namespace fastserve {
 
+/// A message that is whole waits until those before it, by their turns, are whole, too: over
+/// several streams messages arrive in the order that they would have over one.
+///
 /// Threads: any; calls into the receiver are one at a time.
 class BulkInbox {
  public:
@@ -37,13 +41,19 @@ class BulkInbox {
     std::map<uint64_t, uint64_t> ranges;  // begin -> end of what was announced, without overlaps
     BulkPlace place;
     bool refused = false;
+    uint32_t turn = 0;  // 0: its last chunk was not announced yet
   };
   Result<Message*> find_or_open(const BulkFrame& frame);
+  Status take_turn(Message& message, const BulkFrame& frame);
+  void deliver(Message message);
 
   BulkReceiver& receiver_;
   const BulkLane::Options options_;
   std::mutex mutex_;
-  std::map<uint64_t, Message> open_;  // by the sender's number
+  std::map<uint64_t, Message> open_;   // by the sender's number
+  std::map<uint32_t, Message> whole_;  // by their turns, which have not come
+  std::set<uint32_t> turns_;           // that were announced and have not come
+  uint32_t next_turn_ = 1;
   std::atomic<uint64_t> bytes_{0}, messages_{0}, refused_{0};
   bool closed_ = false;
 };

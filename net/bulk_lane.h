@@ -54,8 +54,10 @@ class BulkReceiver {
 ///
 /// Owns:     its streams; one thread for each.
 /// Threads:  send() from any thread.
-/// Promises: a message arrives whole and unchanged, once, or the lane closes. Memory: the sender's
-///           own buffers, the receiver's own places, and nothing that grows.
+/// Promises: a message arrives whole and unchanged, once, or the lane closes: the end of one of its
+///           streams is the lane's. Messages arrive in the order in which their last bytes were
+///           handed to the network, over however many streams. Memory: the sender's own buffers,
+///           the receiver's own places, and nothing that grows.
 /// Refuses:  a peer that breaks the format, exceeds a limit or fails a checksum (kCorrupt), one
 ///           that says nothing for `silence` (kUnavailable): the lane closes.
 class BulkLane {

@@ -43,6 +43,7 @@ std::optional<BulkOutbox::Chunk> BulkOutbox::next(uint32_t limit) {
   sent_bytes_ += chunk.frame.length;
   if (message.sent == message.total) {
     messages_sent_++;
+    chunk.frame.turn = turn_ = BulkFrame::turn_after(turn_);
     messages_.erase(messages_.begin());
   }
   return chunk;

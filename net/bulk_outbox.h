@@ -40,6 +40,7 @@ class BulkOutbox {
 
   mutable std::mutex mutex_;
   std::map<std::pair<uint32_t, uint64_t>, Message> messages_;  // by urgency, then age
+  uint32_t turn_ = 0;  // of the message that was given out whole last
   uint64_t numbers_ = 0, queued_ = 0, sent_bytes_ = 0, messages_sent_ = 0;
 };
 

@@ -117,11 +117,15 @@ void LaneHub::reap() {
 }
 
 Status LaneHub::adopt(const std::string& name, std::unique_ptr<Stream> stream) {
+  std::vector<std::unique_ptr<Stream>> streams;
+  streams.push_back(std::move(stream));
+  return adopt(name, std::move(streams));
+}
+
+Status LaneHub::adopt(const std::string& name, std::vector<std::unique_ptr<Stream>> streams) {
   // What was under way in a lane before it is lost, and this end may be the only one to know.
   close_lane(name, {ErrorCode::kUnavailable, "has connected anew", name, ""});
   auto peer = std::make_shared<Peer>(*this, name);
-  std::vector<std::unique_ptr<Stream>> streams;
-  streams.push_back(std::move(stream));
   {
     // Its threads may call at once: they wait until the peer is known.
     std::lock_guard lock(mutex_);

@@ -37,9 +37,10 @@ class LaneHub {
   /// is asked of the hub from then on is refused, or does nothing. The destructor does it, too.
   void end();
 
-  /// Takes a connection over. One that is there already is lost, and told of as lost: its
-  /// peer has begun anew.
+  /// Takes a connection over, or all that make up a lane. One that is there already is lost, and
+  /// told of as lost: its peer has begun anew.
   Status adopt(const std::string& peer, std::unique_ptr<Stream> stream);
+  Status adopt(const std::string& peer, std::vector<std::unique_ptr<Stream>> streams);
   bool connected(const std::string& peer) const;
   /// Cuts the lane to a peer; sinks are told.
   void drop(const std::string& peer);

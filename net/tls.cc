@@ -238,6 +238,12 @@ int choose_protocol(SSL* ssl, const unsigned char** out, unsigned char* out_size
 
 }  // namespace
 
+std::vector<std::unique_ptr<Stream>> TlsConnection::all_streams() && {
+  std::vector<std::unique_ptr<Stream>> all = std::move(more);
+  all.push_back(std::move(stream));
+  return all;
+}
+
 struct TlsParty::State {
   ContextHandle context;
 };

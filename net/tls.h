@@ -22,7 +22,10 @@ inline constexpr std::string_view kPlainEnding = "+plain";
 struct TlsConnection {
   std::unique_ptr<Stream> stream;
   std::optional<NodeClaim> claim;
-  std::string protocol;  ///< the one that both sides speak
+  std::string protocol;                            ///< the one that both sides speak
+  std::vector<std::unique_ptr<Stream>> more = {};  ///< to the same peer, of the same lane
+
+  std::vector<std::unique_ptr<Stream>> all_streams() &&;
 };
 
 /// One side's certificate and whom it trusts.

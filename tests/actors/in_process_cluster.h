@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <set>
@@ -24,7 +25,11 @@ inline std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>> stream_pair()
 
 class InProcessCluster {
  public:
-  explicit InProcessCluster(Log log = {}) : log_(std::move(log)) { start_coordinator(); }
+  /// `streams`: of each lane for tensors.
+  explicit InProcessCluster(Log log = {}, int streams = 1)
+      : log_(std::move(log)), streams_(streams) {
+    start_coordinator();
+  }
   ~InProcessCluster() {
     while (!nodes_.empty()) kill(nodes_.begin()->first);
     coordinator_ = nullptr;
@@ -44,6 +49,7 @@ class InProcessCluster {
     };
     const auto admitted = [this](const NodeClaim& claim) {
       std::lock_guard removal(removed_mutex_);
+      asked_[claim.node]++;
       if (!removed_.contains(claim.node)) return Status();
       return Status(Error{ErrorCode::kInvalidArgument, "was removed", claim.node, ""});
     };
@@ -72,33 +78,40 @@ class InProcessCluster {
     config.data_folder = folder_.path / name;
     config.clock = &clock_;
     config.log = log_;
-    const auto to_coordinator = [this, name](auto hand_over) -> Result<TlsConnection> {
+    const auto to_coordinator = [this, name](int streams, auto hand_over) -> Result<TlsConnection> {
       std::lock_guard lock(mutex_);
       if (coordinator_ == nullptr)
         return Error{ErrorCode::kUnavailable, "does not listen", "the coordinator", ""};
-      auto [here, there] = stream_pair();
-      hand_over(*coordinator_, TlsConnection{std::move(there), NodeClaim{"c", name, {}, 0}, ""});
-      return TlsConnection{std::move(here), NodeClaim{"c", "coordinator", {}, 0}, ""};
+      auto [here, there] = connection(name, "coordinator", streams);
+      hand_over(*coordinator_, std::move(there));
+      return std::move(here);
     };
     config.dial_control = [=] {
-      return to_coordinator([](ClusterCoordinator& coordinator, TlsConnection connection) {
+      return to_coordinator(1, [](ClusterCoordinator& coordinator, TlsConnection connection) {
         coordinator.control_connected(std::move(connection));
       });
     };
-    config.dial_bulk = [=] {
-      return to_coordinator([](ClusterCoordinator& coordinator, TlsConnection connection) {
-        coordinator.bulk_connected(std::move(connection));
-      });
+    config.dial_bulk = [=, this] {
+      return to_coordinator(streams_,
+                            [](ClusterCoordinator& coordinator, TlsConnection connection) {
+                              coordinator.bulk_connected(std::move(connection));
+                            });
     };
     config.dial_peer = [this, name](const std::string& peer, const std::string&,
                                     int) -> Result<TlsConnection> {
+      {
+        std::unique_lock lock(hold_mutex_);
+        if (held_.contains(peer)) dials_held_++;
+        released_.notify_all();
+        released_.wait(lock, [&] { return !held_.contains(peer); });
+      }
       std::lock_guard lock(nodes_mutex_);
       const auto it = nodes_.find(peer);
       if (it == nodes_.end())
         return Error{ErrorCode::kUnavailable, "does not listen", "node " + peer, ""};
-      auto [here, there] = stream_pair();
-      it->second->node->bulk_connected({std::move(there), NodeClaim{"c", name, {}, 0}, ""});
-      return TlsConnection{std::move(here), NodeClaim{"c", peer, {}, 0}, ""};
+      auto [here, there] = connection(name, peer, streams_);
+      it->second->node->bulk_connected(std::move(there));
+      return std::move(here);
     };
     config.renewal = [name] { return std::optional("request of " + name); };
     config.renewed = [this, name](const std::string& certificate) {
@@ -136,10 +149,37 @@ class InProcessCluster {
   /// Of a node that does not run.
   void lose_disk(const std::string& name) { std::filesystem::remove_all(disk(name)); }
 
+  /// Cuts one stream of the lane that `from` dialled to `to`; false when there is none.
+  bool cut_stream(const std::string& from, const std::string& to, size_t index) {
+    std::lock_guard lock(cuts_mutex_);
+    const auto it = cuts_.find({from, to});
+    if (it == cuts_.end() || index >= it->second.size()) return false;
+    it->second[index].cut();
+    return true;
+  }
+
   /// Takes a node from the membership, whether or not the coordinator runs.
   void disown(const std::string& name) {
     std::lock_guard lock(removed_mutex_);
     removed_.insert(name);
+  }
+  /// How often nodes have asked whether it belongs here.
+  int asked_about(const std::string& name) {
+    std::lock_guard lock(removed_mutex_);
+    return asked_[name];
+  }
+  /// Who dials the node gets no answer until this is taken back.
+  void hold_dials_to(const std::string& name, bool hold) {
+    std::lock_guard lock(hold_mutex_);
+    if (hold)
+      held_.insert(name);
+    else
+      held_.erase(name);
+    released_.notify_all();
+  }
+  bool wait_for_held_dials(int count) {
+    std::unique_lock lock(hold_mutex_);
+    return released_.wait_for(lock, std::chrono::seconds(30), [&] { return dials_held_ >= count; });
   }
   ClusterNode& node(const std::string& name) {
     std::lock_guard lock(nodes_mutex_);
@@ -182,7 +222,26 @@ class InProcessCluster {
     Status end;
   };
 
+  /// Both ends, as if `from` had dialled `to`.
+  std::pair<TlsConnection, TlsConnection> connection(const std::string& from, const std::string& to,
+                                                     int streams) {
+    TlsConnection here{nullptr, NodeClaim{"c", to, {}, 0}, ""};
+    TlsConnection there{nullptr, NodeClaim{"c", from, {}, 0}, ""};
+    for (int i = 0; i < streams; i++) {
+      auto [near, far] = stream_pair();
+      {
+        std::lock_guard lock(cuts_mutex_);
+        cuts_[{from, to}].resize(static_cast<size_t>(streams));
+        cuts_[{from, to}][static_cast<size_t>(i)] = StreamCut(*near);
+      }
+      (i == 0 ? here.stream : here.more.emplace_back()) = std::move(near);
+      (i == 0 ? there.stream : there.more.emplace_back()) = std::move(far);
+    }
+    return {std::move(here), std::move(there)};
+  }
+
   Log log_;
+  const int streams_;
   SystemClock clock_;
   Folder folder_;
   DeviceFactory make_device_, make_host_;
@@ -191,6 +250,13 @@ class InProcessCluster {
   std::unique_ptr<ClusterCoordinator> coordinator_;
   std::mutex removed_mutex_;
   std::set<std::string> removed_;
+  std::map<std::string, int> asked_;
+  std::mutex hold_mutex_;
+  std::condition_variable released_;
+  std::set<std::string> held_;
+  int dials_held_ = 0;
+  std::mutex cuts_mutex_;
+  std::map<std::pair<std::string, std::string>, std::vector<StreamCut>> cuts_;  // of each lane
   std::mutex nodes_mutex_;
   std::map<std::string, std::string> renewed_;
   std::map<std::string, std::shared_ptr<Running>> nodes_;

@@ -32,7 +32,7 @@ constexpr auto kPatience = std::chrono::seconds(5);
 constexpr int64_t kHour = 3600;
 /// The names of protocols as a peer sees them; the last is none.
 const std::array<std::string, 8> kProtocols = {
-    "fastserve-control/1", "fastserve-bulk/2",     "fastserve-bulk/2+plain", "fastserve-join/1",
+    "fastserve-control/1", "fastserve-bulk/3",     "fastserve-bulk/3+plain", "fastserve-join/1",
     "fastserve-client/1",  "fastserve-generate/1", "fastserve-models/1",     "http/1.1"};
 
 template <class T>
@@ -60,7 +60,14 @@ std::string noise(Rng& rng) {
       word(static_cast<uint32_t>(rng.below(2) == 0 ? rng.below(64) : rng.next()));
       break;
     case 3: {
+      if (rng.below(2) == 0) {  // which stream of which lane it is
+        const std::string part = fmt::format("{{\"lane\":\"{:016x}\",\"index\":{},\"count\":{}}}",
+                                             rng.below(2), rng.below(3), 1 + rng.below(2));
+        word(static_cast<uint32_t>(part.size()));
+        bytes += part;
+      }
       BulkFrame frame;
+      frame.turn = static_cast<uint32_t>(rng.below(3));
       frame.kind = static_cast<BulkFrame::Kind>(1 + rng.below(3));
       frame.message = rng.below(4);
       frame.tag.kind = static_cast<uint32_t>(rng.below(12));

@@ -51,9 +51,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     frame.tag.kind = data[1] % 4;
     frame.total = data[2] * 2u;
     frame.offset = data[3] * 2u;
+    frame.turn = data[1] / 4;
     frame.length = data[4] == 255 ? UINT32_MAX : data[4] * 2u;
     const auto decoded = BulkFrame::decode(frame.encode());
-    FS_CHECK(decoded.ok() && decoded->length == frame.length && decoded->tag == frame.tag);
+    FS_CHECK(decoded.ok() && decoded->length == frame.length && decoded->turn == frame.turn &&
+             decoded->tag == frame.tag);
     const auto parts = inbox.begin(frame);
     if (!parts.ok()) return 0;  // the lane would close
     uint64_t bytes = 0;

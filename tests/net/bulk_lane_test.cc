@@ -2,6 +2,7 @@
 #include <poll.h>
 
 #include "net/bulk_frame.h"
+#include "net/bulk_inbox.h"
 #include "net/bulk_outbox.h"
 #include "net/chunk_hash.h"
 #include "tests/net/lane_fixture.h"
@@ -30,6 +31,7 @@ BulkFrame frame_of(uint64_t total, uint64_t offset = 0, uint64_t message = 0) {
 std::vector<std::byte> message_bytes(std::span<const std::byte> body, BulkFrame frame) {
   frame.kind = BulkFrame::Kind::kChunk;
   frame.length = static_cast<uint32_t>(body.size());
+  if (frame.ends_message()) frame.turn = 1;
   if (frame.checksum == 0) frame.checksum = chunk_hash(std::array{body});
   const BulkFrame::Bytes header = frame.encode();
   std::vector<std::byte> bytes(header.size() + body.size());
@@ -101,6 +103,42 @@ TEST_CASE("an urgent message overtakes a long one that is under way") {
   while (auto chunk = outbox.next(10))
     rest.emplace_back(chunk->frame.tag.kind, chunk->frame.offset);
   CHECK(rest == std::vector<std::pair<uint64_t, uint64_t>>{{2, 0}, {1, 10}, {1, 20}, {3, 0}});
+}
+
+TEST_CASE("messages arrive in the order they were sent in, over however many streams") {
+  for (const int streams : {1, 4}) {
+    CAPTURE(streams);
+    LanePair lanes(streams, small());
+    std::vector<BulkTag> sent;
+    Rng rng(5);
+    for (uint64_t i = 0; i < 300; i++) {
+      sent.push_back({i % 9 == 0 ? uint64_t{13} : 1, 0, 0, i});  // some are refused
+      lanes.a->send(sent.back(), {whole(shared_noise(i % 3 == 0 ? 20'000 : rng.below(50), i))}, 0);
+    }
+    REQUIRE(lanes.at_b.wait_for(sent.back()));
+    std::erase_if(sent, [](const BulkTag& tag) { return tag.kind == 13; });
+    CHECK(lanes.at_b.order() == sent);
+  }
+}
+
+TEST_CASE("a message that is whole waits for its turn") {
+  Keeper keeper;
+  BulkInbox inbox(keeper, {});
+  const auto come = [&](uint64_t message, uint32_t turn) {
+    BulkFrame frame = frame_of(0, 0, message);
+    frame.tag.key = message;
+    frame.turn = turn;
+    const auto begun = inbox.begin(frame);
+    if (begun.ok()) inbox.end(frame);
+    return begun.ok() ? Status() : Status(begun.error());
+  };
+  CHECK(come(2, 3).ok());
+  CHECK(come(1, 2).ok());
+  CHECK(keeper.order().empty());
+  CHECK(come(0, 1).ok());
+  CHECK(keeper.order() == std::vector<BulkTag>{{0, 0, 0, 0}, {0, 0, 0, 1}, {0, 0, 0, 2}});
+  for (const uint32_t wrong : {0u, 1u, 3u, 4u + 1024u, UINT32_MAX})
+    CHECK(come(9, wrong).error().code == ErrorCode::kCorrupt);
 }
 
 TEST_CASE("a message that the receiver refuses is dropped, and the next one arrives") {

@@ -73,6 +73,10 @@ class Keeper final : public BulkReceiver {
     if (!got_.contains(tag)) return std::nullopt;
     return got_[tag];
   }
+  std::vector<BulkTag> order() const {
+    std::lock_guard lock(mutex_);
+    return order_;
+  }
   Error wait_for_end() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return closed_.has_value(); });
@@ -80,7 +84,7 @@ class Keeper final : public BulkReceiver {
   }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<BulkTag, std::vector<std::byte>> got_;
   std::vector<BulkTag> order_;

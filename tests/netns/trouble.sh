@@ -96,6 +96,9 @@ case $about in
   slow)
     in_network 25 --delay 20ms --jitter 5ms --loss 1%
     start_job
+    until_true 60 "the job does not begin" past 0
+    grep -q "lane to server-2: tensors in TLS 1.3 over 4 sockets" "$work/server-1.log" ||
+      fail "one socket for a way as long as this"
     ends_as_alone
     ;;
   capped)
