@@ -305,8 +305,18 @@ void ClusterNode::State::look_at_peers(const RegistryActor& coordinator) {
     std::lock_guard lock(mutex);
     known = peers;
   }
-  for (const auto& [name, claim] : known) {
-    const Status status = ask_of(claim, coordinator);
+  // Of all that there are lanes to, at once: a coordinator that is busy is waited for once.
+  caf::scoped_actor self(*actors);
+  const auto ask_of = [&](const NodeClaim& peer) {
+    return self->request(coordinator, kAnswer, AskPeer{peer.cluster, peer.node, peer.key});
+  };
+  std::vector<std::pair<std::string, decltype(ask_of(NodeClaim()))>> questions;
+  for (const auto& [name, claim] : known)
+    if (hub->connected(name)) questions.emplace_back(name, ask_of(claim));
+  for (auto& [name, question] : questions) {
+    Status status;
+    question.receive([&](const PeerAnswer& answer) { status = to_status(answer.fault); },
+                     [](const caf::error&) {});  // nobody says that it was removed
     if (status.ok() || status.error().code == ErrorCode::kUnavailable) continue;
     config.log.warning(status.error().message());
     hub->drop(name);

@@ -6,6 +6,7 @@
 #include "actors/loose_server.h"
 #include "actors/parameter_server.h"
 #include "actors/piece_keeper.h"
+#include "actors/peer_meetings.h"
 #include "actors/slice_sender.h"
 #include "actors/taker.h"
 #include "actors/trainer.h"
@@ -21,7 +22,7 @@ class Deputy {
  public:
   Deputy(DeputyActor::pointer self, std::shared_ptr<const NodeParts> node, PartOrder order,
          ConductorActor conductor)
-      : self_(self), node_(std::move(node)), conductor_(std::move(conductor)) {
+      : self_(self), node_(std::move(node)), meetings_(node_), conductor_(std::move(conductor)) {
     order_ = std::move(order);
   }
 
@@ -204,18 +205,19 @@ class Deputy {
   }
 
   void add_peer(const Place& place) {
-    if (room_ == nullptr) return;
-    if (!node_->hub->connected(place.node) && node_->name < place.node)
-      if (const Status status = node_->dial(place); !status.ok())
-        return peer_gone({place.node, status.error()});
-    if (const Status status = node_->hub->wait_for({place.node}, kPatience); !status.ok())
-      return peer_gone({place.node, status.error()});
-    room_->peers.add(place.node);
+    if (room_ != nullptr) meetings_.begin(self_, place);
+  }
+
+  void peer_met(const PeerMet& met) {
+    if (room_ == nullptr || !meetings_.end(met)) return;
+    if (!met.status.ok()) return peer_gone({met.node, met.status.error()});
+    room_->peers.add(met.node);
     for (uint32_t i = 0; i < shards_.size(); i++)
-      if (room_->owns(i)) self_->send(shards_[i], SendWeights{place.node});
+      if (room_->owns(i)) self_->send(shards_[i], SendWeights{met.node});
   }
 
   void drop_peer(const std::string& node) {
+    meetings_.drop(node);
     if (room_ != nullptr) room_->peers.drop(node);
   }
 
@@ -232,8 +234,6 @@ class Deputy {
   }
 
  private:
-  static constexpr auto kPatience = std::chrono::seconds(10);
-
   void refuse(const Error& error) {
     node_->log.warning(fmt::format("job {}: {}", order_.name, error.message()));
     self_->send(conductor_, PartOpened{order_.job, node_->name, to_fault(error), false},
@@ -241,28 +241,10 @@ class Deputy {
     self_->quit(caf::exit_reason::user_shutdown);
   }
 
-  /// Of two nodes the one whose name comes first dials. One that joins is dialled by nobody yet:
-  /// the others are told of it later.
   Status connect() {
-    std::vector<std::string> names{kCoordinatorPeer};
-    for (const Place& peer : order_.peers) {
-      if (peer.node == node_->name) continue;
-      if (node_->name < peer.node && !node_->hub->connected(peer.node))
-        if (const Status dialled = node_->dial(peer); !dialled.ok()) {
-          peer_gone({peer.node, dialled.error()});
-          return dialled;
-        }
-      if (order_.joining) continue;
-      names.push_back(peer.node);
-      room_->peers.add(peer.node);
-    }
-    if (order_.joining)
-      for (const Place& peer : order_.peers)
-        if (peer.node != node_->name) room_->peers.add(peer.node);
-    const Status met = node_->hub->wait_for(names, kPatience);
-    for (const std::string& name : names)
-      if (!met.ok() && !node_->hub->connected(name)) peer_gone({name, met.error()});
-    return met;
+    return meetings_.open(order_, room_->peers, [this](const std::string& node, const Error& why) {
+      peer_gone({node, why});
+    });
   }
 
   Status build() {
@@ -327,6 +309,7 @@ class Deputy {
 
   DeputyActor::pointer self_;
   std::shared_ptr<const NodeParts> node_;
+  PeerMeetings meetings_;
   PartOrder order_;
   ConductorActor conductor_;
   std::shared_ptr<PartRoom> room_;
@@ -394,6 +377,7 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       [=](GradientHere& here) { part->gradient_here(here); },
       [=](const MomentsHere& here) { part->moments_here(here); },
       [=](const PeerGone& gone) { part->peer_gone(gone); },
+      [=](const PeerMet& met) { part->peer_met(met); },
   };
 }
 

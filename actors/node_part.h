@@ -37,6 +37,12 @@ struct MomentsHere {
   std::shared_ptr<const std::vector<float>> both;  // m, then v
 };
 
+struct PeerMet {  // or not: see status
+  std::string node;
+  uint64_t attempt;
+  Status status;
+};
+
 struct LocalApplied {  // a step, or passed it over
   uint32_t range;
   StepId step;
@@ -70,6 +76,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::GradientHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::MomentsHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::PeerMet)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::LocalApplied)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::LocalDisplaced)
 
@@ -107,7 +114,8 @@ using DeputyActor = caf::typed_actor<
     caf::reacts_to<messages::TrainerJoined>, caf::reacts_to<messages::CheckpointWritten>,
     caf::reacts_to<messages::Tick>, caf::reacts_to<messages::DataHere>,
     caf::reacts_to<messages::WeightsHere>, caf::reacts_to<messages::GradientHere>,
-    caf::reacts_to<messages::MomentsHere>, caf::reacts_to<messages::PeerGone>>;
+    caf::reacts_to<messages::MomentsHere>, caf::reacts_to<messages::PeerGone>,
+    caf::reacts_to<messages::PeerMet>>;
 
 using PieceKeeperActor =
     caf::typed_actor<caf::reacts_to<messages::KeepPiece>, caf::reacts_to<messages::BestHere>,

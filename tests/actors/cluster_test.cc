@@ -67,6 +67,29 @@ TEST_CASE("a trainer without parameters is lost and comes back within one incarn
   CHECK(job.run().replayed_steps == 0);
 }
 
+TEST_CASE("a job goes on while its nodes wait for an answer of one that is to join") {
+  const uint64_t expected = bits_of_long_job();
+  InProcessCluster cluster(log_of_test());
+  cluster.add("a");
+  cluster.add("b");
+  cluster.wait_for_nodes(2);
+  Folder folder;
+  BackgroundJob job(cluster, long_job_in(folder), 10);
+  REQUIRE(job.wait_for_step(10));
+  cluster.hold_dials_to("c", true);
+  cluster.add("c");
+  const bool both_wait = cluster.wait_for_held_dials(2);
+  job.go_on();
+  const bool went_on = job.wait_for_step(60);
+  cluster.hold_dials_to("c", false);
+  REQUIRE(both_wait);
+  REQUIRE(went_on);
+  const auto outcome = job.end();
+  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+  CHECK(hash_of(outcome->weights) == expected);
+  CHECK(job.run().incarnation == 1);
+}
+
 TEST_CASE("a node with parameters is lost: the job goes on from its checkpoint to the same bits") {
   const uint64_t expected = bits_of_long_job();
   InProcessCluster cluster(log_of_test());

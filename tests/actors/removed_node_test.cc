@@ -15,6 +15,14 @@ class Peer {
     stream_ = std::move(here);
     node.bulk_connected({std::move(there), NodeClaim{"c", name, {}, 0}, ""});
   }
+  void leave() { stream_->shut_down(); }
+  bool is_cut() {
+    char bytes[256];
+    pollfd look{stream_->fd(), POLLIN, 0};
+    while (::poll(&look, 1, 1) == 1)
+      if (::read(look.fd, bytes, sizeof bytes) <= 0) return true;
+    return false;
+  }
   /// Whatever the node says meanwhile.
   void wait_until_cut() {
     char bytes[256];
@@ -62,6 +70,24 @@ TEST_CASE("who is removed loses the lanes to the other nodes") {
   cluster.disown("two");
   cluster.coordinator().forget("two");
   two.wait_until_cut();
+}
+
+TEST_CASE("a node that is back asks about the peers that it has lanes to, and no others") {
+  InProcessCluster cluster;
+  cluster.add("one");
+  cluster.wait_for_nodes(1);
+  Peer gone(cluster.node("one"), "gone");
+  gone.leave();
+  std::optional<Peer> there;  // the node lets go of lanes that have ended when another comes
+  do there.emplace(cluster.node("one"), "there");
+  while (!gone.is_cut());
+  cluster.kill_coordinator();
+  cluster.start_coordinator();
+  cluster.wait_for_nodes(1);
+  for (int i = 0; i < 1000 && cluster.asked_about("there") == 0; i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(cluster.asked_about("there") == 1);
+  CHECK(cluster.asked_about("gone") == 0);
 }
 
 TEST_CASE("who is removed while a node is away loses its lane when that node is back") {
