@@ -11,10 +11,11 @@
 namespace fastserve {
 namespace {
 
-/// A unit at work for this long is given to somebody idle as well.
-Nanoseconds straggler_limit(Nanoseconds step_time) {
-  if (step_time.count() == 0) return std::chrono::minutes(1);
-  return std::max<Nanoseconds>(std::chrono::seconds(2), 4 * step_time);
+/// A unit at work for this long is given to somebody idle as well. `pace` has no stragglers in it:
+/// how long they were waited for is not to be how long they will be.
+Nanoseconds straggler_limit(Nanoseconds pace) {
+  if (pace.count() == 0) return std::chrono::minutes(1);
+  return std::max<Nanoseconds>(std::chrono::seconds(2), 4 * pace);
 }
 
 }  // namespace
@@ -44,6 +45,7 @@ Actions TrainingJob::trainers_joined(std::span<const TrainerId> trainers) {
   Actions out;
   if (phase_ == Phase::kDone) return out;
   for (const TrainerId trainer : trainers) {
+    if (lost_.contains(trainer)) continue;
     trainers_.insert(trainer);
     ledger_.join(trainer);
     ranges_.join(trainer);
@@ -58,6 +60,7 @@ Actions TrainingJob::trainers_joined(std::span<const TrainerId> trainers) {
 
 Actions TrainingJob::trainer_lost(TrainerId trainer, const Error& why) {
   Actions out;
+  lost_.insert(trainer);
   if (phase_ == Phase::kDone || trainers_.erase(trainer) == 0) return out;
   ledger_.lose(trainer, phase_ == Phase::kComputing && !safe(trainer));
   ranges_.lose(trainer);
@@ -129,6 +132,7 @@ void TrainingJob::begin_round(Phase phase, StepLedger ledger, Actions& out) {
   losses_.assign(
       phase == Phase::kComputing ? steps * layout_.microbatches() : setup_.evaluation_chunks, 0);
   answered_.clear();
+  computed_ = 0;
   hand_out(out);
 }
 
@@ -171,7 +175,9 @@ Actions TrainingJob::work_done(TrainerId trainer, uint64_t round, uint32_t unit,
     finish(not_finite("loss or gradient"), out);
     return out;
   }
-  if (ledger_.complete(trainer, unit))
+  const bool first = ledger_.complete(trainer, unit);
+  if (first && gradient) note_pace(subtree.count);
+  if (first)
     for (size_t step = 0; step < steps; step++)
       std::ranges::copy(
           losses.subspan(step * subtree.count, subtree.count),
@@ -283,6 +289,15 @@ void TrainingJob::note_time(int64_t steps) {
   step_time_ = step_time_.count() == 0 ? each : step_time_ + (each - step_time_) / 16;
 }
 
+/// So many microbatches more of the round have been computed.
+void TrainingJob::note_pace(uint32_t microbatches) {
+  const uint32_t half = (layout_.microbatches() + 1) / 2;
+  const bool had_half = computed_ >= half;
+  computed_ += microbatches;
+  if (!had_half && computed_ >= half)
+    pace_.add(2 * (setup_.clock->now() - step_started_) / round_steps_);
+}
+
 void TrainingJob::close_evaluation(Actions& out) {
   double loss = 0;
   for (const double part : losses_) loss += part;  // chunk by chunk: the same for any trainers
@@ -332,7 +347,7 @@ Actions TrainingJob::tick() {
   if (loose() && phase_ == Phase::kComputing) {
     // Shards have applied of it what has come: it is brought to where all meet.
     if (cancelled()) window_->end_early();
-    window_->reopen_overdue(setup_.clock->now(), straggler_limit(step_time_));
+    window_->reopen_overdue(setup_.clock->now(), straggler_limit(window_->pace()));
     take_whole_steps(out);
     return out;
   }
@@ -343,7 +358,7 @@ Actions TrainingJob::tick() {
   if (!at_work) return out;
   const bool local_round = local() && phase_ == Phase::kComputing;
   ledger_.reopen_overdue(setup_.clock->now(),
-                         straggler_limit(step_time_ * (local_round ? round_steps_ : 1)));
+                         straggler_limit(pace_.median() * (local_round ? round_steps_ : 1)));
   hand_out(out);
   return out;
 }

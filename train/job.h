@@ -15,6 +15,7 @@
 #include "train/parameter_shard.h"
 #include "train/plan.h"
 #include "train/progress.h"
+#include "train/recent_median.h"
 #include "train/round_arrivals.h"
 #include "train/spec.h"
 #include "train/step_ledger.h"
@@ -122,6 +123,7 @@ class TrainingJob {
   };
   TrainingJob(Setup setup, const JobState& state);
 
+  /// No two trainers have one id: of one that was lost before it came nothing is wanted any more.
   Actions trainer_joined(TrainerId trainer) { return trainers_joined({&trainer, 1}); }
   Actions trainers_joined(std::span<const TrainerId> trainers);
   /// Its work goes to others. The last one's loss ends the job with `why`.
@@ -173,6 +175,7 @@ class TrainingJob {
   void take_whole_steps(Actions& out);
   Actions segment_closed(ShardId shard, StepId step);
   void note_time(int64_t steps);
+  void note_pace(uint32_t microbatches);
   void close_step_if_whole(Actions& out);
   void close_step(double squares, Actions& out);
   Commit commit(bool applied) const;
@@ -186,11 +189,13 @@ class TrainingJob {
   StepLayout layout_;
   std::vector<Subtree> units_;  // of a step
   Phase phase_ = Phase::kIdle;
-  std::set<TrainerId> trainers_;
+  std::set<TrainerId> trainers_, lost_;
   StepRanges ranges_;
   StepLedger ledger_;
   uint64_t round_ = 0;
-  std::vector<double> losses_;                // of the round: per microbatch or chunk
+  uint32_t computed_ = 0;       // microbatches of the round
+  RecentMedian pace_;           // of a step, by the half of its microbatches that came first
+  std::vector<double> losses_;  // of the round: per microbatch or chunk
   std::vector<std::vector<double>> squares_;  // per shard
   int64_t round_steps_ = 1;                   // steps that the round makes
   RoundArrivals arrivals_;                    // local steps alone

@@ -79,8 +79,10 @@ bool StepWindow::complete(TrainerId trainer, StepId at, uint32_t run,
     step->repeated++;
     return true;
   }
-  if (piece.run.by == trainer)
+  if (piece.run.by == trainer) {
     ranges.measured(trainer, piece.run.microbatches.count, now - piece.since);
+    pace_.add(now - piece.since);
+  }
   piece.state = Piece::kDone;
   piece.run.by = trainer;
   std::ranges::copy(losses, step->losses.begin() + piece.run.microbatches.first);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "train/recent_median.h"
 #include "train/step_ranges.h"
 
 namespace fastserve {
@@ -58,6 +59,8 @@ class StepWindow {
   void arrived(ShardId shard, StepId step, uint32_t first);
   /// Runs that have been at work for `limit` are given to somebody else, too, once.
   void reopen_overdue(Nanoseconds now, Nanoseconds limit);
+  /// How long a run takes, most of the time. 0 while unknown.
+  Nanoseconds pace() const { return pace_.median(); }
   /// The lowest step, once it is whole.
   std::optional<Whole> take_whole();
   /// Every step of the segment has been taken.
@@ -92,6 +95,7 @@ class StepWindow {
   StepId first_, end_;
   std::deque<Step> steps_;  // from first_ on
   std::set<TrainerId> idle_;
+  RecentMedian pace_;
 };
 
 }  // namespace fastserve
