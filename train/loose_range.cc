@@ -76,7 +76,8 @@ Result<LooseRange::Applied> LooseRange::apply(const std::string& node, StepId st
   sent_[node].emplace(step, run.first);
   const bool fresh = applied_.emplace(step, run.first).second;
   if (fresh) {
-    // As far as the whole step would go in so many parts: each gradient is a mean over its run.
+    // A mean over its run is as noisy as its run is short: AdamW's step goes with the root of the
+    // batch then, and its memory with the batch (Malladi et al. 2022).
     const double share = static_cast<double>(run.count) / microbatches_;
     shard_.begin(StepLayout(1), step);
     const auto added = shard_.add(step, {0, 1}, std::move(gradient));
@@ -84,7 +85,8 @@ Result<LooseRange::Applied> LooseRange::apply(const std::string& node, StepId st
     [[maybe_unused]] const auto squares = shard_.squares();
     ApplyOrder order;
     order.step = step;
-    order.learning_rate = learning_rate_at(spec_, static_cast<int64_t>(step.value)) * share;
+    order.learning_rate =
+        learning_rate_at(spec_, static_cast<int64_t>(step.value)) * std::sqrt(share);
     order.update = ++updates_;
     order.share = share;
     gate_.enter_write(index_, {0});

@@ -93,6 +93,10 @@ void ParameterShard::apply(const ApplyOrder& order) {
     op.beta1 = static_cast<float>(std::pow(hyper_.beta1, order.share));
     op.beta2 = static_cast<float>(std::pow(hyper_.beta2, order.share));
   }
+  // Times the learning rate, which goes with the root of the share, it goes with the share.
+  const float weight_decay = order.share == 1
+                                 ? hyper_.weight_decay
+                                 : hyper_.weight_decay * static_cast<float>(std::sqrt(order.share));
   float* masters = backend_.masters().data();
   for (size_t i = 0; i < tiles_.size(); i++) {
     const ParameterTile& tile = tiles_[i];
@@ -102,7 +106,7 @@ void ParameterShard::apply(const ApplyOrder& order) {
     op.v = v_.data() + at;
     op.grad = sums_[i];
     op.n = tile.size;
-    op.weight_decay = tile.decay ? hyper_.weight_decay : 0.0f;
+    op.weight_decay = tile.decay ? weight_decay : 0.0f;
     backend_.ops().adamw(op);
     backend_.refresh(tile);
   }
