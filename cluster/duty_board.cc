@@ -50,7 +50,8 @@ Result<std::unique_ptr<DutyBoard>> DutyBoard::open(StateStore& state, const Cloc
     FS_ASSIGN(DutyRecord record, decode_duty(id, text));
     // Whether it still runs there, the node will say.
     if (!record.duty.ended()) record.duty.state = Duty::State::kWaiting;
-    board->entries_[id] = {std::move(record.duty), std::move(record.events), clock.now(), {}};
+    board->entries_[id] = {
+        std::move(record.duty), std::move(record.events), clock.now(), false, {}};
   }
   return board;
 }
@@ -117,8 +118,22 @@ Status DutyBoard::cancel(const std::string& id) {
   ended.node.clear();
   FS_TRY(keep(ended, found->second.events));
   duty = std::move(ended);
-  duty.last = {};
+  duty.last = duty.before = {};
+  duty.leaves.clear();
   say(found->second, "cancelled");
+  return {};
+}
+
+Status DutyBoard::remove(const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(id);
+  if (found == entries_.end()) return Error{ErrorCode::kNotFound, "no such job", id, ""};
+  if (!found->second.duty.ended())
+    return Error{ErrorCode::kUnavailable,
+                 fmt::format("is {}", duty_state_name(found->second.duty.state)), "job " + id,
+                 "fsctl jobs cancel ends it"};
+  FS_TRY(state_.write({{kDutyPrefix + id, std::nullopt}}));
+  entries_.erase(found);
   return {};
 }
 
@@ -149,8 +164,11 @@ Result<std::vector<std::string>> DutyBoard::events(const std::string& id) const 
 std::set<std::string> DutyBoard::busy() const {
   const std::lock_guard lock(mutex_);
   std::set<std::string> nodes;
-  for (const auto& [id, entry] : entries_)
-    if (!entry.duty.ended()) nodes.insert(entry.duty.node);
+  for (const auto& [id, entry] : entries_) {
+    if (entry.duty.ended()) continue;
+    nodes.insert(entry.duty.node);
+    if (!entry.duty.leaves.empty()) nodes.insert(entry.duty.leaves);
+  }
   return nodes;
 }
 
@@ -184,6 +202,7 @@ void DutyBoard::give(Entry& entry, const std::string& node) {
   entry.duty.state = Duty::State::kWaiting;
   entry.duty.last = {};
   entry.seen = clock_.now();
+  entry.was_there = true;
   const bool itself = node == kCoordinatorItself;
   say(entry, itself ? "given to the coordinator itself: no node has the role compressor"
                     : "given to node " + node);
@@ -196,7 +215,15 @@ void DutyBoard::take(Entry& entry, const std::string& why) {
   say(entry, why);
 }
 
+/// Of a node that is neither ready nor drained.
+bool DutyBoard::is_given_up(const Entry& entry, const NodeStatus& node) const {
+  const bool ended = node.state == NodeStatus::State::kGone && entry.was_there;
+  const bool soon = ended && entry.duty.kind == DutyKind::kDeploy;
+  return clock_.now() - entry.seen >= (soon ? kSoon : kPatience);
+}
+
 void DutyBoard::failed(Entry& entry, const Error& error) {
+  entry.duty.leaves.clear();
   entry.duty.node.clear();
   entry.duty.state = Duty::State::kFailed;
   entry.duty.error = error;
@@ -206,8 +233,8 @@ void DutyBoard::failed(Entry& entry, const Error& error) {
 void DutyBoard::place(Entry& entry, const std::vector<NodeStatus>& nodes) {
   const Duty& duty = entry.duty;
   if (const std::string node = choose(entry, nodes); !node.empty()) return give(entry, node);
-  if (duty.error && !entry.failed.empty())  // no node is left that has not failed at it
-    return failed(entry, *duty.error);
+  // No node is left that has not failed at it, or still has it.
+  if (duty.error && !entry.failed.empty() && duty.leaves.empty()) return failed(entry, *duty.error);
   say(entry, duty.pinned.empty()
                  ? fmt::format("waits for a node with the role {}", duty_role(duty.kind))
                  : fmt::format("waits for node {}", duty.pinned));
@@ -216,6 +243,7 @@ void DutyBoard::place(Entry& entry, const std::vector<NodeStatus>& nodes) {
 void DutyBoard::settle_one(Entry& entry, const std::vector<NodeStatus>& nodes) {
   Duty& duty = entry.duty;
   if (duty.node == kCoordinatorItself) return;
+  settle_move(entry, nodes);
   if (duty.node.empty()) return place(entry, nodes);
   const std::string name = duty.node;
   const NodeStatus* node = find_node(nodes, name);
@@ -225,10 +253,12 @@ void DutyBoard::settle_one(Entry& entry, const std::vector<NodeStatus>& nodes) {
   }
   if (node->state == NodeStatus::State::kReady) {
     entry.seen = clock_.now();
+    entry.was_there = true;
     return;
   }
   if (node->state == NodeStatus::State::kDraining) {
     const std::string other = choose(entry, nodes);
+    if (!other.empty() && duty.serving()) return leave(entry, other);
     take(entry, fmt::format("node {} is being drained{}", name,
                             other.empty() ? ": it ends there, until a node is ready for it" : ""));
     if (!other.empty()) give(entry, other);
@@ -236,8 +266,7 @@ void DutyBoard::settle_one(Entry& entry, const std::vector<NodeStatus>& nodes) {
   }
   duty.state = Duty::State::kWaiting;
   duty.last = {};
-  if (clock_.now() - entry.seen < kPatience)
-    return say(entry, fmt::format("node {} does not answer", name));
+  if (!is_given_up(entry, *node)) return say(entry, fmt::format("node {} does not answer", name));
   const std::string other = choose(entry, nodes);
   if (other.empty()) return say(entry, fmt::format("waits for node {}, which is gone", name));
   duty.lost++;
@@ -261,7 +290,8 @@ std::vector<DutyOrder> DutyBoard::orders(const std::string& node) const {
   std::vector<DutyOrder> orders;
   for (const auto& [id, entry] : entries_) {
     const Duty& duty = entry.duty;
-    if (!duty.ended() && duty.node == node && orders.size() < kMostDuties)
+    const bool is_its = duty.node == node || duty.leaves == node;
+    if (!duty.ended() && is_its && orders.size() < kMostDuties)
       orders.push_back({id, duty.kind, duty.model, duty.settings});
   }
   return orders;
@@ -275,6 +305,7 @@ void DutyBoard::report(const std::string& node, const std::vector<DutyReport>& r
     if (found == entries_.end()) continue;
     Entry& entry = found->second;
     Duty& duty = entry.duty;
+    if (!duty.ended() && duty.leaves == node && duty.node != node) duty.before = report;
     if (duty.ended() || duty.node != node) continue;
     duty.last = report;
     if (report.state == Said::kFailed) {
@@ -314,32 +345,6 @@ Status DutyBoard::published(const std::string& id, const std::string& model) {
   if (found == entries_.end()) return Error{ErrorCode::kNotFound, "no such job", id, ""};
   found->second.duty.published = model;
   return keep(found->second.duty, found->second.events);
-}
-
-Result<Duty> DutyBoard::serving(const std::string& model) const {
-  const std::lock_guard lock(mutex_);
-  const Duty* best = nullptr;
-  std::set<std::string> others;
-  for (const auto& [id, entry] : entries_) {
-    const Duty& duty = entry.duty;
-    if (duty.ended() || duty.kind != DutyKind::kDeploy) continue;
-    const bool same = duty.model == model || duty.model.substr(0, duty.model.find('@')) == model;
-    if (!same) {
-      others.insert(duty.model);
-      continue;
-    }
-    const auto rank = [](const Duty& d) { return std::tuple(d.serving(), d.created_unix, d.id); };
-    if (best == nullptr || rank(*best) < rank(duty)) best = &duty;
-  }
-  if (best == nullptr)
-    return Error{ErrorCode::kNotFound, "is deployed nowhere in this cluster", model,
-                 others.empty() ? fmt::format("fsctl deploy {} deploys it", model)
-                                : fmt::format("fsctl deploy {} deploys it; deployed are: {}", model,
-                                              fmt::join(others, ", "))};
-  if (!best->serving())
-    return Error{ErrorCode::kUnavailable, "is deployed and does not answer yet: " + best->note,
-                 best->model, "fsctl jobs follow " + best->id + " shows when it does"};
-  return *best;
 }
 
 }  // namespace fastserve

@@ -33,6 +33,9 @@ struct Duty {
   Json result;
   std::optional<Error> error;
   DutyReport last;  ///< what the node says; not kept on disk
+  /// Of a deployment that moves: the node that is being drained, and serves until the other does.
+  std::string leaves;
+  DutyReport before;  ///< what that one says; neither is kept on disk
 
   bool ended() const { return state >= State::kFinished; }
   bool serving() const {
@@ -46,14 +49,19 @@ const char* duty_state_name(Duty::State state);  ///< as ClusterJob::state
 /// has the role.
 ///
 /// What was given to a node that has gone stays with it for kPatience: a process that is started
-/// again takes it up where it was. A compression that loses kMostLost nodes has failed.
+/// again takes it up where it was. A deployment waits for kSoon alone where the node's connection
+/// has ended: starting it elsewhere costs less than the requests that find nobody. Before a
+/// deployment leaves a node that is drained, another one serves it, if there is one. A compression
+/// that loses kMostLost nodes has failed.
 ///
 /// Owns:     records of the state, "duties/ID": a coordinator that is started again knows them all.
 /// Threads:  any.
-/// Promises: a duty is one node's at a time, as far as the orders go.
+/// Promises: a duty is one node's at a time, as far as the orders go, but for a deployment that
+///           leaves a node.
 class DutyBoard {
  public:
   static constexpr Nanoseconds kPatience = std::chrono::seconds(15);
+  static constexpr Nanoseconds kSoon = std::chrono::seconds(3);
   static constexpr int kMostLost = 3;
   static constexpr size_t kMostEnded = 200;  ///< that are remembered
 
@@ -64,6 +72,8 @@ class DutyBoard {
                           const std::string& pinned);
   /// kNotFound, or kInvalidArgument for one that has ended.
   Status cancel(const std::string& id);
+  /// Forgets one that has ended. kNotFound; kUnavailable: it has not.
+  Status remove(const std::string& id);
   Result<Duty> find(const std::string& id) const;
   std::vector<Duty> all() const;  ///< the oldest first
   /// Lines of its log.
@@ -89,6 +99,7 @@ class DutyBoard {
     Duty duty;
     std::vector<std::string> events;
     Nanoseconds seen{0};           // when its node was last there
+    bool was_there = false;        // that was since this board was opened
     std::set<std::string> failed;  // nodes that could not do it
   };
 
@@ -97,6 +108,9 @@ class DutyBoard {
   std::string choose(const Entry& entry, const std::vector<NodeStatus>& nodes) const;
   void give(Entry& entry, const std::string& node);
   void take(Entry& entry, const std::string& why);
+  void leave(Entry& entry, const std::string& other);
+  void settle_move(Entry& entry, const std::vector<NodeStatus>& nodes);
+  bool is_given_up(const Entry& entry, const NodeStatus& node) const;
   void failed(Entry& entry, const Error& error);
   void say(Entry& entry, const std::string& what);
   Status keep(const Duty& duty, const std::vector<std::string>& events);

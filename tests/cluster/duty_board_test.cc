@@ -100,22 +100,39 @@ TEST_CASE("a deployment stays with a node that comes back soon, and moves from o
   const std::string id = b.deploy("poems@1"), pinned = b.deploy("verses@1", "a");
   b.settle({node("a"), node("b", {"server"}, State::kGone)});
   b.serves(id, "a");
-  const std::vector<NodeStatus> away = {node("a", {"server"}, State::kGone), node("b")};
-  b.settle(away, std::chrono::seconds(5));
+  const std::vector<NodeStatus> away = {node("a", {"server"}, State::kGone), node("b")},
+                                silent = {node("a", {"server"}, State::kSilent), node("b")};
+  b.settle(away, std::chrono::seconds(2));
   CHECK(b.node_of(id) == "a");
   CHECK(b.duty(id).state == Duty::State::kWaiting);
   CHECK(b.duty(id).note == "node a does not answer");
   b.settle({node("a"), node("b")}, std::chrono::seconds(5));
   b.serves(id, "a");
   CHECK(b.duty(id).serving());
-  b.settle(away, std::chrono::seconds(5));
-  b.settle(away, kLong);
+  b.settle(silent, std::chrono::seconds(14));  // it may be slow: its connection is there
+  CHECK(b.node_of(id) == "a");
+  b.settle(away);  // which tells more
   CHECK(b.node_of(id) == "b");
   CHECK(b.node_of(pinned) == "a");
+  b.settle(away);
   CHECK(b.duty(pinned).note == "waits for node a, which is gone");
   const auto events = b.board->events(id).value();
   REQUIRE(events.size() >= 2);
   CHECK(events[events.size() - 2].find("node a was lost") != std::string::npos);
+}
+
+TEST_CASE("a coordinator that is started again waits for the nodes before it moves anything") {
+  Board b;
+  const std::string id = b.deploy("poems@1");
+  b.settle({node("a"), node("b")});
+  const std::string at = b.node_of(id), other = at == "a" ? "b" : "a";
+  b.serves(id, at);
+  b.reopen();
+  const std::vector<NodeStatus> half = {node(at, {"server"}, State::kGone), node(other)};
+  b.settle(half, std::chrono::seconds(14));
+  CHECK(b.node_of(id) == at);
+  b.settle(half, kLong);
+  CHECK(b.node_of(id) == other);
 }
 
 TEST_CASE("draining a node moves its deployments, or ends them there with a word") {
@@ -132,6 +149,76 @@ TEST_CASE("draining a node moves its deployments, or ends them there with a word
   CHECK(b.node_of(id) == "b");
   b.settle({node("a"), node("b", {"server"}, State::kDraining)});
   CHECK(b.node_of(id) == "a");
+}
+
+TEST_CASE("a deployment that leaves a node answers there until the other node has it") {
+  Board b;
+  const std::string id = b.deploy("poems@1");
+  b.settle({node("a")});
+  b.serves(id, "a");
+  const std::vector<NodeStatus> drained = {node("a", {"server"}, State::kDraining), node("b")};
+  b.settle(drained);
+  CHECK(b.node_of(id) == "b");
+  CHECK(b.board->orders("a").size() == 1);
+  CHECK(b.board->orders("b").size() == 1);
+  CHECK(b.board->busy() == std::set<std::string>{"a", "b"});
+  CHECK(b.board->serving("poems")->node == "a");
+  b.serves(id, "a");  // it goes on saying so
+  b.settle(drained);
+  CHECK(b.board->serving("poems")->node == "a");
+  b.serves(id, "b");
+  CHECK(b.board->serving("poems")->node == "b");
+  b.settle(drained);
+  CHECK(b.board->orders("a").empty());
+  CHECK(b.board->busy() == std::set<std::string>{"b"});
+}
+
+TEST_CASE("a deployment whose next node cannot have it stays where it is served") {
+  Board b;
+  const std::string id = b.deploy("poems@1");
+  b.settle({node("a")});
+  b.serves(id, "a");
+  const std::vector<NodeStatus> drained = {node("a", {"server"}, State::kDraining), node("b"),
+                                           node("c")};
+  b.settle(drained);
+  REQUIRE(b.node_of(id) == "b");
+  b.fails(id, "b", ErrorCode::kResourceExhausted);
+  b.settle(drained);
+  CHECK(b.node_of(id) == "c");
+  b.fails(id, "c", ErrorCode::kResourceExhausted);
+  b.settle(drained);
+  CHECK(b.duty(id).state == Duty::State::kWaiting);
+  CHECK(b.board->serving("poems")->node == "a");
+  b.settle({node("a"), node("b"), node("c")});  // it need not leave
+  CHECK(b.node_of(id) == "a");
+  b.settle({node("a"), node("b"), node("c")});
+  CHECK(b.duty(id).serving());
+}
+
+TEST_CASE("a node that a deployment leaves is not waited for when it is gone") {
+  Board b;
+  const std::string id = b.deploy("poems@1");
+  b.settle({node("a")});
+  b.serves(id, "a");
+  b.settle({node("a", {"server"}, State::kDraining), node("b"), node("c")});
+  b.settle({node("a", {"server"}, State::kGone), node("b"), node("c")});
+  CHECK(b.board->serving("poems").error().code == ErrorCode::kUnavailable);
+  CHECK(b.board->cancel(id).ok());
+  CHECK(b.board->busy().empty());
+}
+
+TEST_CASE("what has ended can be forgotten, and what has not cannot") {
+  Board b;
+  const std::string id = b.deploy("poems@1");
+  b.settle({node("a")});
+  b.serves(id, "a");
+  CHECK(b.board->remove(id).error().code == ErrorCode::kUnavailable);
+  CHECK(b.board->cancel(id).ok());
+  CHECK(b.board->remove(id).ok());
+  CHECK(b.board->find(id).error().code == ErrorCode::kNotFound);
+  b.reopen();
+  CHECK(b.board->all().empty());
+  CHECK(b.board->remove(id).error().code == ErrorCode::kNotFound);
 }
 
 TEST_CASE("a node that cannot is passed over, until none is left that could") {
