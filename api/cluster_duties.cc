@@ -157,6 +157,8 @@ Status ClusterDuties::cancel(const std::string& id) {
   return {};
 }
 
+Status ClusterDuties::remove(const std::string& id) { return board_->remove(id); }
+
 Result<ClusterJob> ClusterDuties::job(const std::string& id) const {
   FS_ASSIGN(const Duty duty, board_->find(id));
   return described(duty);

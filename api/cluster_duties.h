@@ -42,6 +42,7 @@ class ClusterDuties {
   Result<std::string> deploy(const Json& request);
   Result<std::string> compress(const Json& request);
   Status cancel(const std::string& id);
+  Status remove(const std::string& id);
 
   /// kNotFound when it is none of ours.
   Result<ClusterJob> job(const std::string& id) const;

@@ -178,6 +178,9 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
   Status cancel(const std::string& id) override {
     return duties_->job(id).ok() ? duties_->cancel(id) : jobs_->cancel(id);
   }
+  Status remove_job(const std::string& id) override {
+    return duties_->job(id).ok() ? duties_->remove(id) : jobs_->remove(id);
+  }
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
     return duties_->job(id).ok() ? duties_->log(id, from, most) : jobs_->log(id, from, most);
   }
@@ -208,10 +211,11 @@ class Coordinator final : public CoordinatorHost, public ClusterControl {
     if (change == ModelChange::kPoint) return done(store->point(ref));
     return store->remove(ref);
   }
-  Status verify_model(const std::string& model) override {
+  Status verify_model(const std::string& model,
+                      const std::function<void(double)>& progress) override {
     FS_ASSIGN(const ModelRef ref, ModelRef::parse(model));
     FS_ASSIGN(const auto store, shelf_->open_store());
-    return store->verify(ref, {}, nullptr);
+    return store->verify(ref, progress, nullptr);
   }
   Result<std::string> deploy(const Json& request) override { return duties_->deploy(request); }
   Result<std::string> compress(const Json& request) override { return duties_->compress(request); }

@@ -288,6 +288,26 @@ Status ClusterJobs::stop(const std::string& id, Wanted wanted) {
 Status ClusterJobs::pause(const std::string& id) { return stop(id, Wanted::kPaused); }
 Status ClusterJobs::cancel(const std::string& id) { return stop(id, Wanted::kCancelled); }
 
+/// Whatever of the job lies on a disk, here and on nodes; one that is away hears when it comes.
+Status ClusterJobs::delete_files(const std::string& id) const {
+  FS_TRY(remove_job_folder(around_.options.root, id));
+  around_.coordinator->forget_pieces(id);
+  return {};
+}
+
+Status ClusterJobs::remove(const std::string& id) {
+  FS_ASSIGN(const ClusterJob found, job(id));
+  reap();
+  {
+    std::lock_guard lock(mutex_);
+    if (running_.contains(id))
+      return Error{ErrorCode::kUnavailable, "is " + found.state, "job " + id,
+                   "fsctl jobs cancel ends it"};
+  }
+  FS_TRY(delete_files(id));  // refused when it is taken up meanwhile: the folder is locked then
+  return around_.state->write({{kPrefix + id, std::nullopt}});
+}
+
 Status ClusterJobs::resume(const std::string& id) {
   FS_TRY(job(id));
   TrainRequest request;

@@ -44,6 +44,7 @@ class ClusterJobs {
   Status pause(const std::string& id);
   Status resume(const std::string& id);
   Status cancel(const std::string& id);
+  Status remove(const std::string& id);
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most);
 
  private:
@@ -55,6 +56,7 @@ class ClusterJobs {
   Status want(const std::string& id, Wanted wanted);
   Wanted wanted(const std::string& id) const;
   Status stop(const std::string& id, Wanted wanted);
+  Status delete_files(const std::string& id) const;
   ClusterJob described(const JobInfo& info);
   void reap();
 

@@ -17,11 +17,11 @@ namespace {
 
 /// What can be done over a cluster; every command of the groups that end with a space.
 const std::set<std::string> kOverCluster = {
-    "train",        "status",       "top",         "jobs list",     "jobs show",     "jobs logs",
-    "jobs follow",  "jobs audit",   "jobs pause",  "jobs resume",   "jobs cancel",   "node list",
-    "node drain",   "node undrain", "node remove", "compress",      "deploy",        "generate",
-    "chat",         "models list",  "models show", "models verify", "models rename", "models tag",
-    "models untag", "models use",   "models rm",   "models import", "models export"};
+    "train",       "status",       "top",          "jobs list",   "jobs show",     "jobs logs",
+    "jobs follow", "jobs audit",   "jobs pause",   "jobs resume", "jobs cancel",   "jobs rm",
+    "node list",   "node drain",   "node undrain", "node remove", "compress",      "deploy",
+    "generate",    "chat",         "models list",  "models show", "models verify", "models rename",
+    "models tag",  "models untag", "models use",   "models rm",   "models import", "models export"};
 /// What is about this machine and never about a cluster.
 const std::set<std::string> kHere = {"version", "completion", "bench", "parity", "node start"};
 

@@ -90,9 +90,9 @@ Result<uint64_t> ClusterShelf::remove(const ModelRef& ref) {
   return client_->change_model(ModelChange::kRemove, written(ref), "");
 }
 
-Status ClusterShelf::verify(const ModelRef& ref, const std::function<void(double)>&,
+Status ClusterShelf::verify(const ModelRef& ref, const std::function<void(double)>& progress,
                             const CancelFlag*) {
-  return client_->verify_model(written(ref));
+  return client_->verify_model(written(ref), progress);
 }
 
 Result<OpenedTransfer> open_cluster_transfer(const CommandLine& line, TransferAsk ask) {

@@ -75,10 +75,17 @@ int audit_local_job(const CommandLine& line, const std::string& id) {
   });
 }
 
+Status forget_job(const CommandLine& line, const std::string& id) {
+  if (!line.cluster.empty()) {
+    FS_ASSIGN(const auto client, open_cluster(line));
+    return client->remove_job(id);
+  }
+  FS_ASSIGN(const auto node, line.node());
+  return node->remove_job(id);
+}
+
 int remove_job(const CommandLine& line, const std::string& id) {
-  auto node = line.node();
-  if (!node.ok()) return fail(line, node.error());
-  if (Status removed = (*node)->remove_job(id); !removed.ok()) return fail(line, removed.error());
+  if (Status removed = forget_job(line, id); !removed.ok()) return fail(line, removed.error());
   return finish(line, Json::object({{"removed", id}}), [&] { fmt::print("removed job {}\n", id); });
 }
 

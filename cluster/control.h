@@ -69,6 +69,8 @@ class ClusterControl {
   virtual Status pause(const std::string& id) = 0;   ///< writes a checkpoint and frees the nodes
   virtual Status resume(const std::string& id) = 0;  ///< a paused or interrupted job
   virtual Status cancel(const std::string& id) = 0;
+  /// Forgets a job and deletes its checkpoints. kUnavailable while it runs or waits to.
+  virtual Status remove_job(const std::string& id) = 0;
   /// Lines of the job's log from line `from` (0: the first) on, at most `most`.
   virtual Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) = 0;
   /// Proves from the job's ledger that each sample counted once an epoch: figures, or kCorrupt.
@@ -89,8 +91,10 @@ class ClusterControl {
   /// `to`: the tag, or the new name. Answers the bytes freed, of kRemove.
   virtual Result<uint64_t> change_model(ModelChange change, const std::string& model,
                                         const std::string& to) = 0;
-  /// Reads and checks every byte of it.
-  virtual Status verify_model(const std::string& model) = 0;
+  /// Reads and checks every byte of it. `progress` is told now and then how far that is, from 0 to
+  /// 1; it may be empty.
+  virtual Status verify_model(const std::string& model,
+                              const std::function<void(double)>& progress) = 0;
 
   /// Gives the model to a node that serves it until the job is cancelled; the job's id. `request`:
   /// see deploy() in schema/cluster.capnp.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "rpc/cluster_loop.h"
+#include "rpc/cluster_progress.h"
 
 namespace fastserve {
 namespace {
@@ -93,24 +94,15 @@ class ControlServer final : public wire::Control::Server {
   }
 
   kj::Promise<void> pause(PauseContext context) override {
-    return act(context, AccessRole::kRun, "pause",
-               [id = to_string(context.getParams().getId())](ClusterControl& control) {
-                 return control.pause(id);
-               });
+    return on_id(context, AccessRole::kRun, "pause", &ClusterControl::pause);
   }
 
   kj::Promise<void> resume(ResumeContext context) override {
-    return act(context, AccessRole::kRun, "resume",
-               [id = to_string(context.getParams().getId())](ClusterControl& control) {
-                 return control.resume(id);
-               });
+    return on_id(context, AccessRole::kRun, "resume", &ClusterControl::resume);
   }
 
   kj::Promise<void> cancel(CancelContext context) override {
-    return act(context, AccessRole::kRun, "cancel",
-               [id = to_string(context.getParams().getId())](ClusterControl& control) {
-                 return control.cancel(id);
-               });
+    return on_id(context, AccessRole::kRun, "cancel", &ClusterControl::cancel);
   }
 
   kj::Promise<void> log(LogContext context) override {
@@ -168,10 +160,7 @@ class ControlServer final : public wire::Control::Server {
   }
 
   kj::Promise<void> revokeToken(RevokeTokenContext context) override {
-    return act(context, AccessRole::kAdmin, "revokeToken",
-               [id = to_string(context.getParams().getId())](ClusterControl& control) {
-                 return control.revoke_token(id);
-               });
+    return on_id(context, AccessRole::kAdmin, "revokeToken", &ClusterControl::revoke_token);
   }
 
   kj::Promise<void> models(ModelsContext context) override {
@@ -201,10 +190,18 @@ class ControlServer final : public wire::Control::Server {
   }
 
   kj::Promise<void> verifyModel(VerifyModelContext context) override {
+    const auto params = context.getParams();
+    const auto progress = std::make_shared<Progress>();
+    auto told = tell_progress(loop_, progress, params.hasProgress(), params.getProgress());
     return act(context, AccessRole::kRun, "verifyModel",
-               [model = to_string(context.getParams().getModel())](ClusterControl& control) {
-                 return control.verify_model(model);
-               });
+               [model = to_string(params.getModel()), progress](ClusterControl& control) {
+                 return control.verify_model(model, [&](double f) { progress->fraction = f; });
+               })
+        .exclusiveJoin(kj::mv(told));
+  }
+
+  kj::Promise<void> removeJob(RemoveJobContext context) override {
+    return on_id(context, AccessRole::kAdmin, "removeJob", &ClusterControl::remove_job);
   }
 
   kj::Promise<void> deploy(DeployContext context) override {
@@ -276,6 +273,16 @@ class ControlServer final : public wire::Control::Server {
           return Done{};
         },
         [](auto&, const Done&) {});
+  }
+
+  /// The same for what the call's `id` names.
+  template <class Context>
+  kj::Promise<void> on_id(Context& context, AccessRole least, const char* call,
+                          Status (ClusterControl::*what)(const std::string&)) {
+    return act(context, least, call,
+               [id = to_string(context.getParams().getId()), what](ClusterControl& control) {
+                 return (control.*what)(id);
+               });
   }
 
   /// As many lines as fit.

@@ -151,6 +151,14 @@ Status ConnectedClusterClient::cancel(const std::string& id) {
   });
 }
 
+Status ConnectedClusterClient::remove_job(const std::string& id) {
+  return act([id](auto& control) {
+    auto request = control.removeJobRequest();
+    request.setId(to_text(id));
+    return request;
+  });
+}
+
 Result<std::vector<std::string>> ConnectedClusterClient::log(const std::string& id, uint64_t from,
                                                              int most) {
   using Lines = std::vector<std::string>;

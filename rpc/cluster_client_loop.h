@@ -54,8 +54,9 @@ class ClusterClientLoop {
   };
 
   /// `send` makes the call on the loop's thread and reads its answer: kj::Promise<Result<T>>.
+  /// `meanwhile` is called on this one now and then; it may be empty.
   template <class T, class Send>
-  Result<T> call(Patience patience, Send send) {
+  Result<T> call(Patience patience, Send send, const std::function<void()>& meanwhile = {}) {
     const auto answer = std::make_shared<Answer<T>>();
     post([answer, send = std::move(send), endpoint = endpoint_](State& state) {
       state.tasks.add(kj::evalNow([&]() { return send(state); })
@@ -69,6 +70,7 @@ class ClusterClientLoop {
     while (true) {
       std::optional<Result<T>> value = answer->wait(kLookAtCancel);
       if (value) return std::move(*value);
+      if (meanwhile) meanwhile();
       FS_TRY(keep_waiting(patience, began));
     }
   }

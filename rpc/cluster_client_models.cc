@@ -1,4 +1,5 @@
 // Calls about models: what is stored, what becomes of it, where it is served.
+#include "rpc/cluster_progress.h"
 #include "rpc/connected_cluster_client.h"
 
 namespace fastserve {
@@ -32,12 +33,22 @@ Result<uint64_t> ConnectedClusterClient::change_model(ModelChange change, const 
   });
 }
 
-Status ConnectedClusterClient::verify_model(const std::string& model) {
-  return act([model](auto& control) {
-    auto request = control.verifyModelRequest();
-    request.setModel(to_text(model));
-    return request;
-  });
+Status ConnectedClusterClient::verify_model(const std::string& model,
+                                            const std::function<void(double)>& progress) {
+  const auto reached = std::make_shared<Progress>();
+  double said = 0;
+  const auto meanwhile = [&] {
+    const double now = reached->fraction;
+    if (progress && now != said) progress(said = now);
+  };
+  return act(
+      [model, reached](auto& control) {
+        auto request = control.verifyModelRequest();
+        request.setModel(to_text(model));
+        request.setProgress(kj::heap<ProgressSinkServer>(reached));
+        return request;
+      },
+      meanwhile);
 }
 
 Result<std::string> ConnectedClusterClient::deploy(const Json& request) {

@@ -45,6 +45,7 @@ class ClusterLoop final : private kj::TaskSet::ErrorHandler {
 
   ClusterService& service() { return service_; }
   ClusterWatches& watches() { return watches_; }
+  kj::Timer& timer() { return timer_; }
   /// Of a connection that makes one more call.
   Status admit(uint64_t connection) const;
   /// Runs `work` on the pool; the promise is kept when it has run, and broken (OVERLOADED) when too

@@ -35,6 +35,7 @@ class ConnectedClusterClient final : public ClusterClient {
   Status pause(const std::string& id) override;
   Status resume(const std::string& id) override;
   Status cancel(const std::string& id) override;
+  Status remove_job(const std::string& id) override;
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override;
   Result<Json> audit(const std::string& id) override;
   Result<std::string> make_access_token(AccessRole role, const std::string& label,
@@ -45,7 +46,8 @@ class ConnectedClusterClient final : public ClusterClient {
   Result<Json> models(const std::string& model) override;
   Result<uint64_t> change_model(ModelChange change, const std::string& model,
                                 const std::string& to) override;
-  Status verify_model(const std::string& model) override;
+  Status verify_model(const std::string& model,
+                      const std::function<void(double)>& progress) override;
   Result<std::string> deploy(const Json& request) override;
   Result<std::string> compress(const Json& request) override;
   Status watch(const Watch& watch,
@@ -65,13 +67,14 @@ class ConnectedClusterClient final : public ClusterClient {
   }
   /// A call that answers nothing but an error.
   template <class Request>
-  Status act(Request request) {
-    const Result<Done> done = loop_.call<Done>(Patience::kWhileAlive, [request](State& state) {
+  Status act(Request request, const std::function<void()>& meanwhile = {}) {
+    const auto send = [request](State& state) {
       return request(control(state)).send().then([](auto&& reply) -> Result<Done> {
         if (reply.hasError()) return read_error(reply.getError());
         return Done{};
       });
-    });
+    };
+    const Result<Done> done = loop_.call<Done>(Patience::kWhileAlive, send, meanwhile);
     return done.ok() ? Status() : done.error();
   }
   /// A call that answers a text, which `read` takes out.

@@ -130,8 +130,9 @@ interface Control {
   changeModel @19 (change :ModelChange, model :Text, to :Text) -> (freedBytes :UInt64, error :Error);
   # run to point and to tag, admin to rename and to remove. `to`: the tag, or the new name.
 
-  verifyModel @20 (model :Text) -> (error :Error);
-  # run. Reads and checks every byte of it, which may take minutes.
+  verifyModel @20 (model :Text, progress :ProgressSink) -> (error :Error);
+  # run. Reads and checks every byte of it, which may take minutes. `progress`, which may be null, is
+  # told how far it is.
 
   deploy @21 (request :Text) -> (job :Text, error :Error);
   # run. A node with the role `server` gets the model and serves it until the job is cancelled; it is
@@ -151,6 +152,9 @@ interface Control {
   #   max_bytes                                                           integer
   # `data` is the coordinator's; absent: what the model was trained on. Progress and result are in the
   # job's details.
+
+  removeJob @23 (id :Text) -> (error :Error);
+  # admin. Forgets a job that has ended, is paused or was interrupted, and deletes its checkpoints.
 
   watch @15 (job :Text, withNodes :Bool, updatesPerSecond :Float64 = 2, sink :UpdateSink)
         -> (watching :Watching, error :Error);
@@ -175,6 +179,13 @@ interface UpdateSink {
   # gathered for this client, and the next update says how things stand by then. When nothing
   # changes, the last update comes again after 5 seconds: who hears none for longer has lost the
   # coordinator.
+}
+
+interface ProgressSink {
+  # Implemented by the client.
+
+  push @0 (fraction :Float64) -> ();
+  # 0 to 1, a few times a second while it changes. One call at a time is unanswered.
 }
 
 interface Watching {

@@ -104,10 +104,11 @@ must_fail 11 "needs --cluster" "$fsctl" node list
 must_fail 11 "needs --cluster" "$fsctl" top
 must_fail 17 "fsctl cluster start" "$fsctl" --cluster 127.0.0.1:1 jobs list
 must_fail 11 "HOST:PORT" "$fsctl" --cluster nowhere jobs list
-for command in "jobs rm 7f3a91c2" "devices"; do
-  must_fail 15 "not done by a cluster yet" "${c[@]}" $command
-  FASTSERVE_CLUSTER="$at" must_fail 15 "not done by a cluster yet" "$fsctl" $command
-done
+must_fail 15 "not done by a cluster yet" "${c[@]}" devices
+FASTSERVE_CLUSTER="$at" must_fail 15 "not done by a cluster yet" "$fsctl" devices
+must_fail 12 "no such job" "${c[@]}" jobs rm 7f3a91c2
+must_fail 11 "needs an access token of role admin" "${c[@]}" --token "$(cat "$scratch/read")" jobs rm a1b2c3d4
+"${c[@]}" jobs rm a1b2c3d4 | grep -q "removed job a1b2c3d4" || problem "jobs rm"
 must_fail 11 "about this machine" "${c[@]}" bench
 FASTSERVE_CLUSTER="$at" "$fsctl" version >/dev/null || problem "version minds the environment"
 FASTSERVE_CLUSTER="$at" "$fsctl" --cluster '' models list >/dev/null || problem "--cluster '' is not this machine"

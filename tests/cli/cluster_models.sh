@@ -141,6 +141,16 @@ must_fail 12 "no model of this name" "${c[@]}" models export nothing "$scratch/n
 must_fail 11 "is not a model name" "${c[@]}" models import "$scratch/out-hf" --name "two words"
 [ -z "$(ls -A "$scratch/client" 2>/dev/null)" ] || problem "a client leaves files: $(ls -A "$scratch/client")"
 
+# A job that has ended can be forgotten, with all its files; one that has not cannot.
+must_fail 17 "is running" "${c[@]}" jobs rm "$job"
+"${c[@]}" jobs rm "$second" | grep -q "removed job $second" || problem "jobs rm of a deployment"
+trained="$("${c[@]}" jobs list | awk '/poems@1 .*finished/ && / train / { print $1; exit }')"
+[ -d "$scratch/head/jobs/$trained" ] || problem "the training job $trained has no folder"
+"${c[@]}" jobs rm "$trained" >/dev/null || problem "jobs rm of a training job"
+[ -e "$scratch/head/jobs/$trained" ] && problem "jobs rm leaves files"
+"${c[@]}" jobs list | grep -q "$second\|$trained" && problem "a removed job is listed"
+must_fail 12 "no such job" "${c[@]}" jobs rm "$trained"
+
 # Renamed and removed.
 "${c[@]}" models rename again verses | grep -q "is now verses" || problem "models rename"
 "${c[@]}" models rm poems-int8 | grep -q "removed poems-int8" || problem "models rm"

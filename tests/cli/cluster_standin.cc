@@ -79,6 +79,12 @@ class StandInControl final : public ClusterControl {
   Status pause(const std::string& id) override { return become(id, "paused"); }
   Status resume(const std::string& id) override { return become(id, "running"); }
   Status cancel(const std::string& id) override { return become(id, "cancelled"); }
+  Status remove_job(const std::string& id) override {
+    const std::lock_guard lock(mutex_);
+    if (id != job_.id) return none("job", id);
+    job_ = {};
+    return {};
+  }
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
     const std::lock_guard lock(mutex_);
     if (id != job_.id) return none("job", id);
@@ -109,7 +115,9 @@ class StandInControl final : public ClusterControl {
                                 const std::string&) override {
     return model.starts_with("poems") ? Result<uint64_t>(2048) : none("model", model);
   }
-  Status verify_model(const std::string&) override { return {}; }
+  Status verify_model(const std::string&, const std::function<void(double)>&) override {
+    return {};
+  }
   Result<std::string> deploy(const Json&) override { return none("node", "with the role server"); }
   Result<std::string> compress(const Json&) override { return none("model", "to compress"); }
   Json status() override { return Json::object({{"cluster", "c0ffee"}, {"epoch", 4}}); }

@@ -44,7 +44,11 @@ class InstantControl final : public ClusterControl {
                                 const std::string& to) override {
     return model.size() + to.size();
   }
-  Status verify_model(const std::string&) override { return {}; }
+  Status verify_model(const std::string&, const std::function<void(double)>& progress) override {
+    progress(0.5);
+    return {};
+  }
+  Status remove_job(const std::string&) override { return {}; }
   Result<std::string> deploy(const Json& request) override { return request.dump(); }
   Result<std::string> compress(const Json& request) override { return request.dump(); }
   Json status() override { return Json::object({}); }

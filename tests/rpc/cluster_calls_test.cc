@@ -69,6 +69,7 @@ TEST_CASE("every call reaches the coordinator as it was meant") {
   CHECK(client->pause("j1").ok());
   CHECK(client->resume("j1").ok());
   CHECK(client->cancel("j1").ok());
+  CHECK(client->remove_job("j1").ok());
   CHECK(*client->log("j1", 1, 2) == std::vector<std::string>{"two", "three"});
   CHECK(*client->audit("j1") == Json::object({{"steps", 100}, {"samples", 1200}}));
   CHECK(*client->make_access_token(AccessRole::kRun, "ci", 3600) == "fsa1-fresh");
@@ -78,8 +79,8 @@ TEST_CASE("every call reaches the coordinator as it was meant") {
   CHECK(served.control.calls() ==
         std::vector<std::string>{"drain n1 true", "drain n1 false", "remove n2",
                                  "train " + request.dump(), "pause j1", "resume j1", "cancel j1",
-                                 "log j1 1 2", "audit j1", "access 1 ci 3600", "join 60", "tokens",
-                                 "revoke 5f3a91c2"});
+                                 "remove job j1", "log j1 1 2", "audit j1", "access 1 ci 3600",
+                                 "join 60", "tokens", "revoke 5f3a91c2"});
 }
 
 TEST_CASE("models are looked at, changed, deployed and compressed over the connection") {
@@ -89,8 +90,8 @@ TEST_CASE("models are looked at, changed, deployed and compressed over the conne
   CHECK(client->models("absent").error().code == ErrorCode::kNotFound);
   CHECK(*client->change_model(ModelChange::kTag, "poems@3", "best") == 0);
   CHECK(*client->change_model(ModelChange::kRemove, "poems@2", "") == 4096);
-  CHECK(client->verify_model("poems").ok());
-  CHECK(client->verify_model("damaged").error().code == ErrorCode::kCorrupt);
+  CHECK(client->verify_model("poems", {}).ok());
+  CHECK(client->verify_model("damaged", {}).error().code == ErrorCode::kCorrupt);
   const Json request = Json::object({{"model", "poems"}, {"port", 8080}});
   CHECK(*client->deploy(request) == "d1");
   CHECK(*client->compress(request) == "c1");
@@ -98,6 +99,18 @@ TEST_CASE("models are looked at, changed, deployed and compressed over the conne
         std::vector<std::string>{"models poems", "models absent", "change 1 poems@3 best",
                                  "change 4 poems@2 ", "verify poems", "verify damaged",
                                  "deploy " + request.dump(), "compress " + request.dump()});
+}
+
+TEST_CASE("how far a model has been verified is told while that goes on") {
+  ServedCluster served;
+  served.control.close_gate();
+  std::vector<double> told;
+  const auto progress = [&](double fraction) {
+    told.push_back(fraction);
+    served.control.open_gate();  // or it would never end
+  };
+  CHECK(served.connect()->verify_model("large", progress).ok());
+  CHECK(told == std::vector<double>{0.25});
 }
 
 TEST_CASE("a list of models that fits into no message comes without details") {
@@ -132,8 +145,8 @@ TEST_CASE("a token to read looks at everything and changes nothing") {
        {client->drain("n1", true), client->remove("n1"), client->pause("j1"), client->resume("j1"),
         client->cancel("j1"), Status(client->train(Json::object({})).error()),
         Status(client->make_join_token(1).error()), Status(client->tokens().error()),
-        client->revoke_token("5f3a91c2"), client->verify_model("poems"),
-        Status(client->deploy(Json::object({})).error()),
+        client->revoke_token("5f3a91c2"), client->verify_model("poems", {}),
+        client->remove_job("j1"), Status(client->deploy(Json::object({})).error()),
         Status(client->compress(Json::object({})).error()),
         Status(client->change_model(ModelChange::kPoint, "poems@2", "").error()),
         Status(client->make_access_token(AccessRole::kRead, "", 1).error())}) {

@@ -144,6 +144,10 @@ class ScriptedControl final : public ClusterControl {
     record("cancel " + id);
     return {};
   }
+  Status remove_job(const std::string& id) override {
+    record("remove job " + id);
+    return {};
+  }
   Result<std::vector<std::string>> log(const std::string& id, uint64_t from, int most) override {
     record("log " + id + " " + std::to_string(from) + " " + std::to_string(most));
     std::vector<std::string> some;
@@ -192,8 +196,14 @@ class ScriptedControl final : public ClusterControl {
     record("change " + std::to_string(static_cast<int>(change)) + " " + model + " " + to);
     return change == ModelChange::kRemove ? uint64_t{4096} : uint64_t{0};
   }
-  Status verify_model(const std::string& model) override {
+  Status verify_model(const std::string& model,
+                      const std::function<void(double)>& progress) override {
     record("verify " + model);
+    if (model == "large") {  // until somebody has heard of it
+      progress(0.25);
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return gate_open_; });
+    }
     return model == "damaged" ? Status(Error{ErrorCode::kCorrupt, "is damaged", model, ""})
                               : Status();
   }
