@@ -44,3 +44,8 @@ add_test(NAME cli_ports_under_noise
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/ports_under_noise.sh $<TARGET_FILE:fsctl> $<TARGET_FILE:port_noise>
           ${PROJECT_SOURCE_DIR}/data/tinyshakespeare)
 set_tests_properties(cli_ports_under_noise PROPERTIES TIMEOUT 600)
+
+# The node that compresses is killed in the middle.
+add_test(NAME cli_cluster_compress
+  COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_compress.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR})
+set_tests_properties(cli_cluster_compress PROPERTIES TIMEOUT 300)
