@@ -18,11 +18,17 @@ unsigned ceil_div(int n, int by) { return static_cast<unsigned>((n + by - 1) / b
 
 class GpuDecodeOps final : public DecodeOps {
  public:
-  explicit GpuDecodeOps(Runtime& runtime) : runtime_(runtime), workspace_(runtime) {}
+  GpuDecodeOps(Runtime& runtime, size_t staging)
+      : runtime_(runtime), workspace_(runtime), staging_(runtime, staging) {}
 
   Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) override {
-    return GpuDecodeMatrix::make(runtime_, source);
+    return GpuDecodeMatrix::make(runtime_, staging_, source);
   }
+  bool takes_stored() const override { return true; }
+  Status load(void* to, std::span<const std::byte> from) override {
+    return staging_.copy(to, from.data(), from.size());
+  }
+  void loaded() override { staging_.release(); }
   Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) override {
     return make_kv_cache(runtime_, shape);
   }
@@ -77,6 +83,7 @@ class GpuDecodeOps final : public DecodeOps {
 
   Runtime& runtime_;
   Workspace workspace_;
+  Staging staging_;
 };
 
 PrepareArguments prepare_arguments(const DecodeMatmul& op) {
@@ -211,8 +218,8 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w,
 
 }  // namespace
 
-std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime) {
-  return std::make_unique<GpuDecodeOps>(runtime);
+std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging) {
+  return std::make_unique<GpuDecodeOps>(runtime, staging);
 }
 
 }  // namespace fastserve::gpu

@@ -4,13 +4,15 @@
 #include <memory>
 
 #include "gpu/runtime.h"
+#include "gpu/staging.h"
 #include "gpu/workspace.h"
 #include "model/decode_ops.h"
 
 namespace fastserve::gpu {
 
-/// The runtime must outlive it, and what it makes.
-std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime);
+/// The runtime must outlive it, and what it makes. Weights reach the card in pieces of `staging`
+/// bytes.
+std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging = Staging::kPiece);
 
 Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape);
 void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op);

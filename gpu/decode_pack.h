@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gpu/runtime.h"
+#include "gpu/staging.h"
 #include "model/decode_ops.h"
 
 namespace fastserve::gpu {
@@ -20,7 +21,8 @@ namespace fastserve::gpu {
 /// one after another. With `swiglu` each 16 outputs are 8 gates, then their ups.
 class GpuDecodeMatrix final : public DecodeMatrix {
  public:
-  static Result<std::unique_ptr<DecodeMatrix>> make(Runtime& runtime,
+  /// Goes on after it returns; ordered before what follows.
+  static Result<std::unique_ptr<DecodeMatrix>> make(Runtime& runtime, Staging& staging,
                                                     const DecodeMatrixSource& source);
   size_t bytes() const override { return weights_.bytes() + scales_.bytes(); }
   const void* weights() const { return weights_.data(); }

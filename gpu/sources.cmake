@@ -12,6 +12,7 @@ set(FASTSERVE_GPU_SOURCES
   ${PROJECT_SOURCE_DIR}/gpu/gpu_device.cc
   ${PROJECT_SOURCE_DIR}/gpu/matmul_engine.cc
   ${PROJECT_SOURCE_DIR}/gpu/sampling.cc
+  ${PROJECT_SOURCE_DIR}/gpu/staging.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_attention.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_linear.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_ops.cc)

@@ -5,6 +5,7 @@
 // which other rows share the batch, on how a prompt was cut into chunks, or on the lanes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -39,6 +40,9 @@ struct DecodeMatrixSource {
     std::span<const float> floats;                ///< set for the float formats
     const QuantisedMatrix* quantised = nullptr;   ///< set for the quantised ones
     int rows = 0;
+    /// Instead of floats, where DecodeOps::takes_stored(): numbers of `type`, the same in all parts.
+    std::span<const std::byte> stored = {};
+    DType type = DType::kF32;
   };
   std::span<const Part> parts;
   int in = 0;
@@ -162,6 +166,12 @@ class DecodeOps {
  public:
   virtual ~DecodeOps() = default;
   virtual Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) = 0;
+  /// True: floats may be given as they are stored, and tables loaded by load().
+  virtual bool takes_stored() const { return false; }
+  /// Copies to device memory; `from` may change when this returns.
+  virtual Status load(void* /*to*/, std::span<const std::byte> /*from*/) { return {}; }
+  /// No more weights come: what loading needed is given back.
+  virtual void loaded() {}
   /// kResourceExhausted with the size when the pool cannot be had.
   virtual Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) = 0;
   virtual void embed(const DecodeEmbed& op) = 0;

@@ -37,6 +37,8 @@ class Loader {
   Result<WeightFormat> common_format(std::span<const Parameter> parts) const;
   Result<std::unique_ptr<DecodeMatrix>> quantised(std::span<const Parameter> parts, int in,
                                                   WeightFormat format, bool swiglu);
+  Result<std::unique_ptr<DecodeMatrix>> stored(std::span<const Parameter> parts, int in,
+                                               WeightFormat format, bool swiglu);
 
   Device& device_;
   DecodeOps& ops_;
@@ -90,10 +92,27 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::quantised(std::span<const Paramete
   return ops_.make_matrix({sources, in, format, swiglu});
 }
 
+/// From the bytes as they lie in their file; null when these are of several types or transposed.
+Result<std::unique_ptr<DecodeMatrix>> Loader::stored(std::span<const Parameter> parts, int in,
+                                                     WeightFormat format, bool swiglu) {
+  std::vector<DecodeMatrixSource::Part> sources;
+  for (const Parameter& p : parts) {
+    FS_ASSIGN(const TensorView view, find_parameter(p, source_));
+    if (p.transposed || (!sources.empty() && view.dtype != sources.front().type))
+      return std::unique_ptr<DecodeMatrix>();
+    sources.push_back({{}, nullptr, p.rows, view.bytes, view.dtype});
+  }
+  return ops_.make_matrix({sources, in, format, swiglu});
+}
+
 Result<std::unique_ptr<DecodeMatrix>> Loader::matrix(const Block& block, bool swiglu) {
   const std::span<const Parameter> members = parts(block);
   FS_ASSIGN(const WeightFormat format, common_format(members));
   if (is_quantised(format)) return quantised(members, block.cols, format, swiglu);
+  if (ops_.takes_stored()) {
+    FS_ASSIGN(auto matrix, stored(members, block.cols, format, swiglu));
+    if (matrix) return matrix;
+  }
   floats_.resize(block.size());
   std::vector<DecodeMatrixSource::Part> sources;
   for (const Parameter& p : members) {
@@ -138,6 +157,7 @@ Status Loader::token_table(DecoderWeights& weights) {
   FS_ASSIGN(const TensorView view, find_parameter(p, source_));
   weights.token_type = view.dtype;
   FS_ASSIGN(weights.token_table, device_.allocate(view.bytes.size()));
+  if (ops_.takes_stored()) return ops_.load(weights.token_table->data(), view.bytes);
   device_.copy_in(weights.token_table->data(), view.bytes.data(), view.bytes.size());
   return {};
 }

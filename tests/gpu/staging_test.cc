@@ -1,0 +1,130 @@
+// Weights on their way to the card, piece by piece.
+#include "gpu/staging.h"
+
+#include "gpu/decode_ops.h"
+#include "tests/cpu/decode_cases.h"
+#include "tests/gpu/gpu_tests.h"
+
+namespace fastserve::harness {
+namespace {
+
+std::vector<std::byte> some_bytes(size_t n) {
+  Rng rng(n + 1);
+  std::vector<std::byte> bytes(n);
+  for (std::byte& b : bytes) b = static_cast<std::byte>(rng.below(256));
+  return bytes;
+}
+
+}  // namespace
+
+TEST_CASE("bytes reach the card whole, whatever the pieces, and may change once they are taken") {
+  const auto runtime = simt::make_emulated_runtime();
+  gpu::Staging staging(*runtime, 1000);
+  for (const size_t n : {size_t{1}, size_t{999}, size_t{1000}, size_t{12345}}) {
+    std::vector<std::byte> bytes = some_bytes(n), back(n);
+    const std::vector<std::byte> expected = bytes;
+    void* const memory = runtime->allocate(n).value();
+    REQUIRE(staging.copy(memory, bytes.data(), n).ok());
+    std::fill(bytes.begin(), bytes.end(), std::byte{0});
+    runtime->copy_out(back.data(), memory, n);
+    CHECK(back == expected);
+    runtime->free(memory);
+  }
+  const size_t before = runtime->available();
+  staging.release();
+  CHECK(runtime->available() == before);  // bytes that need no work on the card took none of it
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("rows pass through the card's side in multiples of a unit, and it is given back") {
+  const auto runtime = simt::make_emulated_runtime();
+  const size_t all = runtime->available();
+  gpu::Staging staging(*runtime, 200);
+  std::vector<std::pair<size_t, size_t>> taken;
+  std::vector<std::byte> back(21 * 10);
+  const Status status = staging.rows(
+      21, 10, 4,
+      [](size_t row, std::byte* to) { std::fill_n(to, 10, static_cast<std::byte>(row)); },
+      [&](size_t first, size_t count, const void* staged) {
+        taken.push_back({first, count});
+        runtime->copy_out(back.data() + first * 10, staged, count * 10);
+      });
+  REQUIRE(status.ok());
+  CHECK(taken == std::vector<std::pair<size_t, size_t>>{{0, 20}, {20, 1}});
+  for (size_t i = 0; i < back.size(); ++i) CHECK(back[i] == static_cast<std::byte>(i / 10));
+  staging.release();
+  CHECK(runtime->available() == all);
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("a matrix has the same bits however many pieces it was loaded in") {
+  const auto runtime = simt::make_emulated_runtime();
+  const auto whole = gpu::make_decode_ops(*runtime), pieces = gpu::make_decode_ops(*runtime, 1500);
+  for (const WeightFormat format : decode_cases::kFormats) {
+    const decode_cases::MatmulShape shape{format, 3, {37, 20, 20}, 70};
+    require_same_bits(weight_format_name(format), decode_cases::run_matmul(*whole, shape),
+                      decode_cases::run_matmul(*pieces, shape));
+    const decode_cases::MatmulShape gated{format, 3, {21, 21}, 70};
+    require_same_bits(weight_format_name(format), decode_cases::run_gated(*whole, gated),
+                      decode_cases::run_gated(*pieces, gated));
+  }
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("floats that are given as they are stored become the matrix that their values make") {
+  const auto runtime = simt::make_emulated_runtime();
+  const auto ops = gpu::make_decode_ops(*runtime, 1500);
+  REQUIRE(ops->takes_stored());
+  constexpr int kRows = 3, kIn = 70, kOut = 37;
+  Rng rng(4);
+  Array x = random_floats(rng, kRows * kIn);
+  const auto product = [&](const DecodeMatrix& matrix) {
+    Array out = unwritten_floats(kRows * kOut);
+    ops->matmul({&matrix,
+                 x.floats(),
+                 kRows,
+                 kIn,
+                 {},
+                 nullptr,
+                 nullptr,
+                 DecodeEpilogue::kStore,
+                 out.floats(),
+                 kOut});
+    return Outputs{float_output("out", out, 1)};
+  };
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    Array values = random_floats(rng, kOut * kIn);
+    const Tensor tensor = Tensor::from_floats({kOut, kIn}, {values.floats(), kOut * kIn}, type);
+    std::vector<float> exact(kOut * kIn);
+    tensor.view().read_floats(0, exact);
+    for (const WeightFormat format :
+         {WeightFormat::kFloat32, WeightFormat::kFloat16, WeightFormat::kBFloat16}) {
+      DecodeMatrixSource::Part given{{}, nullptr, kOut, tensor.bytes, type};
+      DecodeMatrixSource::Part plain{exact, nullptr, kOut};
+      const auto stored = ops->make_matrix({{&given, 1}, kIn, format, false});
+      const auto floats = ops->make_matrix({{&plain, 1}, kIn, format, false});
+      REQUIRE(stored.ok());
+      REQUIRE(floats.ok());
+      require_same_bits(weight_format_name(format), product(**floats), product(**stored));
+    }
+  }
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("a card without room for a matrix says so, and nothing is left on it") {
+  simt::Options options;
+  options.memory = 64 << 10;
+  const auto runtime = simt::make_emulated_runtime(options);
+  const size_t all = runtime->available();
+  {
+    const auto ops = gpu::make_decode_ops(*runtime, 1500);
+    const std::vector<float> floats(300 * 200);
+    DecodeMatrixSource::Part part{floats, nullptr, 300};
+    const auto matrix = ops->make_matrix({{&part, 1}, 200, WeightFormat::kFloat32, false});
+    REQUIRE_FALSE(matrix.ok());
+    CHECK(matrix.error().code == ErrorCode::kResourceExhausted);
+  }
+  CHECK(runtime->available() == all);
+}
+
+}  // namespace fastserve::harness
