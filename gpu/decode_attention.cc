@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "gpu/decode_ops.h"
+#include "gpu/kernels/move_blocks.cuh"
 #include "gpu/launch.h"
 
 namespace fastserve::gpu {
@@ -37,11 +38,29 @@ class GpuKvCache final : public KvCache {
   float* key_scales(int layer) { return scales_at(2 * layer); }
   float* value_scales(int layer) { return scales_at(2 * layer + 1); }
 
+  /// Parts of the memory that hold each block in `count` pieces, `plane` bytes from one to the
+  /// next.
+  struct Planes {
+    void* at;
+    size_t count, plane, piece;
+  };
+  std::vector<Planes> planes() const {
+    const size_t heads = static_cast<size_t>(shape_.kv_heads),
+                 count = 2 * heads * size_t(shape_.layers);
+    const auto of = [&](void* at, size_t plane) {
+      return Planes{at, count, plane, plane / static_cast<size_t>(shape_.blocks)};
+    };
+    std::vector<Planes> all = {of(memory_.data(), half_layer(shape_) / heads)};
+    if (shape_.type == KvType::kInt8)
+      all.push_back(of(scales_at(0), slots(shape_) * sizeof(float)));
+    return all;
+  }
+
  private:
-  void* at_half(int i) {
+  void* at_half(int i) const {
     return static_cast<std::byte*>(memory_.data()) + static_cast<size_t>(i) * half_layer(shape_);
   }
-  float* scales_at(int i) {
+  float* scales_at(int i) const {
     if (shape_.type != KvType::kInt8) return nullptr;
     return reinterpret_cast<float*>(static_cast<std::byte*>(memory_.data()) + numbers(shape_)) +
            static_cast<size_t>(i) * heads(shape_);
@@ -69,12 +88,57 @@ struct Batch {
 };
 
 constexpr size_t kMostPartials = 64 << 20;  ///< bytes
+constexpr size_t kMostMoved = 32 << 20;     ///< bytes of blocks that are packed at once
 
 }  // namespace
 
 Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape) {
   FS_ASSIGN(Memory memory, Memory::allocate(runtime, GpuKvCache::bytes_of(shape)));
   return std::unique_ptr<KvCache>(new GpuKvCache(shape, std::move(memory)));
+}
+
+size_t kv_block_bytes(const KvCache& cache) {
+  size_t bytes = 0;
+  for (const auto& p : static_cast<const GpuKvCache&>(cache).planes()) bytes += p.count * p.piece;
+  return (bytes + 15) / 16 * 16;
+}
+
+void move_kv_blocks(Runtime& runtime, Workspace& workspace, KvCache& cache,
+                    std::span<const int32_t> blocks, void* host, bool out) {
+  const size_t block_bytes = kv_block_bytes(cache);
+  const size_t most = std::max<size_t>(1, kMostMoved / block_bytes);
+  for (size_t first = 0; first < blocks.size(); first += most) {
+    const auto part = blocks.subspan(first, std::min(most, blocks.size() - first));
+    const size_t bytes = part.size() * block_bytes;
+    if (!workspace.begin(Workspace::room<int32_t>(part.size()) +
+                         Workspace::room<unsigned char>(bytes)))
+      return;
+    const int32_t* const which = workspace.upload(part);
+    auto* const packed = workspace.take<unsigned char>(bytes);
+    auto* const on_host = static_cast<std::byte*>(host) + first * block_bytes;
+    if (!out) runtime.copy_in_async(packed, on_host, bytes);
+    size_t at = 0;  // of a block's pieces in these planes
+    for (const auto& planes : static_cast<GpuKvCache&>(cache).planes()) {
+      const MoveArguments arguments{static_cast<unsigned char*>(planes.at),
+                                    planes.plane,
+                                    planes.piece,
+                                    which,
+                                    packed + at,
+                                    block_bytes,
+                                    out};
+      const Launch how{"move_blocks",
+                       {static_cast<unsigned>(planes.count), static_cast<unsigned>(part.size())},
+                       {kMoveThreads}};
+      const size_t sizes = planes.plane | planes.piece | block_bytes | at;
+      launch(runtime, how,
+             sizes % 16 == 0  ? move_blocks<uint4>
+             : sizes % 4 == 0 ? move_blocks<uint32_t>
+                              : move_blocks<unsigned char>,
+             arguments);
+      at += planes.count * planes.piece;
+    }
+    if (out) runtime.copy_out(on_host, packed, bytes);
+  }
 }
 
 void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op) {

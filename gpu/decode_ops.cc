@@ -33,6 +33,14 @@ class GpuDecodeOps final : public DecodeOps {
     return make_kv_cache(runtime_, shape);
   }
 
+  size_t block_bytes(const KvCache& cache) const override { return kv_block_bytes(cache); }
+  void save_blocks(KvCache& cache, std::span<const int32_t> blocks, void* host) override {
+    move_kv_blocks(runtime_, workspace_, cache, blocks, host, true);
+  }
+  void restore_blocks(KvCache& cache, std::span<const int32_t> blocks, const void* host) override {
+    move_kv_blocks(runtime_, workspace_, cache, blocks, const_cast<void*>(host), false);
+  }
+
   void embed(const DecodeEmbed& op) override {
     const size_t rows = op.resident ? size_t(op.resident->rows) : op.tokens.size();
     if (rows == 0 || !workspace_.begin(op.resident ? 0 : 2 * Workspace::room<int32_t>(rows)))

@@ -15,6 +15,11 @@ namespace fastserve::gpu {
 std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging = Staging::kPiece);
 
 Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape);
+/// Bytes of a block of all layers, as it lies on the host.
+size_t kv_block_bytes(const KvCache& cache);
+/// Blocks to the host (`out`), or back from there; one after another in pinned memory.
+void move_kv_blocks(Runtime& runtime, Workspace& workspace, KvCache& cache,
+                    std::span<const int32_t> blocks, void* host, bool out);
 void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op);
 
 }  // namespace fastserve::gpu

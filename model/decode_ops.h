@@ -174,6 +174,12 @@ class DecodeOps {
   virtual void loaded() {}
   /// kResourceExhausted with the size when the pool cannot be had.
   virtual Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) = 0;
+  /// Bytes of a block: every layer's keys and values. 0: blocks cannot be moved to the host.
+  virtual size_t block_bytes(const KvCache&) const { return 0; }
+  /// The blocks' content, one after another, to memory of Device::allocate_host(), and back.
+  virtual void save_blocks(KvCache&, std::span<const int32_t> /*blocks*/, void* /*host*/) {}
+  virtual void restore_blocks(KvCache&, std::span<const int32_t> /*blocks*/,
+                              const void* /*host*/) {}
   virtual void embed(const DecodeEmbed& op) = 0;
   virtual void matmul(const DecodeMatmul& op) = 0;
   virtual void attention(const DecodeAttention& op) = 0;

@@ -19,7 +19,15 @@ struct DecoderOptions {
   int block_tokens = 16;
   int max_rows = 512;  ///< rows of one step
   int max_logits = 0;  ///< rows of one step that may want logits; 0: max_rows
-  int graphs = 32;     ///< shapes of decode steps kept captured, on a device that captures; 0: none
+  /// Most memory of the host for blocks of requests that gave way, where a device has its own.
+  uint64_t host_bytes = uint64_t{8} << 30;
+  int graphs = 32;  ///< shapes of decode steps kept captured, on a device that captures; 0: none
+};
+
+/// A KV block that leaves the pool for a place on the host, or comes back from there.
+struct BlockMove {
+  bool out;
+  int32_t block, place;
 };
 
 /// One model ready to answer: packed weights, KV pool, activations.
@@ -63,6 +71,11 @@ class Decoder {
   virtual Result<std::span<const float>> logits_of(size_t /*i*/) {
     return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
   }
+  /// Blocks that can be kept on the host beside the pool: places 0 to this. 0 where the pool lies
+  /// in the host's memory itself.
+  virtual int host_places() const { return 0; }
+  /// Moves blocks, in order. Errors: the device's; kResourceExhausted when the host has no room.
+  virtual Status move_blocks(std::span<const BlockMove> /*moves*/) { return {}; }
   /// Steps that ran as one captured graph so far.
   virtual int64_t graph_steps() const { return 0; }
 

@@ -72,7 +72,7 @@ Engine::Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer
       tokenizer_(std::move(tokenizer)),
       context_length_(context_of(*decoder_)),
       pages_(decoder_->options().kv_blocks, decoder_->options().block_tokens),
-      scheduler_(cut_to(decoder_->options(), limits), pages_),
+      scheduler_(cut_to(decoder_->options(), limits), pages_, decoder_->host_places()),
       sampler_(decoder_->config().vocab_size) {
   tokens_.reserve(static_cast<size_t>(decoder_->options().max_rows));
 }
@@ -170,6 +170,12 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
     wanted_.push_back(first + turn.rows - 1);
     answering_.push_back(&live);
   }
+  const std::vector<BlockMove> moves = scheduler_.take_moves();
+  if (!moves.empty()) {
+    // Whose blocks came through is not known then: nobody's are trusted.
+    if (const Status moved = decoder_->move_blocks(moves); !moved.ok())
+      return abandon_all(moved.error());
+  }
   sampled_.clear();
   const Status stepped = decoder_->draws() ? draw_answers() : sample_answers();
   if (!stepped.ok()) return abandon(turns, stepped.error());
@@ -227,6 +233,11 @@ void Engine::abandon(std::span<const Scheduler::Turn> turns, const Error& error)
     end(static_cast<Live&>(*turn.sequence), FinishReason::kError, error);
 }
 
+void Engine::abandon_all(const Error& error) {
+  answering_.clear();
+  while (!live_.empty()) end(*live_.begin()->second, FinishReason::kError, error);
+}
+
 void Engine::take_token(Live& live, Result<GeneratedToken> sampled) {
   if (!sampled.ok()) return end(live, FinishReason::kError, std::move(sampled).error());
   const int32_t token = sampled->token;
@@ -282,7 +293,8 @@ EngineHealth Engine::health() const {
           .tokens_generated = tokens_generated_,
           .requests_finished = requests_finished_,
           .preemptions = scheduler_.preemptions(),
-          .prompt_tokens_shared = scheduler_.shared_tokens()};
+          .prompt_tokens_shared = scheduler_.shared_tokens(),
+          .tokens_parked = scheduler_.parked_tokens()};
 }
 
 }  // namespace fastserve

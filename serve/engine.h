@@ -20,6 +20,7 @@ struct EngineHealth {
   int kv_blocks_free = 0, kv_blocks = 0;
   int64_t tokens_generated = 0, requests_finished = 0;
   int64_t preemptions = 0, prompt_tokens_shared = 0;
+  int64_t tokens_parked = 0;  ///< kept on the host while their requests gave way
 };
 
 /// A decoder, a scheduler and a sampler, and the requests between them.
@@ -62,6 +63,7 @@ class Engine {
   void expire(Nanoseconds now);
   void run(std::span<const Scheduler::Turn> turns);
   void abandon(std::span<const Scheduler::Turn> turns, const Error& error);
+  void abandon_all(const Error& error);
   Status sample_answers();
   Status draw_answers();
   Result<GeneratedToken> sample(const Live& live, std::span<const float> logits);

@@ -83,6 +83,7 @@ EngineHealth EngineGroup::health() const {
     sum.requests_finished += h.requests_finished;
     sum.preemptions += h.preemptions;
     sum.prompt_tokens_shared += h.prompt_tokens_shared;
+    sum.tokens_parked += h.tokens_parked;
   }
   return sum;
 }

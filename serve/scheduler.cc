@@ -16,8 +16,8 @@ bool arrived_before(const Sequence* a, const Sequence* b) { return a->arrival < 
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerLimits& limits, KvPages& pages)
-    : limits_(limits), pages_(pages) {
+Scheduler::Scheduler(const SchedulerLimits& limits, KvPages& pages, int host_places)
+    : limits_(limits), pages_(pages), parking_(host_places) {
   FS_CHECK(limits.step_rows > 0 && limits.max_running > 0 && limits.prefill_chunk > 0);
   // Half the rows at most go to answers, so that prompts always move.
   limits_.max_running = std::min(limits.max_running, std::max(1, limits.step_rows / 2));
@@ -38,6 +38,7 @@ bool Scheduler::add(Sequence& sequence) {
 
 void Scheduler::remove(Sequence& sequence) {
   release_blocks(sequence);
+  forget_parked(sequence);
   std::erase(running_, &sequence);
   std::erase(waiting_, &sequence);
   turns_.clear();
@@ -94,6 +95,7 @@ bool Scheduler::try_start(Sequence& s) {
   s.remembered = prefix.blocks;
   shared_tokens_ += s.computed;
   while (static_cast<int>(s.blocks.size()) < blocks) s.blocks.push_back(pages_.take());
+  fetch_parked(s);
   s.waiting_since = step_;
   s.passed_over = 0;
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &s, arrived_before), &s);
@@ -126,8 +128,29 @@ bool Scheduler::ensure_block(Sequence& s) {
   return true;
 }
 
+/// What was computed before it gave way, as far as no block of the prefix memory holds it.
+void Scheduler::fetch_parked(Sequence& s) {
+  if (s.parked_tokens > s.computed) {
+    const size_t first = static_cast<size_t>(s.computed / pages_.block_tokens());
+    parking_.fetch(std::span(s.parked).subspan(first),
+                   std::span(s.blocks).subspan(first, s.parked.size() - first));
+    parked_tokens_ += s.parked_tokens - s.computed;
+    s.computed = s.parked_tokens;
+  }
+  forget_parked(s);
+}
+
+void Scheduler::forget_parked(Sequence& s) {
+  parking_.release(s.parked);
+  s.parked.clear();
+  s.parked_tokens = 0;
+}
+
 void Scheduler::preempt(Sequence& s) {
   ++preemptions_;
+  const int size = pages_.block_tokens(), used = (s.computed + size - 1) / size;
+  if (parking_.park(std::span(s.blocks).first(static_cast<size_t>(used)), s.parked))
+    s.parked_tokens = s.computed;
   release_blocks(s);
   s.computed = s.remembered = 0;
   std::erase(running_, &s);

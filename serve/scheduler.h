@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "serve/kv_pages.h"
+#include "serve/kv_parking.h"
 
 namespace fastserve {
 
@@ -16,11 +17,13 @@ struct Sequence {
   std::vector<int32_t> tokens;  ///< prompt, then answer so far; never empty
   int computed = 0;             ///< first tokens whose keys and values lie in `blocks`
   std::vector<int32_t> blocks;
-  int remembered = 0;         ///< first blocks that KvPages was told about
-  int64_t arrival = 0;        ///< orders requests; set by add()
-  int64_t prefilled = 0;      ///< tokens computed in chunks: what places it in the feedback queue
-  int64_t waiting_since = 0;  ///< step of its last chunk, or of its arrival
-  int passed_over = 0;        ///< later requests admitted while it did not fit
+  std::vector<int32_t> parked;  ///< places on the host of its first blocks, while it has given way
+  int parked_tokens = 0;        ///< whose keys and values lie there
+  int remembered = 0;           ///< first blocks that KvPages was told about
+  int64_t arrival = 0;          ///< orders requests; set by add()
+  int64_t prefilled = 0;        ///< tokens computed in chunks: what places it in the feedback queue
+  int64_t waiting_since = 0;    ///< step of its last chunk, or of its arrival
+  int passed_over = 0;          ///< later requests admitted while it did not fit
 
   int pending() const { return static_cast<int>(tokens.size()) - computed; }
 };
@@ -40,15 +43,17 @@ struct SchedulerLimits {
 ///   behind a long one; a prompt passed over for some steps moves up, so that it does not starve.
 /// - A request starts when its tokens fit the free KV blocks. Later, smaller ones may overtake one
 ///   that does not fit, but only so often.
-/// - When an answer needs a block and there is none, the youngest request gives its blocks back and
-///   is computed again later. The oldest always proceeds.
+/// - When an answer needs a block and there is none, the youngest request gives its blocks back.
+///   What they hold is kept on the host if there is room, and computed again if not. The oldest
+///   always proceeds.
 ///
 /// Owns:     no sequence; they must outlive their stay.
 /// Threads:  one caller.
 class Scheduler {
  public:
-  /// `pages` must outlive it, and hold the longest sequence ever added.
-  Scheduler(const SchedulerLimits& limits, KvPages& pages);
+  /// `pages` must outlive it, and hold the longest sequence ever added. `host_places`: blocks that
+  /// the host can hold beside it.
+  Scheduler(const SchedulerLimits& limits, KvPages& pages, int host_places = 0);
 
   /// False when the queue is full.
   bool add(Sequence& sequence);
@@ -61,12 +66,15 @@ class Scheduler {
   };
   /// The next step; empty when nobody has work. Valid until the next call of any function.
   std::span<const Turn> plan();
+  /// What has to be moved before that step runs, in this order; once.
+  std::vector<BlockMove> take_moves() { return parking_.take_moves(); }
   /// After the step ran: counts its turns as computed. No add or remove may come between.
   void advance();
 
   int running() const { return static_cast<int>(running_.size()); }
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int64_t preemptions() const { return preemptions_; }
+  int64_t parked_tokens() const { return parked_tokens_; }  ///< brought back, not computed again
   int64_t shared_tokens() const { return shared_tokens_; }  ///< not computed thanks to a prefix
 
  private:
@@ -77,16 +85,19 @@ class Scheduler {
   bool ensure_block(Sequence& sequence);
   void preempt(Sequence& sequence);
   void release_blocks(Sequence& sequence);
+  void fetch_parked(Sequence& sequence);
+  void forget_parked(Sequence& sequence);
   int64_t rank(const Sequence& sequence) const;
 
   SchedulerLimits limits_;
   KvPages& pages_;
+  KvParking parking_;
   std::vector<Sequence*> running_;  ///< by arrival
   std::deque<Sequence*> waiting_;   ///< by arrival
   std::vector<Sequence*> prompts_;
   std::vector<Turn> turns_;
   int rows_left_ = 0;
-  int64_t step_ = 0, next_arrival_ = 0, preemptions_ = 0, shared_tokens_ = 0;
+  int64_t step_ = 0, next_arrival_ = 0, preemptions_ = 0, shared_tokens_ = 0, parked_tokens_ = 0;
 };
 
 }  // namespace fastserve

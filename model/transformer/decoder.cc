@@ -6,6 +6,7 @@
 
 #include "model/huggingface.h"
 #include "model/transformer/decoder_weights.h"
+#include "model/transformer/host_blocks.h"
 #include "model/transformer/rope_table.h"
 #include "model/transformer/step_graphs.h"
 #include "model/transformer/step_inputs.h"
@@ -37,6 +38,10 @@ class TransformerDecoder final : public Decoder {
                                                  std::span<const int32_t> wanted,
                                                  std::span<const TokenDraw> draws) override;
   Result<std::span<const float>> logits_of(size_t i) override;
+  int host_places() const override { return host_blocks_ ? host_blocks_->places() : 0; }
+  Status move_blocks(std::span<const BlockMove> moves) override {
+    return host_blocks_ ? host_blocks_->move(moves) : Status();
+  }
   int64_t graph_steps() const override { return graphs_ ? graphs_->started() : 0; }
   Result<std::vector<double>> score(std::span<const int32_t> tokens,
                                     std::span<const int32_t> blocks) override;
@@ -66,6 +71,7 @@ class TransformerDecoder final : public Decoder {
   std::unique_ptr<DeviceBuffer> answer_;  ///< logits_ on the host, when they lie elsewhere
   std::unique_ptr<StepInputs> inputs_;    ///< where the device's operations read their rows there
   std::unique_ptr<StepGraphs> graphs_;
+  std::unique_ptr<HostBlocks> host_blocks_;
   std::unique_ptr<DeviceBuffer> drawn_, drawn_answer_;  ///< tokens, on the device and on the host
   const float* rope_table_ = nullptr;
   float *x_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *hidden_ = nullptr,
@@ -109,6 +115,8 @@ Status TransformerDecoder::allocate() {
                                       .block_tokens = options_.block_tokens,
                                       .blocks = options_.kv_blocks,
                                       .type = options_.kv}));
+  if (ops_->block_bytes(*cache_) > 0)
+    host_blocks_ = std::make_unique<HostBlocks>(device_, *ops_, *cache_, options_);
   int widest = 0;
   for (int l = 0; l < config_.layers; ++l) widest = std::max(widest, config_.mlp_width(l));
   const int64_t reach = int64_t{options_.kv_blocks} * options_.block_tokens;

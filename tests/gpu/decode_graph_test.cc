@@ -25,8 +25,10 @@ struct Model {
     const ParameterLayout layout(config);
     bundle = tiny_bundle(config, layout, tiny_weights(layout, 7));
   }
-  std::unique_ptr<Decoder> load(Device& device, int graphs, int max_rows = 24) const {
+  std::unique_ptr<Decoder> load(Device& device, int graphs, int max_rows = 24,
+                                KvType kv = KvType::kFloat16) const {
     DecoderOptions options;
+    options.kv = kv;
     options.weights = WeightFormat::kBFloat16;
     options.kv_blocks = 160;
     options.block_tokens = kBlockTokens;
@@ -167,6 +169,45 @@ TEST_CASE("tokens drawn on the device are those of the logits, in a graph or not
     CHECK(decoder->graph_steps() == (graphs > 0 ? 6 : 0));
     if (first.empty()) first = all;
     CHECK(all == first);
+  }
+}
+
+TEST_CASE("blocks that went to the host and came back elsewhere hold what they held") {
+  for (const KvType type : {KvType::kFloat16, KvType::kFloat32, KvType::kInt8}) {
+    const Model model(Architecture::kQwen3);
+    const auto device = whole_gpu();
+    std::vector<float> expected;
+    for (const bool moved : {false, true}) {
+      const auto decoder = model.load(*device, 0, 24, type);
+      CHECK(decoder->host_places() == 160);
+      Texts texts(model.config, {11, 70});
+      std::vector<float> all;
+      const auto step = [&](size_t i, int most) {
+        const Texts::Batch b = texts.batch({i}, most);
+        const auto logits = decoder->step(b.tokens, b.segments, b.wanted);
+        REQUIRE(logits.ok());
+        all.insert(all.end(), logits->begin(), logits->end());
+      };
+      step(0, 24);
+      std::vector<BlockMove> out, back;
+      for (int32_t i = 0; i < 3; ++i) {
+        out.push_back({true, texts.blocks[0][size_t(i)], i < 2 ? 150 + i : 3});
+        back.push_back({false, 140 + i, out.back().place});
+      }
+      if (moved) {
+        REQUIRE(decoder->move_blocks(out).ok());
+        std::swap(texts.blocks[0], texts.blocks[1]);  // the other text writes over them
+      }
+      for (int n = 0; n < 3; ++n) step(1, 24);
+      if (moved) {
+        REQUIRE(decoder->move_blocks(back).ok());
+        texts.blocks[0] = {140, 141, 142};
+      }
+      texts.texts[0].push_back(texts.token());
+      step(0, 1);
+      if (!moved) expected = all;
+      CHECK(all == expected);
+    }
   }
 }
 

@@ -244,10 +244,14 @@ TEST_CASE("a request's tokens do not depend on who shares its steps") {
     FakeShape shape;
     SchedulerLimits limits;
   };
-  // Roomy; rows short; blocks so short that answers are preempted and computed again.
-  for (const Case& c : {Case{{.blocks = 400, .max_rows = 64}, {}},
-                        Case{{.blocks = 400, .max_rows = 8}, {.step_rows = 8, .prefill_chunk = 3}},
-                        Case{{.blocks = 18, .max_rows = 64}, {.prefill_chunk = 2}}}) {
+  // Roomy; rows short; blocks so short that answers are preempted and computed again; so short, and
+  // some room on the host for what gave way, or much.
+  for (const Case& c :
+       {Case{{.blocks = 400, .max_rows = 64}, {}},
+        Case{{.blocks = 400, .max_rows = 8}, {.step_rows = 8, .prefill_chunk = 3}},
+        Case{{.blocks = 18, .max_rows = 64}, {.prefill_chunk = 2}},
+        Case{{.blocks = 18, .max_rows = 64, .host_places = 5}, {.prefill_chunk = 2}},
+        Case{{.blocks = 18, .max_rows = 64, .host_places = 90}, {.prefill_chunk = 2}}}) {
     Stage stage(c.shape, c.limits);
     Rng rng(9);
     std::map<int, uint64_t> ids;
@@ -263,6 +267,7 @@ TEST_CASE("a request's tokens do not depend on who shares its steps") {
     CHECK(stage.record->most_segments > 2);
     CHECK(stage.engine.health().kv_blocks_free == c.shape.blocks);
     if (c.shape.blocks == 18) CHECK(stage.engine.health().preemptions > 0);
+    CHECK((stage.engine.health().tokens_parked > 0) == (c.shape.host_places > 0));
   }
 }
 

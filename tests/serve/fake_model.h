@@ -20,7 +20,8 @@ namespace fastserve {
 struct FakeShape {
   int vocab = 256, positions = 64, blocks = 16, block_tokens = 4, max_rows = 32;
   std::vector<int> eos = {};
-  bool draws = false;  ///< as a device that draws tokens itself
+  bool draws = false;   ///< as a device that draws tokens itself
+  int host_places = 0;  ///< as a device with a memory of its own
 };
 
 /// What several tests want to know of a decoder after it moved into an engine.
@@ -30,10 +31,12 @@ struct FakeRecord {
   std::vector<int> rows_of_step;
   /// Tokens of which the logits are given: text so far -> next token, said with certainty.
   std::map<std::vector<int32_t>, int32_t> script;
-  float poison = 0;              ///< not 0: the logits of every row
-  std::optional<Error> failure;  ///< what steps end with
-  std::vector<TokenDraw> draws;  ///< that a device was asked for
-  int logits_read = 0;           ///< rows of which it had to give the logits as well
+  float poison = 0;                   ///< not 0: the logits of every row
+  std::optional<Error> failure;       ///< what steps end with
+  std::vector<TokenDraw> draws;       ///< that a device was asked for
+  int moves = 0;                      ///< of blocks
+  std::optional<Error> move_failure;  ///< what moving them ends with
+  int logits_read = 0;                ///< rows of which it had to give the logits as well
 };
 
 /// Logits are a hash of the text that lies in the sequence's blocks: a token written to a wrong
@@ -43,6 +46,7 @@ class FakeDecoder final : public Decoder {
   FakeDecoder(const FakeShape& shape, std::shared_ptr<FakeRecord> record)
       : record_(std::move(record)),
         draws_(shape.draws),
+        host_(static_cast<size_t>(shape.host_places * shape.block_tokens), -2),
         memory_(static_cast<size_t>(shape.blocks * shape.block_tokens), -1) {
     config_.vocab_size = shape.vocab;
     config_.max_positions = shape.positions;
@@ -76,6 +80,22 @@ class FakeDecoder final : public Decoder {
   }
   Result<std::vector<double>> score(std::span<const int32_t>, std::span<const int32_t>) override {
     return std::vector<double>();
+  }
+  int host_places() const override {
+    return static_cast<int>(host_.size()) / options_.block_tokens;
+  }
+  Status move_blocks(std::span<const BlockMove> moves) override {
+    if (record_->move_failure) return *record_->move_failure;
+    const auto size = static_cast<std::ptrdiff_t>(options_.block_tokens);
+    for (const BlockMove& m : moves) {
+      const auto block = memory_.begin() + m.block * size, place = host_.begin() + m.place * size;
+      if (m.out)
+        std::copy_n(block, size, place);
+      else
+        std::copy_n(place, size, block);
+      ++record_->moves;
+    }
+    return {};
   }
   bool draws() const override { return draws_; }
   /// The likeliest, whatever is asked for.
@@ -127,6 +147,7 @@ class FakeDecoder final : public Decoder {
 
   std::shared_ptr<FakeRecord> record_;
   const bool draws_;
+  std::vector<int32_t> host_;
   ModelConfig config_;
   DecoderOptions options_;
   std::vector<int32_t> memory_;

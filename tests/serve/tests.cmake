@@ -5,6 +5,7 @@ fastserve_test(serve
     ${CMAKE_CURRENT_LIST_DIR}/engine_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/kv_pages_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/memory_test.cc
+    ${CMAKE_CURRENT_LIST_DIR}/kv_parking_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/real_model_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/sampler_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/scheduler_test.cc
