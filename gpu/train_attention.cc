@@ -38,6 +38,8 @@ std::vector<int32_t> sequence_of_rows(std::span<const int32_t> starts) {
   return of;
 }
 
+constexpr int kFlashMaxDim = 256;
+
 /// Calls body.operator()<T, kDim>() with the smallest shape that holds head_dim.
 template <class Body>
 void with_flash_shape(Precision precision, int head_dim, const Body& body) {
@@ -45,7 +47,9 @@ void with_flash_shape(Precision precision, int head_dim, const Body& body) {
     if (head_dim <= 32) return body.template operator()<T, 32>();
     if (head_dim <= 64) return body.template operator()<T, 64>();
     if (head_dim <= 96) return body.template operator()<T, 96>();
-    return body.template operator()<T, 128>();
+    if (head_dim <= 128) return body.template operator()<T, 128>();
+    if (head_dim <= 192) return body.template operator()<T, 192>();
+    return body.template operator()<T, 256>();
   };
   if (precision == Precision::kBFloat16) return shaped.template operator()<BFloat16>();
   return shaped.template operator()<Float16>();
@@ -54,12 +58,13 @@ void with_flash_shape(Precision precision, int head_dim, const Body& body) {
 /// Shapes that the flash kernels know, on cards whose blocks have the shared memory for them.
 bool flash_takes(const TrainState& state, const AttentionForward& op, bool backward) {
   const int dim = op.shape.head_dim;
-  if (state.precision == Precision::kFloat32 || dim % 8 != 0 || dim > 128 ||
+  if (state.precision == Precision::kFloat32 || dim % 8 != 0 || dim > kFlashMaxDim ||
       reinterpret_cast<uintptr_t>(op.qkv) % 16 != 0)
     return false;
   size_t shared = 0;
   with_flash_shape(state.precision, dim, [&]<class T, int kDim>() {
-    shared = backward ? kFlashBackwardShared<T, kDim> : kFlashForwardShared<T, kDim>;
+    using Shape = FlashShape<T, kDim>;
+    shared = backward ? Shape::kBackwardShared : Shape::kForwardShared;
   });
   return shared <= state.runtime.properties().shared_memory;
 }
@@ -71,7 +76,8 @@ void flash_forward_on(TrainState& state, const AttentionForward& op) {
   const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
   const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(op.shape.heads));
   with_flash_shape(state.precision, op.shape.head_dim, [&]<class T, int kDim>() {
-    launch(state.runtime, {"flash_forward", grid, {kFlashThreads}, kFlashForwardShared<T, kDim>},
+    launch(state.runtime,
+           {"flash_forward", grid, {kFlashThreads}, FlashShape<T, kDim>::kForwardShared},
            flash_forward<T, kDim>, arguments, on_device);
   });
 }
@@ -106,8 +112,8 @@ void flash_backward_on(TrainState& state, AttentionArguments arguments,
   const unsigned n = static_cast<unsigned>(tiles.size());
   with_flash_shape(state.precision, arguments.head_dim, [&]<class T, int kDim>() {
     const dim3 queries(n, static_cast<unsigned>(arguments.heads));
-    const dim3 keys(n, static_cast<unsigned>(arguments.kv_heads));
-    constexpr size_t kShared = kFlashBackwardShared<T, kDim>;
+    const dim3 keys(n, static_cast<unsigned>(arguments.kv_heads), FlashShape<T, kDim>::kParts);
+    constexpr size_t kShared = FlashShape<T, kDim>::kBackwardShared;
     launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, kShared}, flash_dq<T, kDim>,
            arguments, on_device);
     launch(state.runtime, {"flash_dkv", keys, {kFlashThreads}, kShared}, flash_dkv<T, kDim>,

@@ -33,6 +33,32 @@ constexpr float kLog2E = 1.44269504088896f;
 FS_DEVICE int qkv_width(const AttentionArguments& p) {
   return (p.heads + 2 * p.kv_heads) * p.head_dim;
 }
+/// Where a query head and the key head that it reads lie in packed activations.
+template <class T>
+struct HeadColumns {
+  int width, out_width;  ///< from row to row of qkv and of out
+  int q, k, v, out;      ///< first columns
+
+  FS_DEVICE HeadColumns(const AttentionArguments& p, int head, int kv)
+      : width(qkv_width(p)),
+        out_width(p.heads * p.head_dim),
+        q(head * p.head_dim),
+        k((p.heads + kv) * p.head_dim),
+        v((p.heads + p.kv_heads + kv) * p.head_dim),
+        out(q) {}
+  FS_DEVICE HeadColumns(const AttentionArguments& p, int head)
+      : HeadColumns(p, head, head / (p.heads / p.kv_heads)) {}
+
+  FS_DEVICE const T* queries(const AttentionArguments& p) const { return of(p.qkv, q); }
+  FS_DEVICE const T* keys(const AttentionArguments& p) const { return of(p.qkv, k); }
+  FS_DEVICE const T* values(const AttentionArguments& p) const { return of(p.qkv, v); }
+  FS_DEVICE const T* gradient(const AttentionArguments& p) const { return of(p.dout, out); }
+
+ private:
+  static FS_DEVICE const T* of(const void* rows, int column) {
+    return static_cast<const T*>(rows) + column;
+  }
+};
 /// First row that `row` sees.
 FS_DEVICE int first_seen(const AttentionArguments& p, int row, int start) {
   const int first = p.window > 0 ? row - p.window + 1 : start;

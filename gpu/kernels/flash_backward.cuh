@@ -6,40 +6,26 @@
 
 namespace fastserve::gpu {
 
-template <class T, int kDim>
-constexpr size_t kFlashBackwardShared = 6 * HeadTile<T, kDim>::kElements * sizeof(T) +
-                                        4 * kFlashRows * sizeof(float);
-
 /// The gradient of queries.
 ///
-/// Grid:   (tiles, heads). Block: kFlashThreads. Shared: kFlashBackwardShared<T, kDim>.
-/// Needs:  as flash_forward; stats and delta. Bits: keys 64 at a time from the sequence's start.
+/// Grid:   (tiles, heads). Block: kFlashThreads. Shared: FlashShape::kBackwardShared.
+/// Needs:  as flash_forward; stats and delta. Bits: keys kStep at a time from the sequence's start.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
     flash_dq(AttentionArguments p, const AttentionTile* tiles) {
-  using Tile = HeadTile<T, kDim>;
+  using Shape = FlashShape<T, kDim>;
+  constexpr int kTiles = Shape::kStep / 8;
   FS_SHARED(T, shared);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, head = blockIdx.y;
   const AttentionTile me = tiles[blockIdx.x];
-  const int head = blockIdx.y, kv = head / (p.heads / p.kv_heads), width = qkv_width(p);
-  const T* const qkv = static_cast<const T*>(p.qkv);
-  const T* const k = qkv + (p.heads + kv) * p.head_dim;
-  const T* const v = k + p.kv_heads * p.head_dim;
-  T* const q_tile = shared + 4 * Tile::kElements;
-  T* const dout_tile = q_tile + Tile::kElements;
-  const auto load = [&](int buffer, int first) {
-    T* const to = shared + buffer * 2 * Tile::kElements;
-    Tile::load(to, k, width, p.head_dim, first, me.end);
-    Tile::load(to + Tile::kElements, v, width, p.head_dim, first, me.end);
-  };
-  const int last = me.first + kFlashRows < me.end ? me.first + kFlashRows : me.end;
-  const int begin =
-      me.start + (first_seen(p, me.first, me.start) - me.start) / kFlashRows * kFlashRows;
-  const int steps = (last - begin + kFlashRows - 1) / kFlashRows;
-  Tile::load(q_tile, qkv + head * p.head_dim, width, p.head_dim, me.first, me.end);
-  Tile::load(dout_tile, static_cast<const T*>(p.dout) + head * p.head_dim, p.heads * p.head_dim,
-             p.head_dim, me.first, me.end);
-  load(0, begin);
+  const HeadColumns<T> heads(p, head);
+  const KeyRing<T, kDim> ring(p, me, heads, shared);
+  T* const q_tile = shared + 4 * Shape::kOther;
+  T* const dout_tile = q_tile + Shape::kOwn;
+  load_rows<kFlashRows, kDim>(q_tile, heads.queries(p), heads.width, p.head_dim, me.first, me.end);
+  load_rows<kFlashRows, kDim>(dout_tile, heads.gradient(p), heads.out_width, p.head_dim, me.first,
+                              me.end);
+  ring.load(0);
   copy_commit();
 
   const int row = me.first + warp * 16 + (lane >> 2);
@@ -51,104 +37,106 @@ __global__ void __launch_bounds__(kFlashThreads)
     delta[i] = p.delta[stat];
   }
   float acc[kDim / 8][4] = {};
-  for (int step = 0; step < steps; ++step) {
-    if (step + 1 < steps) load((step + 1) & 1, begin + (step + 1) * kFlashRows);
+  for (int step = 0; step < ring.steps(); ++step) {
+    ring.load(step + 1);
     copy_commit();
     copy_wait<1>();
     __syncthreads();
-    const T* const k_tile = shared + (step & 1) * 2 * Tile::kElements;
-    float s[8][4], ds[8][4];
-    scores<T, kDim>(s, q_tile + warp * 16 * Tile::kLd, k_tile);
-    scores<T, kDim>(ds, dout_tile + warp * 16 * Tile::kLd, k_tile + Tile::kElements);
+    float s[kTiles][4], ds[kTiles][4];
+    scores<T, kDim>(s, q_tile + warp * 16 * Shape::kLd, ring.keys(step));
+    scores<T, kDim>(ds, dout_tile + warp * 16 * Shape::kLd, ring.values(step));
     FS_UNROLL
-    for (int n = 0; n < 8; ++n) {
+    for (int n = 0; n < kTiles; ++n) {
       FS_UNROLL
       for (int e = 0; e < 4; ++e) {
-        const int key = begin + step * kFlashRows + n * 8 + (lane & 3) * 2 + (e & 1), i = e >> 1;
+        const int key = ring.first(step) + n * 8 + (lane & 3) * 2 + (e & 1), i = e >> 1;
         const bool seen = row + i * 8 < me.end && sees(p, row + i * 8, key);
         ds[n][e] = seen ? exp2f(s[n][e] * p.scale * kLog2E - all[i]) * (ds[n][e] - delta[i]) : 0.0f;
       }
     }
-    weigh<T, kDim>(acc, ds, k_tile);
+    weigh<T, kDim>(acc, ds, ring.keys(step));
     __syncthreads();  // this buffer is filled next
   }
   const float scale[2] = {p.scale, p.scale};
-  store_rows<T, kDim>(acc, scale, static_cast<T*>(p.dqkv) + head * p.head_dim, width, p.head_dim,
-                      me.first + warp * 16, me.end);
+  store_rows(acc, scale, static_cast<T*>(p.dqkv) + heads.q, heads.width, p.head_dim,
+             me.first + warp * 16, me.end);
 }
 
 /// The gradients of keys and values.
 ///
-/// Grid:   (tiles, kv_heads). Block: kFlashThreads. Shared: kFlashBackwardShared<T, kDim>.
+/// Grid:   (tiles, kv_heads, kParts): a block keeps a part of head_dim's columns, and all of the
+///         scores, so that gradients of long heads fit in registers. Block: kFlashThreads. Shared:
+///         FlashShape::kBackwardShared.
 /// Needs:  as flash_dq.
-/// Bits:   query heads of the group in order, queries 64 at a time from the tile's first row.
+/// Bits:   query heads of the group in order, queries kStep at a time from the tile's first row.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
     flash_dkv(AttentionArguments p, const AttentionTile* tiles) {
-  using Tile = HeadTile<T, kDim>;
+  using Shape = FlashShape<T, kDim>;
+  constexpr int kTiles = Shape::kStep / 8, kColumns = Shape::kPart / 8;
   FS_SHARED(T, shared);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, part = blockIdx.z * Shape::kPart;
   const AttentionTile me = tiles[blockIdx.x];
-  const int kv = blockIdx.y, group = p.heads / p.kv_heads, width = qkv_width(p);
-  const T* const qkv = static_cast<const T*>(p.qkv);
-  T* const k_tile = shared + 4 * Tile::kElements;
-  T* const v_tile = k_tile + Tile::kElements;
-  float* const stats = reinterpret_cast<float*>(v_tile + Tile::kElements);  // [2][2][64]
+  const int kv = blockIdx.y, group = p.heads / p.kv_heads;
+  const HeadColumns<T> own(p, kv * group, kv);
+  T* const k_tile = shared + 4 * Shape::kOther;
+  T* const v_tile = k_tile + Shape::kOwn;
+  float* const stats = reinterpret_cast<float*>(v_tile + Shape::kOwn);  // [2][2][kStep]
   const int key_end = me.first + kFlashRows < me.end ? me.first + kFlashRows : me.end;
   const int query_end = end_seeing(p, key_end - 1, me.end);
-  const int tiles_each = (query_end - me.first + kFlashRows - 1) / kFlashRows;
+  const int tiles_each = (query_end - me.first + Shape::kStep - 1) / Shape::kStep;
   const int steps = tiles_each * group;
   // Queries and their dout, with the logarithm of their sums and delta.
   const auto load = [&](int step) {
-    const int head = kv * group + step / tiles_each;
-    const int first = me.first + step % tiles_each * kFlashRows;
-    T* const to = shared + (step & 1) * 2 * Tile::kElements;
-    Tile::load(to, qkv + head * p.head_dim, width, p.head_dim, first, me.end);
-    Tile::load(to + Tile::kElements, static_cast<const T*>(p.dout) + head * p.head_dim,
-               p.heads * p.head_dim, p.head_dim, first, me.end);
-    const int row = first + (threadIdx.x & 63);
-    const size_t stat = at(head, p.rows, row < me.end ? row : me.first);
-    stats[(step & 1) * 2 * kFlashRows + threadIdx.x] =
-        threadIdx.x < kFlashRows ? p.stats[2 * stat] : p.delta[stat];
+    const HeadColumns<T> heads(p, kv * group + step / tiles_each, kv);
+    const int first = me.first + step % tiles_each * Shape::kStep;
+    T* const to = shared + (step & 1) * 2 * Shape::kOther;
+    load_rows<Shape::kStep, kDim>(to, heads.queries(p), heads.width, p.head_dim, first, me.end);
+    load_rows<Shape::kStep, kDim>(to + Shape::kOther, heads.gradient(p), heads.out_width,
+                                  p.head_dim, first, me.end);
+    if (threadIdx.x >= 2 * Shape::kStep) return;
+    const int row = first + threadIdx.x % Shape::kStep;
+    const size_t stat = at(kv * group + step / tiles_each, p.rows, row < me.end ? row : me.first);
+    stats[(step & 1) * 2 * Shape::kStep + threadIdx.x] =
+        threadIdx.x < Shape::kStep ? p.stats[2 * stat] : p.delta[stat];
   };
-  const T* const k = qkv + (p.heads + kv) * p.head_dim;
-  Tile::load(k_tile, k, width, p.head_dim, me.first, me.end);
-  Tile::load(v_tile, k + p.kv_heads * p.head_dim, width, p.head_dim, me.first, me.end);
+  load_rows<kFlashRows, kDim>(k_tile, own.keys(p), own.width, p.head_dim, me.first, me.end);
+  load_rows<kFlashRows, kDim>(v_tile, own.values(p), own.width, p.head_dim, me.first, me.end);
   load(0);
   copy_commit();
 
   const int key = me.first + warp * 16 + (lane >> 2);
-  float dk[kDim / 8][4] = {}, dv[kDim / 8][4] = {};
+  float dk[kColumns][4] = {}, dv[kColumns][4] = {};
   for (int step = 0; step < steps; ++step) {
     if (step + 1 < steps) load(step + 1);
     copy_commit();
     copy_wait<1>();
     __syncthreads();
-    const T* const q_tile = shared + (step & 1) * 2 * Tile::kElements;
-    const float* const all = stats + (step & 1) * 2 * kFlashRows;
-    float w[8][4], ds[8][4];
-    scores<T, kDim>(w, k_tile + warp * 16 * Tile::kLd, q_tile);
-    scores<T, kDim>(ds, v_tile + warp * 16 * Tile::kLd, q_tile + Tile::kElements);
+    const T* const q_tile = shared + (step & 1) * 2 * Shape::kOther;
+    const T* const dout_tile = q_tile + Shape::kOther;
+    const float* const all = stats + (step & 1) * 2 * Shape::kStep;
+    float w[kTiles][4], ds[kTiles][4];
+    scores<T, kDim>(w, k_tile + warp * 16 * Shape::kLd, q_tile);
+    scores<T, kDim>(ds, v_tile + warp * 16 * Shape::kLd, dout_tile);
     FS_UNROLL
-    for (int n = 0; n < 8; ++n) {
+    for (int n = 0; n < kTiles; ++n) {
       FS_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int c = n * 8 + (lane & 3) * 2 + (e & 1);
-        const int query = me.first + step % tiles_each * kFlashRows + c;
+        const int query = me.first + step % tiles_each * Shape::kStep + c;
         const bool seen = query < me.end && sees(p, query, key + (e >> 1) * 8);
         w[n][e] = seen ? exp2f(w[n][e] * p.scale * kLog2E - all[c]) : 0.0f;
-        ds[n][e] = w[n][e] * (ds[n][e] - all[kFlashRows + c]);
+        ds[n][e] = w[n][e] * (ds[n][e] - all[Shape::kStep + c]);
       }
     }
-    weigh<T, kDim>(dv, w, q_tile + Tile::kElements);
-    weigh<T, kDim>(dk, ds, q_tile);
+    weigh<T, kDim>(dv, w, dout_tile + part);
+    weigh<T, kDim>(dk, ds, q_tile + part);
     __syncthreads();  // this buffer is filled next
   }
   const float scale[2] = {p.scale, p.scale}, one[2] = {1, 1};
-  T* const out = static_cast<T*>(p.dqkv) + (p.heads + kv) * p.head_dim;
-  store_rows<T, kDim>(dk, scale, out, width, p.head_dim, me.first + warp * 16, me.end);
-  store_rows<T, kDim>(dv, one, out + p.kv_heads * p.head_dim, width, p.head_dim,
-                      me.first + warp * 16, me.end);
+  T* const out = static_cast<T*>(p.dqkv) + part;
+  store_rows(dk, scale, out + own.k, own.width, p.head_dim - part, me.first + warp * 16, me.end);
+  store_rows(dv, one, out + own.v, own.width, p.head_dim - part, me.first + warp * 16, me.end);
 }
 
 }  // namespace fastserve::gpu

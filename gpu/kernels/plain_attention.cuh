@@ -34,11 +34,9 @@ __global__ void plain_attention_forward(AttentionArguments p, const int32_t* sta
   const int lane = threadIdx.x & 31, dim = p.head_dim, width = qkv_width(p);
   if (int(blockIdx.x * kPlainWarps + threadIdx.x / 32) >= p.rows * p.heads) return;
   const PlainItem me = plain_item(starts, sequence_of, p.heads);
-  const int kv = me.head / (p.heads / p.kv_heads);
-  const T* const qkv = static_cast<const T*>(p.qkv);
-  const T* const q = qkv + at(me.row, width, me.head * dim);
-  const T* const k = qkv + (p.heads + kv) * dim;
-  const T* const v = k + p.kv_heads * dim;
+  const HeadColumns<T> heads(p, me.head);
+  const T* const q = heads.queries(p) + at(me.row, width);
+  const T *const k = heads.keys(p), *const v = heads.values(p);
   float acc[kPlainSlots] = {}, peak = -INFINITY, sum = 0;
   for (int from = first_seen(p, me.row, me.start); from <= me.row; from += 32) {
     const int key = from + lane;
@@ -57,7 +55,7 @@ __global__ void plain_attention_forward(AttentionArguments p, const int32_t* sta
         if (s * 32 + lane < dim) acc[s] = fmaf(w, as_float(value[s * 32 + lane]), acc[s]);
     }
   }
-  T* const out = static_cast<T*>(p.out) + at(me.row, p.heads * dim, me.head * dim);
+  T* const out = static_cast<T*>(p.out) + at(me.row, heads.out_width, heads.out);
   for (int s = 0; s < kPlainSlots; ++s)
     if (s * 32 + lane < dim) out[s * 32 + lane] = from_float<T>(acc[s] / sum);
   if (p.stats && lane == 0) p.stats[2 * at(me.head, p.rows, me.row)] = peak + log2f(sum);
@@ -70,12 +68,10 @@ __global__ void plain_attention_dq(AttentionArguments p, const int32_t* starts,
   const int lane = threadIdx.x & 31, dim = p.head_dim, width = qkv_width(p);
   if (int(blockIdx.x * kPlainWarps + threadIdx.x / 32) >= p.rows * p.heads) return;
   const PlainItem me = plain_item(starts, sequence_of, p.heads);
-  const int kv = me.head / (p.heads / p.kv_heads);
-  const T* const qkv = static_cast<const T*>(p.qkv);
-  const T* const q = qkv + at(me.row, width, me.head * dim);
-  const T* const k = qkv + (p.heads + kv) * dim;
-  const T* const v = k + p.kv_heads * dim;
-  const T* const dout = static_cast<const T*>(p.dout) + at(me.row, p.heads * dim, me.head * dim);
+  const HeadColumns<T> heads(p, me.head);
+  const T* const q = heads.queries(p) + at(me.row, width);
+  const T *const k = heads.keys(p), *const v = heads.values(p);
+  const T* const dout = heads.gradient(p) + at(me.row, heads.out_width);
   const size_t stat = at(me.head, p.rows, me.row);
   const float all = p.stats[2 * stat], delta = p.delta[stat];
   float acc[kPlainSlots] = {};
@@ -94,7 +90,7 @@ __global__ void plain_attention_dq(AttentionArguments p, const int32_t* starts,
         if (s * 32 + lane < dim) acc[s] = fmaf(d, as_float(other[s * 32 + lane]), acc[s]);
     }
   }
-  T* const out = static_cast<T*>(p.dqkv) + at(me.row, width, me.head * dim);
+  T* const out = static_cast<T*>(p.dqkv) + at(me.row, width, heads.q);
   for (int s = 0; s < kPlainSlots; ++s)
     if (s * 32 + lane < dim) out[s * 32 + lane] = from_float<T>(acc[s] * p.scale);
 }
@@ -110,26 +106,26 @@ __global__ void plain_attention_dkv(AttentionArguments p, const int32_t* starts,
   if (int(blockIdx.x * kPlainWarps + threadIdx.x / 32) >= p.rows * p.kv_heads) return;
   const PlainItem me = plain_item(starts, sequence_of, p.kv_heads);
   const int group = p.heads / p.kv_heads, last = end_seeing(p, me.row, me.end);
-  const T* const qkv = static_cast<const T*>(p.qkv);
-  const T* const k = qkv + at(me.row, width, (p.heads + me.head) * dim);
-  const T* const v = k + p.kv_heads * dim;
+  const HeadColumns<T> own(p, me.head * group, me.head);
+  const T* const k = own.keys(p) + at(me.row, width);
+  const T* const v = own.values(p) + at(me.row, width);
   float dk[kPlainSlots] = {}, dv[kPlainSlots] = {};
   for (int head = me.head * group; head < (me.head + 1) * group; ++head) {
-    const T* const q = qkv + head * dim;
-    const T* const dout = static_cast<const T*>(p.dout) + head * dim;
+    const HeadColumns<T> heads(p, head, me.head);
+    const T *const q = heads.queries(p), *const dout = heads.gradient(p);
     for (int from = me.row; from < last; from += 32) {
       const int query = from + lane;
       float weight = 0, ds = 0;
       if (query < last) {
         const size_t stat = at(head, p.rows, query);
         weight = exp2f(dot(q + at(query, width), k, dim) * p.scale * kLog2E - p.stats[2 * stat]);
-        ds = weight * (dot(dout + at(query, p.heads * dim), v, dim) - p.delta[stat]);
+        ds = weight * (dot(dout + at(query, own.out_width), v, dim) - p.delta[stat]);
       }
       const int count = last - from < 32 ? last - from : 32;
       for (int j = 0; j < count; ++j) {
         const float w = __shfl_sync(kWholeWarp, weight, j), d = __shfl_sync(kWholeWarp, ds, j);
         const T* const other = q + at(from + j, width);
-        const T* const gradient = dout + at(from + j, p.heads * dim);
+        const T* const gradient = dout + at(from + j, own.out_width);
         for (int s = 0; s < kPlainSlots; ++s) {
           const int e = s * 32 + lane;
           if (e >= dim) continue;
@@ -139,12 +135,12 @@ __global__ void plain_attention_dkv(AttentionArguments p, const int32_t* starts,
       }
     }
   }
-  T* const out = static_cast<T*>(p.dqkv) + at(me.row, width, (p.heads + me.head) * dim);
+  T* const out = static_cast<T*>(p.dqkv) + at(me.row, width);
   for (int s = 0; s < kPlainSlots; ++s) {
     const int e = s * 32 + lane;
     if (e >= dim) continue;
-    out[e] = from_float<T>(dk[s] * p.scale);
-    out[p.kv_heads * dim + e] = from_float<T>(dv[s]);
+    out[own.k + e] = from_float<T>(dk[s] * p.scale);
+    out[own.v + e] = from_float<T>(dv[s]);
   }
 }
 

@@ -87,16 +87,19 @@ TEST_CASE("the GPU attends as the reference does, forward and backward") {
                                                                   {{2, 1, 128}, {40, 3}, 0},
                                                                   {{2, 2, 64}, {90}, 0, 30},
                                                                   {{2, 1, 33}, {19, 21}, 0},
+                                                                  {{2, 1, 256}, {70, 3}, 0},
+                                                                  {{1, 1, 136}, {40}, 0},
+                                                                  {{2, 2, 192}, {5, 67}, 20},
                                                                   {{4, 2, 64}, {130, 31}, 50}},
                      attention_cases::run_attention);
 }
 
 TEST_CASE("a card whose blocks have little shared memory attends all the same") {
   // Enough for flash attention forward and not backward; for neither.
-  for (const int kilobytes : {50, 20}) {
+  for (const auto& [kilobytes, dim] : {std::pair{50, 64}, {20, 64}, {110, 200}, {90, 200}}) {
     const auto device = emulated_gpu({.shared_memory = static_cast<size_t>(kilobytes) << 10});
     check_train_op_on(*device, kGpuPrecisions, "attention",
-                      std::vector<attention_cases::AttentionShape>{{{2, 1, 64}, {70, 5}, 0}},
+                      std::vector<attention_cases::AttentionShape>{{{2, 1, dim}, {70, 5}, 0}},
                       attention_cases::run_attention);
   }
 }
