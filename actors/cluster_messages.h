@@ -157,6 +157,7 @@ struct CopyShard {
 };
 struct AddPeer {
   Place place;
+  bool serves = false;  ///< it may keep copies of pieces
 };
 struct DropPeer {
   std::string node;
@@ -247,7 +248,7 @@ typename I::result_type inspect(I& f, CopyShard& x) {
 }
 template <class I>
 typename I::result_type inspect(I& f, AddPeer& x) {
-  return f(caf::meta::type_name("fs_add_peer"), x.place);
+  return f(caf::meta::type_name("fs_add_peer"), x.place, x.serves);
 }
 template <class I>
 typename I::result_type inspect(I& f, DropPeer& x) {

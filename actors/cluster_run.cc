@@ -228,8 +228,9 @@ void TrainingRun::start_writer() {
     for (const NodeActor& node : nodes->connected()) caf::anon_send(node, order);
   };
   collector_ = self->spawn<caf::detached>(
-      piece_collector, PieceCollectorParts{checkpoints_, header_, ledger_, id_,
-                                           ParameterLayout(config_.spec.model).elements(), keep});
+      piece_collector,
+      PieceCollectorParts{checkpoints_, header_, ledger_, id_,
+                          ParameterLayout(config_.spec.model).elements(), config_.log, keep});
   writer_ = collector_;
 }
 

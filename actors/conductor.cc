@@ -37,7 +37,7 @@ class Conductor {
                            count_stripes(parts_->spec, layout.elements(), parts_->nodes));
     ranges_ = ParameterShard::ranges(tiles, layout.elements(), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
-    if (parts_->collector) copies_ = copy_places(owners_, parts_->spec.checkpoint_copies);
+    if (parts_->collector) place_copies();
     sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_);
     parts_->hub->open(parts_->job, sink_);
     for (const JobNode& node : parts_->nodes) order(node, false);
@@ -66,7 +66,8 @@ class Conductor {
     if (member.joining) {
       // The shards send their weights to it, and whatever comes after.
       for (auto& [name, other] : members_)
-        if (name != answer.node && other.part) self_->send(other.part, AddPeer{member.node.place});
+        if (name != answer.node && other.part)
+          self_->send(other.part, AddPeer{member.node.place, member.node.serves});
     } else {
       send_weights(answer.node);
     }
@@ -171,6 +172,7 @@ class Conductor {
     members_.erase(it);
     parts_->members->drop(node);
     left_[node] = parts_->clock->now();
+    if (parts_->collector) self_->send(parts_->collector, NodeLeft{node});
     if (member.part) self_->send(member.part, EndPart{});
     const bool needed = owns_any(node) || (!coordinator_ && !member.joining);
     if (needed) return fail(why.code == ErrorCode::kUnavailable ? why : unavailable(why));
@@ -203,6 +205,15 @@ class Conductor {
   }
   static Error unavailable(const Error& why) {
     return {ErrorCode::kUnavailable, why.what, why.where, why.hint};
+  }
+
+  void place_copies() {
+    copies_ = copy_places(owners_, parts_->spec.checkpoint_copies);
+    ExpectPieces expected;
+    for (size_t i = 0; i < ranges_.size(); i++)
+      for (const std::string& node : {owners_[i], copies_[i]})
+        if (!node.empty()) expected.reports.emplace_back(ranges_[i].begin, node);
+    self_->send(parts_->collector, std::move(expected));
   }
 
   void fail(const Error& why) {

@@ -79,7 +79,8 @@ class Shell {
   }
 
   void tick() {
-    if (writing_since_ && !said_slow_ && clock_.now() - *writing_since_ > kSlowDisk) {
+    const bool here = parts_->in_pieces == 0;  // else the collector says whose disk it is
+    if (writing_since_ && here && !said_slow_ && clock_.now() - *writing_since_ > kSlowDisk) {
       said_slow_ = true;
       parts_->log.warning(fmt::format(
           "the checkpoint of step {} is not on the disk after {:.0f} s: the disk is slow or stuck; "

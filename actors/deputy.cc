@@ -204,14 +204,17 @@ class Deputy {
     self_->send(shards_[shard], std::move(order));
   }
 
-  void add_peer(const Place& place) {
-    if (room_ != nullptr) meetings_.begin(self_, place);
+  void add_peer(const AddPeer& peer) {
+    if (room_ == nullptr) return;
+    if (peer.serves && copies_ != nullptr) copies_->joins(peer.place.node);
+    meetings_.begin(self_, peer.place);
   }
 
   void peer_met(const PeerMet& met) {
     if (room_ == nullptr || !meetings_.end(met)) return;
     if (!met.status.ok()) return peer_gone({met.node, met.status.error()});
     room_->peers.add(met.node);
+    if (copies_ != nullptr) copies_->met(met.node);
     for (uint32_t i = 0; i < shards_.size(); i++)
       if (room_->owns(i)) self_->send(shards_[i], SendWeights{met.node});
   }
@@ -219,6 +222,7 @@ class Deputy {
   void drop_peer(const std::string& node) {
     meetings_.drop(node);
     if (room_ != nullptr) room_->peers.drop(node);
+    if (copies_ != nullptr) copies_->left(node);
   }
 
   void peer_gone(const PeerGone& gone) {
@@ -352,7 +356,7 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       },
       [=](const SkipShard& order) { part->to_shard(order.shard, Skip{{order.step}}); },
       [=](const CopyShard& order) { part->copy(order); },
-      [=](const AddPeer& peer) { part->add_peer(peer.place); },
+      [=](const AddPeer& peer) { part->add_peer(peer); },
       [=](const DropPeer& peer) { part->drop_peer(peer.node); },
       [=](const EndPart&) { self->quit(caf::exit_reason::normal); },
       [=](const Begin&) { part->begin(); },

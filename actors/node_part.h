@@ -63,6 +63,10 @@ struct BestHere {  // of a shard of this node's
   uint32_t shard;
   std::shared_ptr<const std::vector<float>> weights;
 };
+struct SparePlace {  // for copies of pieces: a node that holds no parameters, but may
+  std::string node;
+  bool there;
+};
 struct SendBest {  // to the coordinator
   uint32_t shard;
 };
@@ -72,6 +76,7 @@ struct SendBest {  // to the coordinator
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::KeepPiece)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::BestHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::SendBest)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::SparePlace)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::GradientHere)
@@ -119,7 +124,7 @@ using DeputyActor = caf::typed_actor<
 
 using PieceKeeperActor =
     caf::typed_actor<caf::reacts_to<messages::KeepPiece>, caf::reacts_to<messages::BestHere>,
-                     caf::reacts_to<messages::SendBest>>;
+                     caf::reacts_to<messages::SendBest>, caf::reacts_to<messages::SparePlace>>;
 
 /// Spawn it detached and send it Begin. Ends when told, when the conductor is gone, or after
 /// PartFailed; its own actors end with it.

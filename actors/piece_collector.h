@@ -10,10 +10,27 @@
 #include "base/log.h"
 #include "train/ledger_file.h"
 
+namespace fastserve::messages {
+
+struct ExpectPieces {  // of an incarnation: which pieces its nodes will report, by their begin
+  std::vector<std::pair<uint64_t, std::string>> reports;
+};
+
+struct NodeLeft {  // an incarnation, which goes on
+  std::string node;
+};
+
+}  // namespace fastserve::messages
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::NodeLeft)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::ExpectPieces)
+
 namespace fastserve {
 
 /// A checkpoint writer that hears of pieces instead of getting floats.
-using PieceCollectorActor = CheckpointWriterActor::extend<caf::reacts_to<wire_messages::PieceKept>>;
+using PieceCollectorActor = CheckpointWriterActor::extend<
+    caf::reacts_to<wire_messages::PieceKept>, caf::reacts_to<messages::ExpectPieces>,
+    caf::reacts_to<messages::NodeLeft>, caf::reacts_to<messages::Tick>>;
 
 struct PieceCollectorParts {
   std::shared_ptr<CheckpointDirectory> directory;
@@ -21,6 +38,7 @@ struct PieceCollectorParts {
   std::shared_ptr<LedgerFile> ledger;  ///< may be null
   std::string job;
   uint64_t elements = 0;
+  Log log;
   /// Tells every node which pieces of the job are still wanted.
   std::function<void(wire_messages::KeepPieces)> keep;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 namespace fastserve {
 
@@ -29,14 +30,12 @@ class PieceKeeper {
     }
     if (order.owner) order.best = best_[order.shard];
     const auto& range = room_->ranges[order.shard];
-    const auto& copies = room_->order.copies;
     PieceKept kept;
     kept.job = room_->order.job;
     kept.node = room_->node->name;
     kept.piece = {room_->order.job, static_cast<int64_t>(order.step.value), range.begin, range.end};
     kept.owner = order.owner;
-    if (order.owner && order.shard < copies.size() && copies[order.shard] != room_->node->name)
-      kept.copied_to = copies[order.shard];
+    if (order.owner) kept.copied_to = place_of_copy(order.shard);
     if (!kept.copied_to.empty()) send_copy(kept.copied_to, order);
     auto written = write(to_name(room_->order.name, kept.piece), order);
     if (written.ok())
@@ -44,6 +43,13 @@ class PieceKeeper {
     else
       kept.fault = to_fault(named(std::move(written).error()));
     self_->send(conductor_, std::move(kept));
+  }
+
+  void spare(const SparePlace& place) {
+    if (place.there)
+      spare_.insert(place.node);
+    else
+      spare_.erase(place.node);
   }
 
   void best_here(const BestHere& here) {
@@ -60,6 +66,14 @@ class PieceKeeper {
   }
 
  private:
+  /// Where the job began on one node with parameters alone, others have joined since.
+  std::string place_of_copy(uint32_t shard) const {
+    const auto& copies = room_->order.copies;
+    if (shard < copies.size() && !copies[shard].empty() && copies[shard] != room_->node->name)
+      return copies[shard];
+    return room_->spec.checkpoint_copies < 2 || spare_.empty() ? "" : *spare_.begin();
+  }
+
   Result<std::string> write(const PieceName& name, const KeepPiece& order) const {
     PieceStore::Floats floats{order.state->weights, order.state->m, order.state->v, {}};
     if (order.best != nullptr) floats.best = *order.best;
@@ -90,6 +104,7 @@ class PieceKeeper {
   const ConductorActor conductor_;
   std::vector<std::shared_ptr<const std::vector<float>>> best_;  // of each shard of this node's
   std::vector<KeepPiece> early_;
+  std::set<std::string> spare_;
 };
 
 }  // namespace
@@ -102,6 +117,7 @@ PieceKeeperActor::behavior_type piece_keeper(PieceKeeperActor::pointer self,
       [=](KeepPiece& order) { keeper->keep(order); },
       [=](const BestHere& here) { keeper->best_here(here); },
       [=](const SendBest& order) { keeper->send_best(order.shard); },
+      [=](const SparePlace& place) { keeper->spare(place); },
   };
 }
 
@@ -113,6 +129,15 @@ bool PartCopies::ordered(const CopyShard& order) {
   }
   ordered_[order.shard].push_back(order);
   return true;
+}
+
+void PartCopies::met(const std::string& node) {
+  if (keeper_ && joining_.erase(node) > 0) caf::anon_send(keeper_, SparePlace{node, true});
+}
+
+void PartCopies::left(const std::string& node) {
+  joining_.erase(node);
+  if (keeper_) caf::anon_send(keeper_, SparePlace{node, false});
 }
 
 void PartCopies::copied(const std::shared_ptr<const ShardState>& part) {

@@ -3,6 +3,8 @@
 
 #include <deque>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "actors/part_room.h"
@@ -28,6 +30,10 @@ class PartCopies {
   /// Whether the shard is to make a copy now: then copied() follows, in order.
   bool ordered(const wire_messages::CopyShard& order);
   void copied(const std::shared_ptr<const ShardState>& part);
+  /// A node joins that may keep copies: from when its lane is there until it leaves.
+  void joins(const std::string& node) { joining_.insert(node); }
+  void met(const std::string& node);
+  void left(const std::string& node);
 
  private:
   void send(wire_messages::BulkKind tensor, uint32_t shard,
@@ -37,6 +43,7 @@ class PartCopies {
   const ConductorActor conductor_;
   const PieceKeeperActor keeper_;
   std::vector<std::deque<wire_messages::CopyShard>> ordered_;  // by shard
+  std::set<std::string> joining_;
 };
 
 }  // namespace fastserve

@@ -117,7 +117,12 @@ bool PieceCollection::complete() const {
   return at == elements_ && !error_;
 }
 
-std::set<std::string> PieceCollection::missing() const {
+bool PieceCollection::has(uint64_t begin, const std::string& node) const {
+  const auto piece = pieces_.find(begin);
+  return piece != pieces_.end() && piece->second.hashes.contains(node);
+}
+
+std::set<std::string> PieceCollection::copies_missing() const {
   std::set<std::string> nodes;
   for (const auto& [begin, piece] : pieces_)
     if (!piece.owner.empty() && !whole(piece)) nodes.insert(piece.copied_to);
@@ -147,11 +152,35 @@ void PieceCollector::add(const PieceReport& report) {
     collection({report.piece.incarnation, report.piece.step}).add(report);
 }
 
+void PieceCollector::give_up_lost() {
+  if (!wanted_) return;
+  PieceCollection& pieces = collection(*wanted_);
+  for (const std::string& node : pieces.copies_missing())
+    if (lost_.contains(node))
+      pieces.add({{job_, wanted_->first, wanted_->second, 0, 0},
+                  node,
+                  false,
+                  "",
+                  "",
+                  Error{ErrorCode::kUnavailable, "was lost before it had its copies on its disk",
+                        "node " + node, ""}});
+}
+
+std::set<std::string> PieceCollector::missing() {
+  std::set<std::string> nodes;
+  if (!wanted_) return nodes;
+  const PieceCollection& pieces = collection(*wanted_);
+  for (const auto& [begin, node] : expected_)
+    if (!pieces.has(begin, node)) nodes.insert(node);
+  return nodes;
+}
+
 std::optional<Result<PieceSet>> PieceCollector::take_ended(bool best) {
   if (!wanted_) return std::nullopt;
   const PieceCollection& pieces = collection(*wanted_);
   if (!pieces.complete() && !pieces.error()) return std::nullopt;
   wanted_.reset();
+  lost_.clear();
   if (pieces.error()) return Result<PieceSet>(*pieces.error());
   return Result<PieceSet>(pieces.set(best));
 }

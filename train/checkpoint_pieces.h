@@ -71,8 +71,9 @@ class PieceCollection {
   /// Why there will be no such checkpoint: the first node that could not, or copies that differ.
   const std::optional<Error>& error() const { return error_; }
   bool complete() const;
-  /// Nodes that have yet to say that they have all of theirs.
-  std::set<std::string> missing() const;
+  bool has(uint64_t begin, const std::string& node) const;
+  /// Nodes that were to keep a copy and have not said that they do.
+  std::set<std::string> copies_missing() const;
   /// Requires complete().
   PieceSet set(bool best) const;
 
@@ -100,7 +101,17 @@ class PieceCollector {
 
   /// From now on this one, and none that was wanted before. Reports of it may have come already.
   void want(uint64_t incarnation, int64_t step) { wanted_ = Name{incarnation, step}; }
+  /// Which pieces, by their begin, an incarnation's nodes will report.
+  void expect(std::vector<std::pair<uint64_t, std::string>> reports) {
+    expected_ = std::move(reports);
+  }
+  /// Nodes that have yet to report some of what is wanted.
+  std::set<std::string> missing();
   void add(const PieceReport& report);
+  /// A node has left the job, perhaps to come back; a copy on its way there is lost.
+  void lost(const std::string& node) { lost_.insert(node); }
+  /// Waits no longer for copies on nodes that have been lost since the last checkpoint ended.
+  void give_up_lost();
   /// What is wanted, once it is complete, or why it never will be; then nothing is wanted.
   std::optional<Result<PieceSet>> take_ended(bool best);
 
@@ -111,6 +122,8 @@ class PieceCollector {
   const std::string job_;
   const uint64_t elements_;
   std::optional<Name> wanted_;
+  std::vector<std::pair<uint64_t, std::string>> expected_;
+  std::set<std::string> lost_;
   std::map<Name, PieceCollection> all_;
 };
 

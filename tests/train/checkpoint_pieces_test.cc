@@ -177,12 +177,10 @@ TEST_CASE("a checkpoint is complete when each piece is on its owner's disk and i
   pieces.add(report("one", piece(0, 10), "two"));
   pieces.add(report("two", piece(10, 25), "one"));
   CHECK_FALSE(pieces.complete());
-  CHECK(pieces.missing() == std::set<std::string>{"one", "two"});
   pieces.add(report("two", piece(0, 10)));
   pieces.add(report("two", piece(0, 10)));                             // again
   pieces.add(report("one", piece(10, 25, 10), nullptr, "otherwise"));  // of another step
   CHECK_FALSE(pieces.complete());
-  CHECK(pieces.missing() == std::set<std::string>{"one"});
   pieces.add(report("one", piece(10, 25)));
   REQUIRE(pieces.complete());
   const PieceSet set = pieces.set(true);
@@ -191,6 +189,46 @@ TEST_CASE("a checkpoint is complete when each piece is on its owner's disk and i
   const auto back = PieceSet::from_json(set.to_json(), "test").value();
   CHECK(back.to_json() == set.to_json());
   CHECK(back.best);
+}
+
+TEST_CASE("whose disk is slow can be told, and a checkpoint that comes late is none any more") {
+  PieceCollector pieces("job", 25);
+  pieces.expect({{0, "one"}, {0, "two"}, {10, "two"}, {10, "one"}});
+  pieces.add(report("one", piece(0, 10), "two"));  // before it is known that all will copy
+  pieces.want(7, 20);
+  pieces.add(report("two", piece(0, 10)));
+  CHECK(pieces.missing() == std::set<std::string>{"one", "two"});
+  pieces.add(report("two", piece(10, 25), "one"));
+  CHECK(pieces.missing() == std::set<std::string>{"one"});
+  CHECK_FALSE(pieces.take_ended(false));
+  pieces.want(8, 15);  // the incarnation is over
+  pieces.add(report("one", piece(10, 25)));
+  CHECK_FALSE(pieces.take_ended(false));
+  pieces.add(report("two", piece(0, 25, 15, 8), ""));
+  const auto ended = pieces.take_ended(true);
+  REQUIRE(ended);
+  CHECK((*ended)->step == 15);
+  CHECK((*ended)->best);
+  CHECK_FALSE(pieces.take_ended(true));  // once
+}
+
+TEST_CASE("a node that was to keep a copy is lost: that checkpoint is given up, the next is not") {
+  PieceCollector pieces("job", 10);
+  pieces.want(7, 20);
+  pieces.add(report("one", piece(0, 10), "two"));
+  pieces.give_up_lost();
+  CHECK_FALSE(pieces.take_ended(false));
+  pieces.lost("two");
+  pieces.give_up_lost();
+  const auto ended = pieces.take_ended(false);
+  REQUIRE(ended);
+  CHECK(ended->error().where == "node two");
+  pieces.want(7, 25);
+  pieces.add(report("one", piece(0, 10, 25), "two"));
+  pieces.give_up_lost();  // it is back
+  CHECK_FALSE(pieces.take_ended(false));
+  pieces.add(report("two", piece(0, 10, 25)));
+  CHECK(pieces.take_ended(false)->ok());
 }
 
 TEST_CASE("copies that differ, or a node that cannot keep its piece, make no checkpoint") {

@@ -72,6 +72,7 @@ class Cluster {
     std::shared_ptr<LedgerFile> ledger;
     bool writing = false;
     std::shared_ptr<PieceCollector> pieces;
+    Nanoseconds pieces_given_up{0};
     JobState wanted;                           // the checkpoint whose pieces are collected
     std::optional<Nanoseconds> looking_since;  // for a checkpoint that can be had
   };
@@ -170,6 +171,11 @@ inline void Cluster::start_coordinator() {
 }
 
 inline void Cluster::look() {
+  if (coordinator_.pieces_given_up + 5s < world_.now()) {
+    coordinator_.pieces_given_up = world_.now();
+    coordinator_.pieces->give_up_lost();
+    look_at_pieces();
+  }
   world_.post(coordinator_.process, 50ms, [this] { look(); });
   std::vector<Known> usable;
   for (const auto& [name, known] : coordinator_.table) usable.push_back(known);
@@ -213,6 +219,7 @@ inline void Cluster::begin_incarnation(Saved from, std::vector<Known> nodes) {
     coordinator_.pieces->add(report);
     look_at_pieces();
   };
+  around.left = [this](const std::string& node) { coordinator_.pieces->lost(node); };
   around.lane = [this](const std::string& node) {
     const auto it = coordinator_.lanes.find(node);
     return it == coordinator_.lanes.end() ? LinkEnd() : it->second;

@@ -33,6 +33,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     std::shared_ptr<LedgerFile> ledger;
     std::function<void(Saved)> write;  ///< answered with written(); in pieces it has no floats
     std::function<void(const PieceReport&)> kept;
+    std::function<void(const std::string& node)> left;
     std::function<LinkEnd(const std::string& node)> lane;
   };
   explicit Conductor(Around around) : around_(std::move(around)) {}
@@ -231,7 +232,9 @@ inline void Conductor::opened(const std::string& node, const PartRef& part) {
   it->second.part = part;
   if (!it->second.joining) return send_weights(it->second);
   for (auto& [name, other] : members_)
-    if (name != node) other.part.tell([node](Part& there) { there.add_peer(node); });
+    if (name != node)
+      other.part.tell(
+          [node, serves = it->second.node.serves](Part& there) { there.add_peer(node, serves); });
 }
 
 inline void Conductor::ready(const std::string& node) {
@@ -274,6 +277,7 @@ inline void Conductor::lose(const std::string& node) {
   const Member member = std::move(it->second);
   members_.erase(it);
   left_[node] = clock().now();
+  around_.left(node);
   member.part.tell([](Part& part) { part.close(); });
   if (owns_any(node) || (!job_ && !member.joining)) return fail();
   for (auto& [name, other] : members_)

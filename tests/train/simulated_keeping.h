@@ -31,8 +31,11 @@ inline void Part::keep_piece(uint32_t shard, int64_t step, std::shared_ptr<const
   report.node = node_.name;
   report.owner = owner;
   report.hash = hash_of(*state);
-  if (owner && !order_.copies[shard].empty() && order_.copies[shard] != node_.name) {
+  if (owner && !order_.copies[shard].empty())
     report.copied_to = order_.copies[shard];
+  else if (owner && !spare_.empty())
+    report.copied_to = *spare_.begin();
+  if (!report.copied_to.empty()) {
     Parcel parcel{Tensor::kPiece, order_.job, {uint64_t(step)}, shard, {}, {}, {}, state, state};
     node_.send(report.copied_to, std::move(parcel), 1 << 20);
   }

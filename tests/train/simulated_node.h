@@ -136,8 +136,11 @@ class Part : public std::enable_shared_from_this<Part> {
   void close_round(uint32_t shard, const RoundClose& order);
   enum class Copy { kState, kBest, kFinal };
   void copy(uint32_t shard, Copy what, int64_t step);
-  void add_peer(const std::string& peer);
-  void drop_peer(const std::string& peer) { std::erase(peers_, peer); }
+  void add_peer(const std::string& peer, bool serves);
+  void drop_peer(const std::string& peer) {
+    std::erase(peers_, peer);
+    spare_.erase(peer);
+  }
   void peer_gone(const std::string& peer);
 
   /// A tensor from `peer`: refused, or for one of the part's actors.
@@ -258,6 +261,7 @@ class Part : public std::enable_shared_from_this<Part> {
   std::vector<Trainer> trainers_;
   std::vector<Mailbox> takers_;
   std::vector<std::string> peers_;
+  std::set<std::string> spare_;  // nodes that have joined, and may keep copies
   std::deque<Call> mailbox_;
   bool blocked_ = false, draining_ = false, built_ = false, ready_ = false, ended_ = false;
   uint32_t moments_missing_ = 0;

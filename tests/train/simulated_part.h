@@ -358,11 +358,12 @@ inline void Part::copy(uint32_t index, Copy what, int64_t step) {
   });
 }
 
-inline void Part::add_peer(const std::string& peer) {
+inline void Part::add_peer(const std::string& peer, bool serves) {
   if (!node_.connected(peer) && node_.name < peer && !dial(peer)) return peer_gone(peer);
   wait_until([this, peer] { return node_.connected(peer); },
-             [this, peer](bool connected) {
+             [this, peer, serves](bool connected) {
                if (!connected) return peer_gone(peer);
+               if (serves) spare_.insert(peer);
                if (std::find(peers_.begin(), peers_.end(), peer) == peers_.end())
                  peers_.push_back(peer);
                for (uint32_t i = 0; i < shards_.size(); i++)
