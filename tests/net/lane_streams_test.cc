@@ -47,6 +47,15 @@ TEST_CASE("a lane is whole when its last stream is here, in whatever order they 
   CHECK(std::move(*whole).all_streams().size() == 3);
 }
 
+TEST_CASE("a lane wants more streams the longer the way is, and one over what is no network") {
+  CHECK(streams_wanted(200us) == 1);
+  CHECK(streams_wanted(2ms) == 2);
+  CHECK(streams_wanted(40ms) == 4);
+  CHECK(streams_wanted(10s) == 4);
+  SocketPair pair;
+  CHECK(streams_wanted(*plain_stream(std::move(pair.a), "here")) == 1);
+}
+
 TEST_CASE("a peer that begins another lane has given up the one before") {
   LaneGathering gathering;
   Dialled half("a", words(kOne, 0, 2)), first("a", words(kTwo, 0, 2)),
