@@ -19,6 +19,11 @@ bool WeightReplica::behind(size_t r, StepId step) const {
   return !steps_[r] || *steps_[r] < step;
 }
 
+bool WeightReplica::holds(size_t r) const {
+  std::lock_guard lock(mutex_);
+  return steps_[r].has_value();
+}
+
 void WeightReplica::refresh(size_t r) {
   const ParameterShard::Range& range = ranges_[r];
   for (size_t i = range.first_tile; i < range.first_tile + range.tiles; i++)
@@ -39,6 +44,10 @@ void WeightReplica::take(size_t r, StepId step, std::span<const float> weights) 
 Status WeightReplica::take_frame(size_t r, StepId step, std::span<const std::byte> frame,
                                  const WeightCodec& codec) {
   if (!behind(r, step)) return {};
+  // A change of what this node was never sent: the whole, with the change in it, is on its way.
+  const bool change =
+      codec.format().kind == WeightsBack::Kind::kDelta && frame.size() == codec.encoded_bytes();
+  if (change && !holds(r)) return {};
   gate_.enter_write(r, step);
   const Status status = codec.decode(
       frame, backend_.masters().subspan(codec.begin(), codec.elements()), versions_[r]);

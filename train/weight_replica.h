@@ -28,7 +28,7 @@ class WeightReplica {
   /// Takes in the range's weights after `step` steps, and packs them. Older ones change nothing.
   void take(size_t r, StepId step, std::span<const float> weights);
   /// The same from a frame; `codec` is the range's. kUnavailable for one that does not follow on
-  /// the last.
+  /// the last. A change that comes before the first whole weights is none of this node's.
   Status take_frame(size_t r, StepId step, std::span<const std::byte> frame,
                     const WeightCodec& codec);
   /// Whether `step` would be news of the range.
@@ -41,6 +41,7 @@ class WeightReplica {
   std::optional<StepId> whole() const;
 
  private:
+  bool holds(size_t r) const;
   void refresh(size_t r);
 
   TrainBackend& backend_;
