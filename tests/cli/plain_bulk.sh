@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # plain_bulk.sh FSCTL DATA: tensors leave TLS only between two ends that were both told so, nodes are refused that
-# allow it too widely, and the weights have the bits of the job in one process.
+# allow it too widely, and the weights have the bits of the job in one process. Lanes have the streams that who dials
+# was told.
 set -u
 fsctl=$1 data=$2
 work=$(mktemp -d)
@@ -42,9 +43,9 @@ said="says nothing without --plain-bulk" refused --trusted-network 10.1.0.0/16
 said="is no network" refused --plain-bulk --trusted-network 10.1.0.0/99
 said="every network there is" refused --plain-bulk --trusted-network 0.0.0.0/0
 
-start plain-1 --plain-bulk
+start plain-1 --plain-bulk --streams 3
 start plain-2 --plain-bulk
-start sealed
+start sealed --streams 2
 ask() { FASTSERVE_HOME=$work/coordinator "$fsctl" --cluster "$endpoint" "$@"; }
 for _ in {1..100}; do
   [[ $(ask node list --json 2>/dev/null | grep -o '"state": *"ready"' | wc -l) == 3 ]] && break
@@ -55,13 +56,15 @@ ask --quiet train "${settings[@]}" >/dev/null || fail "the job fails"
 
 # Whichever of two nodes dials, both tell of the lane.
 lane() { grep -q "lane to $2: tensors $3" "$work/$1.log" || fail "$1 has no lane to $2 with tensors $3"; }
-lane plain-1 plain-2 plain
-lane plain-2 plain-1 plain
-for name in plain-1 plain-2; do
-  lane "$name" sealed "in TLS"
-  lane sealed "$name" "in TLS"
-  lane "$name" coordinator "in TLS"
-done
+lane plain-1 plain-2 "plain over 3 sockets"
+lane plain-2 plain-1 "plain over 3 sockets"
+lane plain-1 sealed "in TLS 1.3 over 3 sockets"
+lane sealed plain-1 "in TLS 1.3 over 3 sockets"
+lane plain-2 sealed "in TLS 1.3$"
+lane sealed plain-2 "in TLS 1.3$"
+lane plain-1 coordinator "in TLS 1.3 over 3 sockets"
+lane plain-2 coordinator "in TLS 1.3$"
+lane sealed coordinator "in TLS 1.3 over 2 sockets"
 hash() { FASTSERVE_HOME=$1 "$fsctl" models show plain --json | grep -o '"weights_hash": *"[0-9a-f]*"' | head -1; }
 FASTSERVE_HOME=$work/alone "$fsctl" --quiet train "${settings[@]}" >/dev/null || fail "the job alone fails"
 cluster_hash=$(hash "$work/coordinator")
