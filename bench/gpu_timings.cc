@@ -108,7 +108,8 @@ void time_rows(Bench& bench, TrainOps& ops) {
 void time_attention(Bench& bench, TrainOps& ops) {
   for (const auto& [name, heads, tokens] :
        {std::tuple{"12 x 64, 1024 tokens", HeadShape{12, 12, 64}, 1024},
-        {"32 x 128 of 8, 4096 tokens", HeadShape{32, 8, 128}, 4096}}) {
+        {"32 x 128 of 8, 4096 tokens", HeadShape{32, 8, 128}, 4096},
+        {"8 x 256 of 1, 4096 tokens", HeadShape{8, 1, 256}, 4096}}) {
     std::vector<int32_t> starts;
     for (int at = 0; at <= kRows; at += tokens) starts.push_back(at);
     const size_t width = size_t(heads.width()), out_width = size_t(heads.heads * heads.head_dim);
@@ -126,6 +127,108 @@ void time_attention(Bench& bench, TrainOps& ops) {
   }
 }
 
+/// Weights that are all alike but for the zeros of 2:4.
+Result<std::unique_ptr<DecodeMatrix>> make_weights(DecodeOps& ops, WeightFormat format, int out,
+                                                   int in, bool pruned) {
+  QuantisedMatrix quantised;
+  std::vector<float> floats;
+  const size_t n = size_t(out) * size_t(in);
+  DecodeMatrixSource::Part part{{}, nullptr, out};
+  if (is_quantised(format)) {
+    quantised.format = format;
+    quantised.rows = out;
+    quantised.cols = in;
+    quantised.codes.assign(n, 3);
+    for (size_t i = 0; pruned && i < n; i += 2) quantised.codes[i] = 0;
+    quantised.scales.assign(size_t(out) * size_t(quantised.groups()), 1.0f / 1024);
+    part.quantised = &quantised;
+  } else {
+    floats.assign(n, 1.0f / 64);
+    part.floats = floats;
+  }
+  return ops.make_matrix({{&part, 1}, in, format, false});
+}
+
+/// The products of a 1.1B Llama's MLP, from few rows (bound by the weights' bytes) to a prompt's
+/// (bound by tensor cores; of integers half the operations are counted, since twice as many fit a
+/// second).
+void time_decode_products(Bench& bench, DecodeOps& ops) {
+  constexpr int kOut = 11264, kIn = 2048, kMost = 2048;
+  constexpr size_t kCold = size_t{256} << 20;  // more than the card's cache holds
+  float *x = bench.floats(size_t{kMost} * kIn), *y = bench.floats(size_t{kMost} * kOut);
+  for (const auto& [name, format, pruned] : {std::tuple{"bf16", WeightFormat::kBFloat16, false},
+                                             {"int8", WeightFormat::kInt8Group128, false},
+                                             {"int8 2:4", WeightFormat::kInt8Group128, true},
+                                             {"int4-g128", WeightFormat::kInt4Group128, false},
+                                             {"int4-g32", WeightFormat::kInt4Group32, false}}) {
+    std::vector<std::unique_ptr<DecodeMatrix>> weights;
+    for (size_t bytes = 0; bench.status.ok() && bytes < kCold;) {
+      auto made = make_weights(ops, format, kOut, kIn, pruned);
+      if (!made.ok()) return void(bench.status = made.error());
+      bytes += (*made)->bytes();
+      weights.push_back(std::move(*made));
+    }
+    size_t next = 0;
+    for (const int rows : {1, 8, 32, 128, kMost}) {
+      const double flops = 2.0 * rows * kOut * kIn / (is_quantised(format) ? 2 : 1);
+      const double bytes = double(weights[0]->bytes()) + 4.0 * rows * (kIn + kOut);
+      bench.time(fmt::format("decode product {}, {} rows", name, rows), bytes, flops, [&] {
+        ops.matmul({weights[next].get(),
+                    x,
+                    rows,
+                    kIn,
+                    {},
+                    nullptr,
+                    nullptr,
+                    DecodeEpilogue::kStore,
+                    y,
+                    kOut});
+        next = next + 1 == weights.size() ? 0 : next + 1;
+      });
+    }
+  }
+}
+
+void time_decode_attention(Bench& bench, DecodeOps& ops) {
+  constexpr HeadShape kHeads{32, 8, 128};
+  for (const KvType type : {KvType::kFloat16, KvType::kInt8})
+    for (const auto& [streams, context] : {std::pair{1, 32768}, {64, 4096}}) {
+      const int each = context / 16;
+      const auto cache = ops.make_cache({.layers = 1,
+                                         .kv_heads = kHeads.kv_heads,
+                                         .head_dim = kHeads.head_dim,
+                                         .blocks = each * streams,
+                                         .type = type});
+      if (!cache.ok()) return void(bench.status = cache.error());
+      std::vector<int32_t> blocks(size_t(each * streams));
+      std::iota(blocks.begin(), blocks.end(), 0);
+      std::vector<Segment> segments;
+      for (int s = 0; s < streams; s++)
+        segments.push_back(
+            {s, 1, context - 1, std::span(blocks).subspan(size_t(s * each), size_t(each))});
+      float* qkv = bench.floats(size_t(streams * kHeads.width()));
+      float* out = bench.floats(size_t(streams * kHeads.heads * kHeads.head_dim));
+      const double bytes =
+          2.0 * streams * context * kHeads.kv_heads * double(kv_head_bytes(type, kHeads.head_dim));
+      bench.time(fmt::format("decode attention {}, {} streams at {}", kv_type_name(type), streams,
+                             context),
+                 bytes, 0, [&] {
+                   ops.attention({.shape = kHeads,
+                                  .qkv = qkv,
+                                  .segments = segments,
+                                  .cache = cache->get(),
+                                  .layer = 0,
+                                  .rope_table = nullptr,
+                                  .q_norm = nullptr,
+                                  .k_norm = nullptr,
+                                  .epsilon = 0,
+                                  .window = 0,
+                                  .scale = 0.088f,
+                                  .out = out});
+                 });
+    }
+}
+
 Status run() {
   FS_ASSIGN(const GpuLoader loader, GpuLoader::open(GpuSearch::standard()));
   FS_ASSIGN(const int index, loader.first_usable());
@@ -134,6 +237,12 @@ Status run() {
   for (const auto& part : {time_products, time_rows, time_attention}) {
     Bench bench{*device, {}, {}};
     part(bench, *ops);
+    FS_TRY(bench.status);
+  }
+  const auto decode = device->make_decode_ops();
+  for (const auto& part : {time_decode_products, time_decode_attention}) {
+    Bench bench{*device, {}, {}};
+    part(bench, *decode);
     FS_TRY(bench.status);
   }
   return {};

@@ -209,8 +209,10 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w,
     case WeightFormat::kBFloat16:
       return start.template operator()<PackedFormat::kBFloat16, 128>();
     case WeightFormat::kInt8Row:
+      if (w.sparse()) return start.template operator()<PackedFormat::kSparseInt8Row, 128>();
       return start.template operator()<PackedFormat::kInt8Row, 128>();
     case WeightFormat::kInt8Group128:
+      if (w.sparse()) return start.template operator()<PackedFormat::kSparseInt8, 128>();
       return start.template operator()<PackedFormat::kInt8, 128>();
     case WeightFormat::kInt8Group32:
       return start.template operator()<PackedFormat::kInt8, 32>();

@@ -1,5 +1,6 @@
 #include "gpu/decode_pack.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/half.h"
@@ -146,18 +147,34 @@ Result<Memory> pack_floats(Runtime& runtime, Staging& staging, const SourceRows&
   return Result<Memory>(std::move(memory));
 }
 
+/// Whether of every four neighbours in a row two at least are zero.
+bool is_two_of_four(const DecodeMatrixSource& source) {
+  const size_t in = static_cast<size_t>(source.in);
+  for (const auto& part : source.parts)
+    for (size_t row = 0; row < static_cast<size_t>(part.rows); ++row)
+      for (size_t i = 0; i < in; i += 4) {
+        const uint8_t* const codes = part.quantised->codes.data() + row * in + i;
+        const auto zeros = std::count(codes, codes + std::min<size_t>(4, in - i), uint8_t{0});
+        if (in - i >= 4 ? zeros < 2 : static_cast<size_t>(zeros) + 2 < in - i) return false;
+      }
+  return true;
+}
+
 Result<Memory> pack_int8(Runtime& runtime, Staging& staging, const SourceRows& rows, int in,
-                         int inputs) {
+                         int inputs, bool sparse) {
   const size_t outputs = static_cast<size_t>(rows.packed_outputs()), row = static_cast<size_t>(in);
-  FS_ASSIGN(Memory memory, Memory::allocate(runtime, outputs * static_cast<size_t>(inputs)));
+  const size_t each = static_cast<size_t>(inputs) * (sparse ? 5 : 8) / 8;  // bytes of an output
+  FS_ASSIGN(Memory memory, Memory::allocate(runtime, outputs * each));
   FS_TRY(staging.rows(
       outputs, row, 16,
       [&](size_t output, std::byte* to) { rows.write(static_cast<int>(output), row, to); },
       [&](size_t first, size_t count, const void* staged) {
         launch(runtime,
-               {"pack_int8_rows", {blocks_for(count * size_t(inputs) / 4)}, {kPackThreads}},
-               pack_int8_rows, static_cast<const uint8_t*>(staged), int(count), in, inputs,
-               static_cast<uint32_t*>(memory.data()) + first * static_cast<size_t>(inputs) / 4);
+               {sparse ? "pack_sparse_rows" : "pack_int8_rows",
+                {blocks_for(count * each / 4)},
+                {kPackThreads}},
+               sparse ? pack_sparse_rows : pack_int8_rows, static_cast<const uint8_t*>(staged),
+               int(count), in, inputs, static_cast<uint32_t*>(memory.data()) + first * each / 4);
       }));
   return Result<Memory>(std::move(memory));
 }
@@ -200,10 +217,12 @@ Result<std::unique_ptr<DecodeMatrix>> GpuDecodeMatrix::make(Runtime& runtime, St
                                                              : pack.template operator()<Float16>());
     return std::unique_ptr<DecodeMatrix>(std::move(matrix));
   }
-  FS_ASSIGN(matrix->weights_, format_bits(format) == 4
-                                  ? upload(runtime, staging, pack_int4(rows, inputs))
-                                  : pack_int8(runtime, staging, rows, source.in, inputs));
   const int group = format_group(format);
+  matrix->sparse_ = format_bits(format) == 8 && group != 32 && is_two_of_four(source);
+  FS_ASSIGN(matrix->weights_,
+            format_bits(format) == 4
+                ? upload(runtime, staging, pack_int4(rows, inputs))
+                : pack_int8(runtime, staging, rows, source.in, inputs, matrix->sparse_));
   FS_ASSIGN(matrix->scales_, group == 0
                                  ? upload(runtime, staging, row_scales(rows))
                                  : upload(runtime, staging, group_scales(rows, inputs / group)));

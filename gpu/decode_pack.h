@@ -18,7 +18,11 @@ namespace fastserve::gpu {
 /// byte holds input 4t + i of a step in its low nibble and input 16 + 4t + i in its high one; the
 /// registers are (g, step 0), (g + 8, step 0), (g, step 1), (g + 8, step 1). Scales of groups are
 /// f16, as checkpoints hold them, [outputs / 16][group][16]; int8's of a whole output are float,
-/// one after another. With `swiglu` each 16 outputs are 8 gates, then their ups.
+/// one after another. Where of every four neighbouring int8 codes of an output two or more are zero
+/// (what fsctl compress --prune 2:4 leaves) two are kept, 5 bits a weight instead of 8: a unit of
+/// 128 inputs is two steps of 64, then the places of each step's codes as mma_sparse_s8 wants them.
+/// Not for groups of 32, whose scales change within a step. With `swiglu` each 16 outputs are 8
+/// gates, then their ups.
 class GpuDecodeMatrix final : public DecodeMatrix {
  public:
   /// Goes on after it returns; ordered before what follows.
@@ -28,10 +32,12 @@ class GpuDecodeMatrix final : public DecodeMatrix {
   const void* weights() const { return weights_.data(); }
   const void* scales() const { return scales_.data(); }
   int x_ld() const { return x_ld_; }
+  bool sparse() const { return sparse_; }
 
  private:
   GpuDecodeMatrix(int out, int in, WeightFormat format) : DecodeMatrix(out, in, format) {}
   int x_ld_ = 0;
+  bool sparse_ = false;
   Memory weights_, scales_;
 };
 

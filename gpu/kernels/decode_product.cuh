@@ -105,44 +105,41 @@ __global__ void __launch_bounds__(32 * kProductSlices) decode_product(DecodeProd
     const int row = first + n * 8 + g < p.rows ? first + n * 8 + g : first;
     return static_cast<const unsigned char*>(p.x) + at(row, p.x_ld) * Unit::kNumberBytes + t * 4;
   };
-  [[maybe_unused]] const RowScales own = row_scales<kFormat>(p, blockIdx.x * kProductOutputs + g);
+  [[maybe_unused]] const RowScales own = row_scales<Unit>(p, blockIdx.x * kProductOutputs + g);
   float acc[kTiles][4] = {};
   for (int i = 0; i < Few::kStages - 1; ++i) fetch(begin + i);
   for (int unit = begin; unit < end; ++unit) {
     copy_wait<Few::kStages - 2>();
-    __syncwarp();  // the scales that other lanes fetched are there, and the unit before is done
-                   // with
+    __syncwarp();  // what other lanes fetched is there, too, and the unit before is done with
     fetch(unit + Few::kStages - 1);
     const unsigned char* const stage = ring + (unit - begin) % Few::kStages * Few::kStageBytes;
-    uint4 w[Unit::kWords];
-    FS_UNROLL
-    for (int s = 0; s < Unit::kWords; ++s)
-      w[s] = *reinterpret_cast<const uint4*>(stage + s * 512 + lane * 16);
     if constexpr (Unit::kBFloat) {
       FS_UNROLL
-      for (int n = 0; n < kTiles; ++n) {
-        const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit * 2;
+      for (int s = 0; s < Unit::kWords; ++s) {
+        const uint4 w = *reinterpret_cast<const uint4*>(stage + s * 512 + lane * 16);
+        const uint32_t a[4] = {w.x, w.y, w.z, w.w};
         FS_UNROLL
-        for (int s = 0; s < Unit::kWords; ++s) {
-          const uint32_t a[4] = {w[s].x, w[s].y, w[s].z, w[s].w};
-          mma(BFloat16{}, acc[n], a, word_of(x, s * 32), word_of(x, s * 32 + 16));
+        for (int n = 0; n < kTiles; ++n) {
+          const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit * 2 + s * 32;
+          mma(BFloat16{}, acc[n], a, word_of(x, 0), word_of(x, 16));
         }
       }
     } else {
-      uint32_t a[4][4];
-      integer_fragments<kFormat>(w, a);
+      IntegerFragments<kFormat, kGroup> w;
+      w.load(stage, lane);
       FS_UNROLL
       for (int n = 0; n < kTiles; ++n) {
         const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit;
         const int row = first + n * 8 + t * 2;
-        int sums[4] = {};
+        uint32_t b[2][4];
         FS_UNROLL
-        for (int s = 0; s < 4; ++s) {
-          mma_s8(sums, a[s], word_of(x, s * 32), word_of(x, s * 32 + 16));
-          if ((s + 1) * 32 % kGroup != 0) continue;
-          const int group = s * 32 / kGroup;
+        for (int i = 0; i < 8; ++i) b[i / 4][i % 4] = word_of(x, i * 16);
+        FS_UNROLL
+        for (int group = 0; group < Unit::kXGroups; ++group) {
+          int sums[4] = {};
+          w.multiply(sums, group, b);
           const float* const by = p.x_scales + at(unit * Unit::kXGroups + group, p.x_scale_ld, row);
-          scale_in(acc[n], sums, scales_of<kFormat>(own, stage + Unit::kBytes, group, g),
+          scale_in(acc[n], sums, scales_of<Unit>(own, stage + Unit::kBytes, group, g),
                    row < p.rows ? by[0] : 0.0f, row + 1 < p.rows ? by[1] : 0.0f);
         }
       }

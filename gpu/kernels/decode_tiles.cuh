@@ -17,7 +17,6 @@ struct ManyRows {
   static constexpr int kRows = 16 * kRowTiles;
   static constexpr int kStagesPerUnit = Unit::kBFloat ? 2 : 1;
   static constexpr int kTileBytes = Unit::kBytes / kStagesPerUnit;  ///< of one tile's weights
-  static constexpr int kWords = Unit::kWords / kStagesPerUnit;
   static constexpr int kWeights = kOutputTiles * kTileBytes, kX = kRows * 128;
   static constexpr int kScales = kOutputTiles * Unit::kScaleBytes;
   static constexpr int kXScales = Unit::kXGroups * kRows * int(sizeof(float));
@@ -25,20 +24,22 @@ struct ManyRows {
   static constexpr int kShared = kStages * kStageBytes;
 };
 
-/// Starts the copies of one stage. Rows and outputs past the end become zeros.
+/// Starts the copies of one stage. Rows past the end become zeros, and past the last tile of
+/// outputs that one comes again: zeros are no places for a sparse product. Neither is stored.
 template <class Many>
 FS_DEVICE void fetch_stage(const DecodeProductArguments& p, int index, int stages, int tiles,
                            unsigned char* stage) {
   using Unit = typename Many::Unit;
   const int first_tile = blockIdx.y * Many::kOutputTiles, first = blockIdx.x * Many::kRows;
   const auto* const weights = static_cast<const unsigned char*>(p.weights);
-  for (int i = threadIdx.x * 16; i < Many::kWeights; i += Many::kThreads * 16) {
-    const int tile = first_tile + i / Many::kTileBytes, byte = i % Many::kTileBytes;
-    const bool there = tile < tiles;
-    const size_t from =
-        (size_t(there ? tile : 0) * size_t(stages) + size_t(index)) * Many::kTileBytes;
-    copy_async(stage + i, weights + from + byte, there ? 16 : 0);
-  }
+  const auto tile_at = [&](int i) {
+    const int tile = first_tile + i < tiles ? first_tile + i : tiles - 1;
+    return size_t(tile) * size_t(stages) + size_t(index);
+  };
+  for (int i = threadIdx.x * 16; i < Many::kWeights; i += Many::kThreads * 16)
+    copy_async(stage + i,
+               weights + tile_at(i / Many::kTileBytes) * Many::kTileBytes + i % Many::kTileBytes,
+               16);
   stage += Many::kWeights;
   const auto* const x = static_cast<const unsigned char*>(p.x);
   for (int i = threadIdx.x; i < Many::kRows * 8; i += Many::kThreads) {
@@ -49,15 +50,13 @@ FS_DEVICE void fetch_stage(const DecodeProductArguments& p, int index, int stage
                x + from + size_t(index) * 128 + chunk * 16, there ? 16 : 0);
   }
   stage += Many::kX;
-  if constexpr (Many::kScales > 0)
-    for (int i = threadIdx.x * 16; i < Many::kScales; i += Many::kThreads * 16) {
-      const int tile = first_tile + i / Unit::kScaleBytes, byte = i % Unit::kScaleBytes;
-      const bool there = tile < tiles;
-      const size_t from =
-          (size_t(there ? tile : 0) * size_t(stages) + size_t(index)) * Unit::kScaleBytes;
-      copy_async(stage + i, static_cast<const unsigned char*>(p.weight_scales) + from + byte,
-                 there ? 16 : 0);
-    }
+  if constexpr (Many::kScales > 0) {
+    const auto* const scales = static_cast<const unsigned char*>(p.weight_scales);
+    for (int i = threadIdx.x * 16; i < Many::kScales; i += Many::kThreads * 16)
+      copy_async(
+          stage + i,
+          scales + tile_at(i / Unit::kScaleBytes) * Unit::kScaleBytes + i % Unit::kScaleBytes, 16);
+  }
   stage += Many::kScales;
   for (int i = threadIdx.x; i < Unit::kXGroups * Many::kRows / 4; i += Many::kThreads) {
     const int group = i / (Many::kRows / 4), row = i % (Many::kRows / 4) * 4;
@@ -80,16 +79,9 @@ FS_DEVICE void multiply_stage(float (&acc)[2][kRowTiles][4], const unsigned char
   const unsigned char* const scales = x + Many::kX + tile * Unit::kScaleBytes;
   const auto* const x_scales =
       reinterpret_cast<const float*>(x + Many::kX + Many::kScales) + rows + t * 2;
-  uint32_t a[2][4][4];
+  IntegerFragments<kFormat, kGroup> w[2];  // of bfloat16, too: the words as they are
   FS_UNROLL
-  for (int m = 0; m < 2; ++m) {
-    uint4 w[Many::kWords];
-    FS_UNROLL
-    for (int s = 0; s < Many::kWords; ++s)
-      w[s] = *reinterpret_cast<const uint4*>(stage + (tile + m) * Many::kTileBytes + s * 512 +
-                                             lane * 16);
-    integer_fragments<kFormat>(w, a[m]);  // of bfloat16, too: the words as they are
-  }
+  for (int m = 0; m < 2; ++m) w[m].load(stage + (tile + m) * Many::kTileBytes, lane);
   FS_UNROLL
   for (int n = 0; n < kRowTiles; ++n) {
     uint32_t b[2][4];  // four steps, two registers each
@@ -99,20 +91,18 @@ FS_DEVICE void multiply_stage(float (&acc)[2][kRowTiles][4], const unsigned char
       load_matrix(b[half], x + row * 128 + ((half * 4 + lane / 8) ^ (row & 7)) * 16);
     FS_UNROLL
     for (int m = 0; m < 2; ++m) {
-      [[maybe_unused]] int sums[4] = {};
-      FS_UNROLL
-      for (int s = 0; s < 4; ++s) {
-        const uint32_t b0 = b[s / 2][s % 2 * 2], b1 = b[s / 2][s % 2 * 2 + 1];
-        if constexpr (Unit::kBFloat) {
-          mma(BFloat16{}, acc[m][n], a[m][s], b0, b1);
-        } else {
-          mma_s8(sums, a[m][s], b0, b1);
-          if ((s + 1) * 32 % kGroup != 0) continue;
-          const int group = s * 32 / kGroup;
+      if constexpr (Unit::kBFloat) {
+        FS_UNROLL
+        for (int s = 0; s < 4; ++s)
+          mma(BFloat16{}, acc[m][n], w[m].a[s], b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]);
+      } else {
+        FS_UNROLL
+        for (int group = 0; group < Unit::kXGroups; ++group) {
+          int sums[4] = {};
+          w[m].multiply(sums, group, b);
           const float* const by = x_scales + group * Many::kRows + n * 8;
           scale_in(acc[m][n], sums,
-                   scales_of<kFormat>(own[m], scales + m * Unit::kScaleBytes, group, g), by[0],
-                   by[1]);
+                   scales_of<Unit>(own[m], scales + m * Unit::kScaleBytes, group, g), by[0], by[1]);
         }
       }
     }
@@ -140,7 +130,8 @@ __global__ void __launch_bounds__(256) decode_tiles(DecodeProductArguments p, in
   RowScales own[2] = {};
   FS_UNROLL
   for (int m = 0; m < 2; ++m)
-    if (first_tile + m < tiles) own[m] = row_scales<kFormat>(p, (first_tile + m) * 16 + g);
+    if (first_tile + m < tiles)
+      own[m] = row_scales<typename Many::Unit>(p, (first_tile + m) * 16 + g);
   float total[2][kRowTiles][4] = {}, acc[2][kRowTiles][4] = {};
   for (int i = 0; i < Many::kStages - 1; ++i) fetch(i);
   int slice = 1, slice_end = slice_begin(1, units) * Many::kStagesPerUnit;

@@ -52,21 +52,34 @@ constexpr int kProductOutputs = 16;  ///< of a tile
 /// First unit of a slice.
 FS_DEVICE int slice_begin(int slice, int units) { return slice * units / kProductSlices; }
 
-/// kInt8Row has a float scale for each output; the other integers an f16 one for each group.
-enum class PackedFormat : uint8_t { kBFloat16, kInt8Row, kInt8, kInt4 };
+/// Formats of weights that tensor cores take. kInt8Row has a float scale for each output, the other
+/// integers an f16 one for each group. kSparse...: two of every four neighbours are zero and left
+/// out.
+enum class PackedFormat : uint8_t {
+  kBFloat16,
+  kInt8Row,
+  kInt8,
+  kInt4,
+  kSparseInt8Row,
+  kSparseInt8
+};
 
 /// 16 outputs by a unit of inputs: words of 16 bytes for each of 32 lanes, the a-fragments of mma,
-/// [word][lane]; and f16 scales [group][output]. kGroup: inputs that share a scale, of the weights
-/// or (always) of int8 activations.
+/// [word][lane]; for sparse ones the places of each word's numbers, 4 bytes a lane; and f16 scales
+/// [group][output]. kGroup: inputs that share a scale, of the weights or (always) of int8
+/// activations.
 template <PackedFormat kFormat, int kGroup>
 struct PackedUnit {
   static constexpr bool kBFloat = kFormat == PackedFormat::kBFloat16;
+  static constexpr bool kSparse =
+      kFormat == PackedFormat::kSparseInt8 || kFormat == PackedFormat::kSparseInt8Row;
+  static constexpr bool kRowScale =
+      kFormat == PackedFormat::kInt8Row || kFormat == PackedFormat::kSparseInt8Row;
   static constexpr int kNumberBytes = kBFloat ? 2 : 1;  ///< of an activation
-  static constexpr int kWords = kBFloat ? 8 : kFormat == PackedFormat::kInt4 ? 2 : 4;
-  static constexpr int kBytes = kWords * 512;
+  static constexpr int kWords = kBFloat ? 8 : kSparse || kFormat == PackedFormat::kInt4 ? 2 : 4;
+  static constexpr int kBytes = kWords * 512 + (kSparse ? kWords * 128 : 0);
   static constexpr int kXGroups = kBFloat ? 0 : kProductUnit / kGroup;
-  static constexpr int kScaleBytes =
-      kBFloat || kFormat == PackedFormat::kInt8Row ? 0 : kXGroups * 32;
+  static constexpr int kScaleBytes = kBFloat || kRowScale ? 0 : kXGroups * 32;
 };
 
 /// Bytes of nibbles 0..15 less eight, as signed bytes.
@@ -74,49 +87,82 @@ FS_DEVICE uint32_t centre_nibbles(uint32_t x) {
   return ((x | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
 }
 
-/// The a-fragments of a unit's four steps of 32 inputs.
-template <PackedFormat kFormat, int kWords>
-FS_DEVICE void integer_fragments(const uint4 (&w)[kWords], uint32_t (&a)[4][4]) {
-  FS_UNROLL
-  for (int s = 0; s < 4; ++s)
+/// A unit's a-fragments: of four steps of 32 inputs, or of two of 64 with what is left out.
+template <PackedFormat kFormat, int kGroup>
+struct IntegerFragments {
+  using Unit = PackedUnit<kFormat, kGroup>;
+  uint32_t a[Unit::kSparse ? 2 : 4][4];
+  uint32_t places[Unit::kSparse ? 2 : 1];
+
+  /// `unit`: as it was copied to shared memory.
+  FS_DEVICE void load(const unsigned char* unit, int lane) {
+    constexpr int kWords = Unit::kBFloat ? 4 : Unit::kWords;  // a half of bfloat16's
+    uint4 w[kWords];
+    FS_UNROLL
+    for (int s = 0; s < kWords; ++s)
+      w[s] = *reinterpret_cast<const uint4*>(unit + s * 512 + lane * 16);
     if constexpr (kFormat == PackedFormat::kInt4) {
-      const uint32_t low = s & 1 ? w[s / 2].z : w[s / 2].x;
-      const uint32_t high = s & 1 ? w[s / 2].w : w[s / 2].y;
-      a[s][0] = centre_nibbles(low & 0x0f0f0f0fu);
-      a[s][1] = centre_nibbles(high & 0x0f0f0f0fu);
-      a[s][2] = centre_nibbles(low >> 4 & 0x0f0f0f0fu);
-      a[s][3] = centre_nibbles(high >> 4 & 0x0f0f0f0fu);
+      FS_UNROLL
+      for (int s = 0; s < 4; ++s) {
+        const uint32_t low = s & 1 ? w[s / 2].z : w[s / 2].x;
+        const uint32_t high = s & 1 ? w[s / 2].w : w[s / 2].y;
+        a[s][0] = centre_nibbles(low & 0x0f0f0f0fu);
+        a[s][1] = centre_nibbles(high & 0x0f0f0f0fu);
+        a[s][2] = centre_nibbles(low >> 4 & 0x0f0f0f0fu);
+        a[s][3] = centre_nibbles(high >> 4 & 0x0f0f0f0fu);
+      }
     } else {
-      a[s][0] = w[s].x, a[s][1] = w[s].y, a[s][2] = w[s].z, a[s][3] = w[s].w;
+      FS_UNROLL
+      for (int s = 0; s < kWords; ++s)
+        a[s][0] = w[s].x, a[s][1] = w[s].y, a[s][2] = w[s].z, a[s][3] = w[s].w;
     }
-}
+    if constexpr (Unit::kSparse) {
+      FS_UNROLL
+      for (int s = 0; s < 2; ++s)
+        places[s] =
+            *reinterpret_cast<const uint32_t*>(unit + Unit::kWords * 512 + s * 128 + lane * 4);
+    }
+  }
+  /// Sums over one group; b: the activations' fragments of the unit, two registers a step of 32.
+  FS_DEVICE void multiply(int (&sums)[4], int group, const uint32_t (&b)[2][4]) const {
+    if constexpr (Unit::kSparse) {
+      mma_sparse_s8(sums, a[0], b[0], places[0]);
+      mma_sparse_s8(sums, a[1], b[1], places[1]);
+    } else {
+      FS_UNROLL
+      for (int i = 0; i < kGroup / 32; ++i) {
+        const int s = group * (kGroup / 32) + i;
+        mma_s8(sums, a[s], b[s / 2][s % 2 * 2], b[s / 2][s % 2 * 2 + 1]);
+      }
+    }
+  }
+};
 
 /// Scales of a lane's two outputs, g and g + 8 of a tile.
 struct RowScales {
   float low, high;
 };
-/// kInt8Row: of outputs `o` and o + 8; otherwise nothing.
-template <PackedFormat kFormat>
+/// Where an output has one scale: of outputs `o` and o + 8; otherwise nothing.
+template <class Unit>
 FS_DEVICE RowScales row_scales(const DecodeProductArguments& p, int o) {
-  if constexpr (kFormat != PackedFormat::kInt8Row) return {};
+  if constexpr (!Unit::kRowScale) return {};
   const float* const all = static_cast<const float*>(p.weight_scales);
   return {all[o], all[o + 8]};
 }
 /// Those of one group; `scales`: the unit's.
-template <PackedFormat kFormat>
+template <class Unit>
 FS_DEVICE RowScales scales_of(const RowScales& own, const unsigned char* scales, int group, int g) {
-  if constexpr (kFormat == PackedFormat::kInt8Row) return own;
+  if constexpr (Unit::kRowScale) return own;
   const Float16* const some = reinterpret_cast<const Float16*>(scales) + group * 16 + g;
   return {as_float(some[0]), as_float(some[8])};
 }
 
-/// acc += sums by their scales, x0 and x1 being those of the lane's two rows; sums = 0.
-FS_DEVICE void scale_in(float (&acc)[4], int (&sums)[4], const RowScales& w, float x0, float x1) {
+/// acc += sums by their scales, x0 and x1 being those of the lane's two rows.
+FS_DEVICE void scale_in(float (&acc)[4], const int (&sums)[4], const RowScales& w, float x0,
+                        float x1) {
   FS_UNROLL
-  for (int e = 0; e < 4; ++e) {
+  for (int e = 0; e < 4; ++e)
     acc[e] = fmaf(float(sums[e]), (e >> 1 ? w.high : w.low) * (e & 1 ? x1 : x0), acc[e]);
-    sums[e] = 0;
-  }
 }
 
 FS_DEVICE uint32_t word_of(const void* row, size_t byte) {

@@ -45,7 +45,17 @@ inline unsigned char* shared_memory() { return running->shared.data(); }
 inline int lane() { return static_cast<int>(running->current->linear & 31); }
 
 /// Numbers of the collectives: lanes that call different ones do not meet.
-enum Collective { kXor = 1, kDown, kUp, kIndex, kBallot, kSync, kMma = 20, kLoadMatrix = 30 };
+enum Collective {
+  kXor = 1,
+  kDown,
+  kUp,
+  kIndex,
+  kBallot,
+  kSync,
+  kMma = 20,  // and the bytes of a number
+  kSparseMma = 28,
+  kLoadMatrix = 30
+};
 
 template <class T>
 struct Shuffle {

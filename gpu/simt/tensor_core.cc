@@ -55,6 +55,35 @@ void warp_mma(D (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
   simt::collective(~0u, simt::kMma + static_cast<int>(sizeof(T)), &mine, multiply<T, D>, at);
 }
 
+struct SparseMma {
+  int* d;
+  const uint32_t *a, *b;
+  uint32_t places;
+  bool* in_order;
+};
+
+void multiply_sparse(uint32_t, void** lanes) {
+  const auto of = [&](int lane) { return static_cast<const SparseMma*>(lanes[lane]); };
+  int a[16][64] = {}, b[8][64];
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane >> 2, t = lane & 3;
+    for (int r = 0; r < 4; ++r)
+      for (int i = 0; i < 4; ++i) {
+        const int row = g + (r & 1) * 8, column = 4 * t + i + (r >> 1) * 16, four = column / 2;
+        const uint32_t places = of(4 * g + (r & 1) + four / 8 * 2)->places >> (four % 8 * 4);
+        const uint32_t first = places & 3, second = places >> 2 & 3;
+        if (first >= second) *of(0)->in_order = false;
+        a[row][4 * four + static_cast<int>(i % 2 == 0 ? first : second)] =
+            element(int8_t{}, of(lane)->a[r], i);
+        b[g][4 * t + i + 16 * r] = element(int8_t{}, of(lane)->b[r], i);
+      }
+  }
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i)
+      for (int k = 0; k < 64; ++k)
+        of(lane)->d[i] += a[(lane >> 2) + (i >> 1) * 8][k] * b[(lane & 3) * 2 + (i & 1)][k];
+}
+
 struct LoadMatrix {
   uint32_t* r;
   const unsigned char* row;
@@ -112,6 +141,15 @@ void mma(Float16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
             std::source_location at) {
   warp_mma<int8_t>(d, a, b0, b1, at);
+}
+void mma_sparse_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t places,
+                   std::source_location at) {
+  bool in_order = true;
+  SparseMma mine{d, a, b, places, &in_order};
+  simt::collective(~0u, simt::kSparseMma, &mine, multiply_sparse, at);
+  if (in_order) return;
+  simt::running->current->at = at;
+  simt::running->fail("mma.sp is given places that are not in order");
 }
 void load_matrix(uint32_t (&r)[4], const void* row, std::source_location at) {
   warp_load<false>(r, row, at);

@@ -1,8 +1,9 @@
 // Tensor cores and asynchronous copies: PTX under nvcc, the emulator's arithmetic elsewhere.
 //
-// Fragments are those of mma.sync (PTX ISA, "Matrix fragments for mma.m16n8k16" and "m16n8k32"):
-// with g = lane / 4 and t = lane % 4, the float accumulator holds rows g and g + 8, columns 2t and
-// 2t + 1.
+// Fragments are those of mma.sync (PTX ISA, "Matrix fragments for mma.m16n8k16" and "m16n8k32",
+// for sparse ones "m16n8k64"; where the places lie is as cutlass/util/host_reorder.h has it): with
+// g = lane / 4 and t = lane % 4, the float accumulator holds rows g and g + 8, columns 2t and 2t
+// + 1.
 #pragma once
 
 #include "gpu/simt/simt.h"
@@ -31,6 +32,19 @@ FS_DEVICE void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
       "{%0,%1,%2,%3};\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/// d [16, 8] += a [16, 64] b [64, 8] of signed bytes, exactly, where of every four neighbours in a
+/// row of `a` two are there: it holds those as a [16, 32] of mma_s8. `places`: of lane 4 g + t
+/// those in row g + 8 (t % 2), columns 32 (t / 2) and on: four bits for each four neighbours, the
+/// place 0..3 of the first one low and of the second one high; the first is smaller.
+FS_DEVICE void mma_sparse_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                             uint32_t places) {
+  asm volatile(
+      "mma.sp::ordered_metadata.sync.aligned.m16n8k64.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},"
+      "{%4,%5,%6,%7},{%8,%9,%10,%11},{%0,%1,%2,%3},%12,0x0;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
+        "r"(places));
 }
 /// Four 8x8 matrices of 16-bit numbers; lane i gives the address of row i % 8 of matrix i / 8.
 FS_DEVICE void load_matrix(uint32_t (&r)[4], const void* row) {
@@ -61,6 +75,8 @@ FS_DEVICE void copy_wait() {
 void mma(BFloat16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FS_AT);
 void mma(Float16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FS_AT);
 void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, FS_AT);
+void mma_sparse_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_t places,
+                   FS_AT);
 void load_matrix(uint32_t (&r)[4], const void* row, FS_AT);
 void load_matrix_transposed(uint32_t (&r)[4], const void* row, FS_AT);
 void copy_async(void* to, const void* from, int bytes);

@@ -15,6 +15,17 @@ inline constexpr WeightFormat kFormats[] = {
     WeightFormat::kInt4Group32, WeightFormat::kInt4Group128,
 };
 
+/// Sets two of every four neighbouring codes to zero.
+inline void prune_two_of_four(Rng& rng, QuantisedMatrix& m) {
+  for (int row = 0; row < m.rows; ++row)
+    for (int col = 0; col < m.cols; col += 4) {
+      const int one = static_cast<int>(rng.below(4));
+      const int other = (one + 1 + static_cast<int>(rng.below(3))) % 4;
+      for (const int zero : {col + one, col + other})
+        if (zero < m.cols) m.codes[reference::at(row, m.cols, zero)] = 0;
+    }
+}
+
 inline QuantisedMatrix random_quantised(Rng& rng, WeightFormat format, int rows, int cols) {
   QuantisedMatrix m;
   m.format = format;
@@ -38,7 +49,7 @@ inline QuantisedMatrix random_quantised(Rng& rng, WeightFormat format, int rows,
 /// A packed matrix of some parts; the sources need not outlive it.
 inline std::unique_ptr<DecodeMatrix> random_matrix(DecodeOps& ops, Rng& rng, WeightFormat format,
                                                    std::span<const int> part_rows, int in,
-                                                   bool swiglu) {
+                                                   bool swiglu, bool pruned = false) {
   std::vector<Array> floats;
   std::vector<QuantisedMatrix> quantised;
   floats.reserve(part_rows.size());
@@ -47,6 +58,7 @@ inline std::unique_ptr<DecodeMatrix> random_matrix(DecodeOps& ops, Rng& rng, Wei
   for (const int rows : part_rows) {
     if (is_quantised(format)) {
       quantised.push_back(random_quantised(rng, format, rows, in));
+      if (pruned) prune_two_of_four(rng, quantised.back());
       parts.push_back({{}, &quantised.back(), rows});
     } else {
       floats.push_back(random_floats(rng, reference::at(rows, in), 1 / std::sqrt(double(in))));
@@ -63,9 +75,11 @@ struct MatmulShape {
   int rows;
   std::vector<int> parts;
   int in;
+  bool pruned = false;  ///< 2:4
   int out() const { return std::accumulate(parts.begin(), parts.end(), 0); }
   std::string text() const {
-    return fmt::format("{} [{}, {}] to {}", weight_format_name(format), rows, in, out());
+    return fmt::format("{} [{}, {}] to {}{}", weight_format_name(format), rows, in, out(),
+                       pruned ? ", 2:4" : "");
   }
 };
 
@@ -99,7 +113,7 @@ inline Outputs run_matmul(DecodeOps& ops, const MatmulShape& s) {
   const size_t in = static_cast<size_t>(s.in);
   Array weight = random_floats(rng, in), norm_bias = random_floats(rng, in);
   Array bias = random_floats(rng, static_cast<size_t>(s.out()));
-  const auto matrix = random_matrix(ops, rng, s.format, s.parts, s.in, false);
+  const auto matrix = random_matrix(ops, rng, s.format, s.parts, s.in, false, s.pruned);
   std::vector<int32_t> gather;
   for (int r = 0; r < s.rows; ++r) gather.push_back(x_rows - 1 - r);
   const DecodeNorm rms{NormKind::kRmsNorm, weight.floats(), nullptr, 1e-5f};
@@ -181,7 +195,7 @@ inline Outputs run_gated(DecodeOps& ops, const MatmulShape& s) {
   Array x = random_floats(rng, reference::at(s.rows, s.in));
   Array weight = random_floats(rng, static_cast<size_t>(s.in));
   Array bias = random_floats(rng, static_cast<size_t>(s.out()));
-  const auto matrix = random_matrix(ops, rng, s.format, s.parts, s.in, true);
+  const auto matrix = random_matrix(ops, rng, s.format, s.parts, s.in, true, s.pruned);
   const DecodeNorm norm{NormKind::kRmsNorm, weight.floats(), nullptr, 1e-5f};
   Outputs outputs;
   for (const bool biased : {false, true}) {

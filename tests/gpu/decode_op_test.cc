@@ -46,6 +46,59 @@ TEST_CASE("the GPU gates the MLP as the reference does") {
   check_gpu_decode_op("gated MLP", shapes, decode_cases::run_gated);
 }
 
+TEST_CASE("the GPU leaves out what 2:4 pruning left, and multiplies as the reference does") {
+  std::vector<decode_cases::MatmulShape> shapes, gated;
+  for (const WeightFormat format : {WeightFormat::kInt8Row, WeightFormat::kInt8Group128}) {
+    shapes.push_back({format, 1, {1}, 1, true});
+    shapes.push_back({format, 9, {17, 30}, 300, true});
+    shapes.push_back({format, 70, {100, 40}, 1100, true});
+    gated.push_back({format, 3, {23, 23}, 200, true});
+    gated.push_back({format, 40, {70, 70}, 130, true});
+  }
+  check_gpu_decode_op("decode matmul", shapes, decode_cases::run_matmul);
+  check_gpu_decode_op("gated MLP", gated, decode_cases::run_gated);
+}
+
+TEST_CASE("a 2:4 matrix on the GPU takes 5 bits a weight, and gives the bits of one that takes 8") {
+  const auto device = emulated_gpu();
+  const auto ops = device->make_decode_ops();
+  constexpr int kIn = 384, kOut = 48, kRows = 35;
+  Rng rng(56);
+  Array x = random_floats(rng, kRows * kIn);
+  for (const WeightFormat format : {WeightFormat::kInt8Row, WeightFormat::kInt8Group128}) {
+    QuantisedMatrix pruned = decode_cases::random_quantised(rng, format, kOut, kIn);
+    decode_cases::prune_two_of_four(rng, pruned);
+    const QuantisedMatrix dense = decode_cases::random_quantised(rng, format, 16, kIn);
+    const DecodeMatrixSource::Part parts[] = {{{}, &pruned, kOut}, {{}, &dense, 16}};
+    const auto sparse = ops->make_matrix({{parts, 1}, kIn, format, false}).value();
+    const auto whole = ops->make_matrix({parts, kIn, format, false}).value();
+    const size_t scales = whole->bytes() - (kOut + 16) * kIn;
+    CHECK(sparse->bytes() == kOut * kIn * 5 / 8 + scales * kOut / (kOut + 16));
+    for (const int rows : {5, kRows}) {
+      std::vector<float> found[2];
+      for (int i = 0; i < 2; ++i) {
+        const DecodeMatrix& w = i == 0 ? *sparse : *whole;
+        Array out = unwritten_floats(static_cast<size_t>(rows * w.out()));
+        ops->matmul({&w,
+                     x.floats(),
+                     rows,
+                     kIn,
+                     {},
+                     nullptr,
+                     nullptr,
+                     DecodeEpilogue::kStore,
+                     out.floats(),
+                     w.out()});
+        for (int r = 0; r < rows; ++r)
+          found[i].insert(found[i].end(), out.floats() + r * w.out(),
+                          out.floats() + r * w.out() + kOut);
+      }
+      CHECK(found[0] == found[1]);
+    }
+  }
+  CHECK(device->sync().ok());
+}
+
 TEST_CASE("a row's product on the GPU has the same bits alone and in any batch") {
   const auto device = emulated_gpu();
   const auto ops = device->make_decode_ops();

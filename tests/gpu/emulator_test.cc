@@ -55,6 +55,15 @@ Outcome sum_of_ones(const Options& options) {
   return {out, status.ok() ? "" : status.error().message()};
 }
 
+/// d [16, 8] of ones by ones, where the first two of every four neighbours are there or as `places`
+/// says.
+__global__ void multiply_sparse(uint32_t places, int* out) {
+  const uint32_t ones = 0x01010101, a[4] = {ones, ones, ones, ones};
+  int d[4] = {};
+  mma_sparse_s8(d, a, a, places);
+  for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = d[i];
+}
+
 const std::vector<Options> kOrders = {{.order = Order::kLockstep},
                                       {.order = Order::kForward},
                                       {.order = Order::kReverse},
@@ -149,6 +158,20 @@ TEST_CASE("a write past the shared memory that the launch asked for is an error"
 
 TEST_CASE("a shuffle that reads outside its mask is an error") {
   CHECK(sum_of_ones<Bug::kNarrowMask>({}).wrong != "");
+}
+
+TEST_CASE("a sparse product whose places are not in order is an error") {
+  const auto runtime = simt::make_emulated_runtime();
+  std::vector<int> out(128, -1);
+  launch(*runtime, {"multiply_sparse", {1}, {32}}, multiply_sparse, 0x44444444u, out.data());
+  CHECK(runtime->sync().ok());
+  CHECK(out == std::vector<int>(128, 32));
+  for (const uint32_t places : {0u, 0x44444144u, 0x4444444fu}) {
+    launch(*runtime, {"multiply_sparse", {1}, {32}}, multiply_sparse, places, out.data());
+    const Status status = runtime->sync();
+    REQUIRE_FALSE(status.ok());
+    CHECK(status.error().what.find("places that are not in order") != std::string::npos);
+  }
 }
 
 TEST_CASE("a failure is told once, by sync, with the kernel's name; memory is refused with sizes") {
