@@ -93,16 +93,21 @@ void time_rows(Bench& bench, TrainOps& ops) {
   bench.time("adamw", 28.0 * kParameters, 0, [&] {
     ops.adamw({p, m, v, g, kParameters, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1.0f});
   });
+  bench.time("add gradients", 12.0 * kParameters, 0, [&] { ops.add(p, g, p, kParameters); });
+  constexpr size_t kTile = 64 * kChannels;
+  std::vector<FloatRun> tiles;
+  for (size_t at = 0; at + kTile <= kParameters; at += kTile) tiles.push_back({g + at, kTile});
+  std::vector<double> sums(tiles.size());
+  bench.time("squares of tiles", 4.0 * kParameters, 0, [&] { ops.sums_of_squares(tiles, sums); });
   constexpr int kLossRows = 4096;
   const auto head = ops.make_matrix(kVocab, kChannels);
   void* dlogits = bench.room(size_t{kLossRows} * kVocab * 2);
   const std::vector<int32_t> targets(kLossRows, 1);
-  std::vector<double> losses(kLossRows);
-  bench.time("classifier loss", 4.0 * kLossRows * kVocab, 2.0 * kLossRows * kVocab * kChannels,
-             [&] {
-               ops.classifier_loss(
-                   {head.get(), out, kLossRows, targets, losses.data(), dlogits, kVocab, 1.0f});
-             });
+  double* const losses = static_cast<double*>(bench.room(kLossRows * sizeof(double)));
+  bench.time(
+      "classifier loss", 4.0 * kLossRows * kVocab, 2.0 * kLossRows * kVocab * kChannels, [&] {
+        ops.classifier_loss({head.get(), out, kLossRows, targets, losses, dlogits, kVocab, 1.0f});
+      });
 }
 
 void time_attention(Bench& bench, TrainOps& ops) {

@@ -46,6 +46,9 @@ class HostDevice : public Device {
   void copy_out(void* host, const void* device, size_t bytes) override {
     if (bytes != 0) std::memcpy(host, device, bytes);
   }
+  void fill_zero(void* device, size_t bytes) override {
+    if (bytes != 0) std::memset(device, 0, bytes);
+  }
   Status sync() override { return {}; }
 };
 

@@ -54,6 +54,14 @@ class GpuDevice final : public Device {
   void copy_out(void* host, const void* device, size_t bytes) override {
     runtime_->copy_out(host, device, bytes);
   }
+  void fill_zero(void* device, size_t bytes) override { runtime_->fill_zero(device, bytes); }
+  CopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
+    return runtime_->copy_out_beside(host, device, bytes);
+  }
+  bool wait_for(CopyMark mark) override { return runtime_->wait_for(mark); }
+  void copy_in_beside(void* device, const void* host, size_t bytes) override {
+    runtime_->copy_in_beside(device, host, bytes);
+  }
   Status sync() override { return runtime_->sync(); }
   bool captures() const override { return true; }
   void begin_capture() override { runtime_->begin_capture(); }

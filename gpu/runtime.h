@@ -44,7 +44,8 @@ using Ticket = DeviceTicket;
 /// A cudaStream_t under nvcc; the emulator's own state elsewhere. Only launches look inside.
 using StreamHandle = void*;
 
-/// One GPU and one stream on it. Everything is ordered on the stream; copies out and sync() wait.
+/// One GPU and one stream on it. Everything is ordered on the stream but for copies beside it;
+/// copies out and sync() wait.
 ///
 /// Owns:     the stream. Memory belongs to who allocated it, and is freed before the runtime is.
 /// Threads:  calls may come from several threads, each ordered behind those that returned before;
@@ -80,6 +81,15 @@ class Runtime {
   /// Returns when the bytes are there.
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual void fill_zero(void* device, size_t bytes) = 0;
+  /// As Device's.
+  virtual Device::CopyMark copy_out_beside(void* host, const void* device, size_t bytes) {
+    copy_out(host, device, bytes);
+    return 0;
+  }
+  virtual bool wait_for(Device::CopyMark) { return !failed(); }
+  virtual void copy_in_beside(void* device, const void* host, size_t bytes) {
+    copy_in(device, host, bytes);
+  }
 
   /// From here on launches, products, copy_in_async() and fill_zero() are recorded instead of
   /// done. Their first run in a process had better be before: it loads kernels, plans products and

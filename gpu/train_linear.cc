@@ -109,13 +109,10 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
   const size_t fitting = kLogitBytes / (static_cast<size_t>(ld) * sizeof(float));
   const int chunk = std::min(op.rows, static_cast<int>(std::max<size_t>(fitting / 128 * 128, 128)));
   const size_t rows = static_cast<size_t>(op.rows);
-  std::fill_n(op.losses, rows, 0.0);
-  if (rows == 0 ||
-      !state.workspace.begin(Workspace::room<float>(at(chunk, ld)) + Workspace::room<double>(rows) +
-                             Workspace::room<int32_t>(rows)))
+  if (rows == 0 || !state.workspace.begin(Workspace::room<float>(at(chunk, ld)) +
+                                          Workspace::room<int32_t>(rows)))
     return;
   float* const logits = state.workspace.take<float>(at(chunk, ld));
-  double* const losses = state.workspace.take<double>(rows);
   const int32_t* const targets = state.workspace.upload(op.targets);
   const bool fours = op.dlogits_ld % 4 == 0 && reinterpret_cast<uintptr_t>(op.dlogits) % 16 == 0;
   for (int row = 0; row < op.rows; row += chunk) {
@@ -142,11 +139,10 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
               {kClassifierThreads},
               16 * sizeof(float)},
              fours ? classifier_loss<T, 4> : classifier_loss<T, 1>,
-             static_cast<const float*>(logits), vocab, ld, targets + row, losses + row, dlogits,
+             static_cast<const float*>(logits), vocab, ld, targets + row, op.losses + row, dlogits,
              op.dlogits_ld, op.scale);
     });
   }
-  state.runtime.copy_out(op.losses, losses, rows * sizeof(double));
 }
 
 }  // namespace fastserve::gpu

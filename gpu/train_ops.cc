@@ -180,7 +180,13 @@ class GpuTrainOps final : public TrainOps {
     launch(runtime_, {"add_floats", {blocks_for(n, 4 * kFlatThreads)}, {kFlatThreads}}, add_floats,
            a, b, out, n, on_fours({a, b, out}));
   }
-  double sum_squares(const float* x, size_t n) const override;
+  double sum_squares(const float* x, size_t n) const override {
+    double sum = 0;
+    const FloatRun run{x, n};
+    sums_of_squares({&run, 1}, {&sum, 1});
+    return sum;
+  }
+  void sums_of_squares(std::span<const FloatRun> runs, std::span<double> sums) const override;
 
  private:
   static bool on_fours(std::initializer_list<const float*> pointers) {
@@ -262,20 +268,36 @@ void GpuTrainOps::adamw(const AdamW& op) const {
          adamw_arguments(op), on_fours({op.param, op.m, op.v, op.grad}));
 }
 
-double GpuTrainOps::sum_squares(const float* x, size_t n) const {
+void GpuTrainOps::sums_of_squares(std::span<const FloatRun> runs, std::span<double> sums) const {
+  std::vector<SquaresPiece> pieces;
+  std::vector<int> begins = {0};
+  for (const FloatRun& run : runs) {
+    for (size_t at = 0; at < run.n; at += kSquareElements)
+      pieces.push_back(
+          {run.data + at, static_cast<int>(std::min<size_t>(kSquareElements, run.n - at))});
+    begins.push_back(static_cast<int>(pieces.size()));
+  }
+  std::fill(sums.begin(), sums.end(), 0.0);
   const std::lock_guard lock(reducing_);
-  const unsigned blocks = blocks_for(n, kSquareElements);
-  if (n == 0 || !reductions_.begin(Workspace::room<double>(blocks) + Workspace::room<double>(1)))
-    return 0;
-  double* const partials = reductions_.take<double>(blocks);
-  double* const sum = reductions_.take<double>(1);
-  launch(runtime_, {"sum_squares", {blocks}, {kFlatThreads}, 8 * sizeof(double)}, gpu::sum_squares,
-         x, n, partials);
-  launch(runtime_, {"sum_doubles", {1}, {kFlatThreads}, 8 * sizeof(double)}, sum_doubles,
-         static_cast<const double*>(partials), static_cast<int>(blocks), sum);
-  double result = 0;
-  runtime_.copy_out(&result, sum, sizeof result);
-  return result;
+  if (pieces.empty() || !reductions_.begin(Workspace::room<double>(pieces.size()) +
+                                           Workspace::room<double>(runs.size()) +
+                                           Workspace::room<SquaresPiece>(pieces.size()) +
+                                           Workspace::room<int>(begins.size())))
+    return;
+  double* const partials = reductions_.take<double>(pieces.size());
+  double* const results = reductions_.take<double>(runs.size());
+  const auto* const on_device =
+      static_cast<const SquaresPiece*>(reductions_.upload(std::span<const SquaresPiece>(pieces)));
+  const auto* const from =
+      static_cast<const int*>(reductions_.upload(std::span<const int>(begins)));
+  launch(
+      runtime_,
+      {"sum_squares", {static_cast<unsigned>(pieces.size())}, {kFlatThreads}, 8 * sizeof(double)},
+      gpu::sum_squares, on_device, partials);
+  launch(runtime_,
+         {"sum_partials", {static_cast<unsigned>(runs.size())}, {kFlatThreads}, 8 * sizeof(double)},
+         sum_partials, static_cast<const double*>(partials), from, results);
+  runtime_.copy_out(sums.data(), results, sums.size_bytes());
 }
 
 }  // namespace

@@ -63,6 +63,23 @@ class Device {
   /// Returns when the work up to the ticket is done.
   virtual void wait(DeviceTicket) {}
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
+  virtual void fill_zero(void* device, size_t bytes) = 0;
+
+  /// Names a copy that goes on beside the device's work; 0: one that is done.
+  using CopyMark = uint64_t;
+  /// Begins to copy out what is ordered before it, beside what is ordered after. Until wait_for(),
+  /// or sync(), the source must stay as it is, and the host's bytes mean nothing.
+  virtual CopyMark copy_out_beside(void* host, const void* device, size_t bytes) {
+    copy_out(host, device, bytes);
+    return 0;
+  }
+  /// False when the bytes are not there, because something has failed: sync() tells what.
+  virtual bool wait_for(CopyMark) { return true; }
+  /// As copy_in() for what is ordered after it, but beside what is ordered before, which must not
+  /// use these bytes. The host's must stay as they are until sync().
+  virtual void copy_in_beside(void* device, const void* host, size_t bytes) {
+    copy_in(device, host, bytes);
+  }
   /// Waits for all ordered work; an asynchronous failure surfaces here.
   virtual Status sync() = 0;
 

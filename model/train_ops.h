@@ -165,7 +165,7 @@ struct ClassifierLoss {
   const void* x;                     ///< compute [rows, in]
   int rows;
   std::span<const int32_t> targets;  ///< host; -1: not counted
-  double* losses;                    ///< HOST [rows]: -log p(target), 0 where not counted
+  double* losses;                    ///< [rows]: -log p(target), 0 where not counted
   void* dlogits;                     ///< compute [rows, dlogits_ld] = (softmax - onehot) * scale, or null
   int dlogits_ld;                    ///< >= vocab; columns past vocab are zeroed
   float scale;                       ///< loss scale / counted tokens of the whole step
@@ -180,6 +180,11 @@ struct AdamW {
   float learning_rate, beta1, beta2, epsilon, weight_decay;
   int64_t step;      ///< t, from 1
   float grad_scale;  ///< clipping and loss scale
+};
+
+struct FloatRun {
+  const float* data;
+  size_t n;
 };
 
 /// Implemented by each device, and once in the plainest loops (cpu/reference).
@@ -213,6 +218,10 @@ class TrainOps {
   virtual void add(const float* a, const float* b, float* out, size_t n) const = 0;
   /// Sum of squares in double, in an order fixed by n alone; NaN or Inf when any element is.
   virtual double sum_squares(const float* x, size_t n) const = 0;
+  /// The same of several runs, with the same bits: `sums` (host) has one for each.
+  virtual void sums_of_squares(std::span<const FloatRun> runs, std::span<double> sums) const {
+    for (size_t i = 0; i < runs.size(); i++) sums[i] = sum_squares(runs[i].data, runs[i].n);
+  }
 };
 
 }  // namespace fastserve

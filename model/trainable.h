@@ -64,6 +64,13 @@ class TrainWeights {
   std::vector<Tile> tiles_;
 };
 
+/// What a pass keeps of its way forward for its way back. It changes no bit.
+enum class Recompute : uint8_t {
+  kNone,   ///< everything that backward reads
+  kLayer,  ///< each layer's input; the rest of a layer is computed once more where backward needs
+           ///< it
+};
+
 /// Bytes that training a model takes on a device, known before anything is allocated.
 struct TrainMemory {
   uint64_t masters = 0;      ///< fp32 parameters; gradients and each optimiser moment are as large
@@ -96,10 +103,12 @@ class TrainPass {
  public:
   /// What create() will hold, so that a batch that cannot fit is refused in time.
   static TrainMemory estimate(const ModelConfig& config, const ParameterLayout& layout,
-                              Precision precision, int max_rows);
+                              Precision precision, int max_rows,
+                              Recompute recompute = Recompute::kNone);
   static Result<std::unique_ptr<TrainPass>> create(Device& device, TrainOps& ops,
                                                    const ModelConfig& config,
-                                                   const ParameterLayout& layout, int max_rows);
+                                                   const ParameterLayout& layout, int max_rows,
+                                                   Recompute recompute = Recompute::kNone);
   virtual ~TrainPass() = default;
 
   /// Summed loss over counted targets, unscaled. With `grad` (layout.elements() floats): grad =

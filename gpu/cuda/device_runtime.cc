@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "gpu/cuda/beside_stream.h"
 #include "gpu/cuda/cuda_error.h"
 
 namespace fastserve::gpu {
@@ -41,7 +42,12 @@ class CudaGraph final : public Graph {
 
 class CudaRuntime final : public Runtime {
  public:
-  CudaRuntime(int index, const std::string& name) : index_(index) { properties_.name = name; }
+  CudaRuntime(int index, const std::string& name)
+      : index_(index), beside_([this](cudaError_t code, const std::string& doing) {
+          keep(code, [&] { return doing; });
+        }) {
+    properties_.name = name;
+  }
 
   Status open() {
     const auto ask = [&](cudaDeviceAttr which, auto& into) {
@@ -59,7 +65,8 @@ class CudaRuntime final : public Runtime {
         checked(ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, properties_.shared_memory), opening));
     size_t unused = 0;
     FS_TRY(checked(cudaMemGetInfo(&unused, &properties_.memory), opening));
-    return checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    FS_TRY(checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
+    return checked(beside_.open(), "making a stream for copies");
   }
 
   ~CudaRuntime() override {
@@ -164,6 +171,27 @@ class CudaRuntime final : public Runtime {
     keep(code, [&] { return "copying " + human_bytes(bytes) + " from the card"; });
   }
 
+  Device::CopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0) return 0;
+    if (failed() || refused("a copy beside it")) {
+      std::memset(host, 0, bytes);
+      return 0;
+    }
+    make_current();
+    return beside_.copy_out(stream_, host, device, bytes);
+  }
+  bool wait_for(Device::CopyMark mark) override {
+    if (refused("to wait")) return false;
+    make_current();
+    beside_.wait_for(mark, [this] { return failed(); });
+    return !failed();
+  }
+  void copy_in_beside(void* device, const void* host, size_t bytes) override {
+    if (bytes == 0 || failed() || refused("a copy beside it")) return;
+    make_current();
+    beside_.copy_in(stream_, device, host, bytes);
+  }
+
   void fill_zero(void* device, size_t bytes) override {
     if (bytes == 0 || failed()) return;
     make_current();
@@ -217,6 +245,7 @@ class CudaRuntime final : public Runtime {
     make_current();
     if (!refuses) {
       keep(cudaStreamSynchronize(stream_), "the card's work");
+      beside_.sync([this] { return failed(); });
       wait(~Ticket{0});  // for nothing any more: gives the events up
     }
     std::lock_guard lock(mutex_);
@@ -298,6 +327,7 @@ class CudaRuntime final : public Runtime {
   mutable std::optional<Error> kept_;  // guarded by mutex_
   mutable bool lost_ = false;          // guarded by mutex_
   mutable std::atomic<bool> failed_ = false;
+  BesideStream beside_;  // last: it tells of its failures above
 };
 
 class SharedMemory final : public DeviceBuffer {

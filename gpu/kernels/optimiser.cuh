@@ -90,28 +90,36 @@ static __global__ void add_floats(const float* a, const float* b, float* out, si
 
 constexpr int kSquareElements = 4096;  ///< numbers that one block of sum_squares takes
 
-/// partials[block] = the sum of squares of the block's kSquareElements numbers, in double.
+/// What one block of sum_squares takes: at most kSquareElements numbers of one run.
+struct SquaresPiece {
+  const float* x;
+  int n;
+};
+
+/// partials[block] = the sum of squares of the block's piece, in double.
 ///
-/// Grid: n / kSquareElements, rounded up. Block: kFlatThreads. Shared: 8 doubles.
+/// Grid: pieces. Block: kFlatThreads. Shared: 8 doubles.
 /// Bits: thread t takes every 256th; a fixed tree.
-static __global__ void sum_squares(const float* x, size_t n, double* partials) {
+static __global__ void sum_squares(const SquaresPiece* pieces, double* partials) {
   FS_SHARED(double, room);
-  const size_t first = size_t(blockIdx.x) * kSquareElements;
-  const size_t end = first + kSquareElements < n ? first + kSquareElements : n;
+  const SquaresPiece piece = pieces[blockIdx.x];
   double sum = 0;
-  for (size_t i = first + threadIdx.x; i < end; i += kFlatThreads)
-    sum += double(x[i]) * double(x[i]);
+  for (int i = threadIdx.x; i < piece.n; i += kFlatThreads)
+    sum += double(piece.x[i]) * double(piece.x[i]);
   sum = block_reduce<Add>(sum, room);
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-/// *out = the sum of n numbers. Grid: 1. Block: kFlatThreads. Shared: 8 doubles.
-static __global__ void sum_doubles(const double* x, int n, double* out) {
+/// out[run] = the sum of the partials [begins[run], begins[run + 1]).
+///
+/// Grid: runs. Block: kFlatThreads. Shared: 8 doubles. Bits: as sum_squares'.
+static __global__ void sum_partials(const double* partials, const int* begins, double* out) {
   FS_SHARED(double, room);
   double sum = 0;
-  for (int i = threadIdx.x; i < n; i += kFlatThreads) sum += x[i];
+  for (int i = begins[blockIdx.x] + threadIdx.x; i < begins[blockIdx.x + 1]; i += kFlatThreads)
+    sum += partials[i];
   sum = block_reduce<Add>(sum, room);
-  if (threadIdx.x == 0) *out = sum;
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
 }  // namespace fastserve::gpu

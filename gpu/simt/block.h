@@ -5,6 +5,7 @@
 // ThreadSanitizer.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +28,11 @@ namespace fastserve::simt {
 /// next.
 enum class Order : uint8_t { kLockstep, kForward, kReverse, kShuffled };
 
+/// Bytes that copies have taken over the bus.
+struct Traffic {
+  std::atomic<uint64_t> in = 0, out = 0;
+};
+
 struct Options {
   Order order = Order::kForward;
   uint64_t seed = 1;   ///< of kShuffled
@@ -39,6 +45,7 @@ struct Options {
   /// Kernels are refused pointers to the host's memory, as by a card. Off where a test of one
   /// operation keeps its operands on the heap.
   bool own_memory = false;
+  std::shared_ptr<Traffic> traffic = nullptr;  ///< counts copies, when set
   int64_t launches = 0;  ///< that succeed before the card is lost; 0: it never is
 };
 

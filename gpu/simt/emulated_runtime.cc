@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <string_view>
@@ -16,7 +17,7 @@ namespace {
 class EmulatedRuntime final : public gpu::Runtime {
  public:
   explicit EmulatedRuntime(const Options& options)
-      : memory_(options.memory), stream_(options, memory_) {
+      : memory_(options.memory), stream_(options, memory_), traffic_(options.traffic) {
     properties_ = {.name = "emulated",
                    .major = 9,
                    .minor = 0,
@@ -99,6 +100,37 @@ class EmulatedRuntime final : public gpu::Runtime {
       fill();
   }
 
+  /// As late as it may be: the host sees nothing until it waits, and what has become of the source
+  /// by then is what it gets.
+  Device::CopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0 || refused("a copy beside it")) return 0;
+    std::memset(host, 0xff, bytes);
+    const std::lock_guard lock(mutex_);
+    copies_.push_back({++last_copy_, host, device, bytes});
+    return last_copy_;
+  }
+  bool wait_for(Device::CopyMark mark) override {
+    if (refused("to wait")) return false;
+    for (;;) {
+      Copy late;
+      {
+        const std::lock_guard lock(mutex_);
+        if (copies_.empty() || copies_.front().mark > mark) return !failure_;
+        late = copies_.front();
+        copies_.pop_front();
+      }
+      if (failed())
+        std::memset(late.host, 0, late.bytes);
+      else
+        copy(late.host, late.device, late.bytes);
+    }
+  }
+  void copy_in_beside(void* device, const void* host, size_t bytes) override {
+    if (bytes == 0 || failed() || refused("a copy beside it")) return;
+    copy(device, host, bytes);
+    pinned_.started(host, bytes, /*anywhere=*/true);
+  }
+
   void begin_capture() override {
     if (refused("another capture")) return;
     stream_.begin_capture();
@@ -125,7 +157,10 @@ class EmulatedRuntime final : public gpu::Runtime {
   }
   Status sync() override {
     const bool captures = refused("to wait for the card");
-    if (!captures) finish(~gpu::Ticket{0});
+    if (!captures) {
+      wait_for(~Device::CopyMark{0});
+      finish(~gpu::Ticket{0});
+    }
     const std::lock_guard lock(mutex_);
     if (!failure_) return {};
     if (captures) return *failure_;
@@ -149,18 +184,29 @@ class EmulatedRuntime final : public gpu::Runtime {
   void copy(void* to, const void* from, size_t bytes) {
     const DeviceMemory::Access access(memory_);
     std::memcpy(to, from, bytes);
+    if (traffic_) (memory_.holds(to) ? traffic_->in : traffic_->out) += bytes;
   }
   void finish(gpu::Ticket ticket) {
     const std::string wrong = pinned_.finish(ticket);
     if (!wrong.empty()) report({ErrorCode::kInternal, wrong, kName, ""});
   }
 
+  struct Copy {
+    Device::CopyMark mark;
+    void* host;
+    const void* device;
+    size_t bytes;
+  };
+
   PinnedMemory pinned_;
   mutable DeviceMemory memory_;
   mutable EmulatedStream stream_;
+  const std::shared_ptr<Traffic> traffic_;
   gpu::DeviceProperties properties_;
   mutable std::mutex mutex_;
   std::optional<Error> failure_;
+  std::deque<Copy> copies_;  // beside the work, that nobody has waited for
+  Device::CopyMark last_copy_ = 0;
 };
 
 /// A pointer to memory of the process, as far as eight bytes can tell. Numbers that happen to lie

@@ -23,8 +23,8 @@ class PinnedMemory {
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) const;
   bool holds(const void* data, size_t bytes) const { return kept_->holds(data, bytes); }
 
-  /// A copy out of `data` has been started.
-  gpu::Ticket started(const void* data, size_t bytes);
+  /// A copy out of `data` has been started. `anywhere`: it need not be pinned, here or at all.
+  gpu::Ticket started(const void* data, size_t bytes, bool anywhere = false);
   /// Copies up to the ticket are done. Empty, or what their sources suffered meanwhile.
   std::string finish(gpu::Ticket ticket);
   std::string finish_all() { return finish(~gpu::Ticket{0}); }
@@ -41,6 +41,7 @@ class PinnedMemory {
     const void* data;
     size_t bytes;
     uint64_t seen;  ///< a hash of the bytes
+    bool anywhere;
   };
 
   const std::shared_ptr<Kept> kept_;

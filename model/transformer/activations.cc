@@ -28,7 +28,8 @@ class Carver {
 
 size_t compute_bytes(Precision precision) { return precision == Precision::kFloat32 ? 4 : 2; }
 
-ActivationPlan::ActivationPlan(const ModelConfig& config, Precision precision, int max_rows) {
+ActivationPlan::ActivationPlan(const ModelConfig& config, Precision precision, int max_rows,
+                               Recompute recompute) {
   Carver carver;
   const size_t rows = static_cast<size_t>(max_rows);
   const size_t narrow = compute_bytes(precision);
@@ -41,10 +42,16 @@ ActivationPlan::ActivationPlan(const ModelConfig& config, Precision precision, i
   const int hidden = config.hidden_size, attention = config.heads * config.head_dim;
   const int slope_parts = config.mlp == MlpKind::kSwiGlu ? 2 : 1;
   int widest = 0;
+  for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));
+  const bool shared_layers = recompute == Recompute::kLayer;
   for (int l = 0; l < config.layers; ++l) {
-    const int width = config.mlp_width(l);
-    widest = std::max(widest, width);
     LayerActivations& a = layers.emplace_back();
+    if (shared_layers && l > 0) {
+      a = layers.front();
+      a.input = floats(hidden);
+      continue;
+    }
+    const int width = shared_layers ? widest : config.mlp_width(l);
     a.input = floats(hidden);
     a.stats1 = floats(2);
     a.normed1 = compute(hidden);
@@ -62,6 +69,7 @@ ActivationPlan::ActivationPlan(const ModelConfig& config, Precision precision, i
   output = floats(hidden);
   output_stats = floats(2);
   normed = compute(hidden);
+  losses = carver.take(rows, sizeof(double));
   dresidual = floats(hidden);
   dresidual_compute = compute(hidden);
   dnormed = floats(hidden);

@@ -7,6 +7,7 @@
 
 #include "model/config.h"
 #include "model/train_ops.h"
+#include "model/trainable.h"
 
 namespace fastserve {
 
@@ -31,14 +32,17 @@ struct LayerActivations {
 };
 
 /// The plan for `max_rows` tokens. Gradients of activations share memory where their lives do not
-/// overlap: the classifier's with the MLP's with attention's.
+/// overlap: the classifier's with the MLP's with attention's. Where layers are recomputed all share
+/// one place for everything but their input.
 struct ActivationPlan {
-  ActivationPlan(const ModelConfig& config, Precision precision, int max_rows);
+  ActivationPlan(const ModelConfig& config, Precision precision, int max_rows,
+                 Recompute recompute = Recompute::kNone);
 
   std::vector<LayerActivations> layers;
   size_t output = 0;        ///< float [rows, hidden]: the residual stream after the last layer
   size_t output_stats = 0;  ///< float [rows, 2]
   size_t normed = 0;        ///< compute [rows, hidden]: what the classifier sees
+  size_t losses = 0;        ///< double [rows]
 
   size_t dresidual = 0;          ///< float [rows, hidden]
   size_t dresidual_compute = 0;  ///< its compute copy

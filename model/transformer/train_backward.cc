@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <utility>
 
 #include "model/transformer/train_pass.h"
 
@@ -14,6 +14,7 @@ void TransformerPass::backward(const TrainWeights& weights, float* grad, PassFlo
                 plan_.output_stats, /*accumulate=*/false, config_.layers == 0, grad);
   written(layout_.final_norm().offset);
   for (int l = config_.layers - 1; l >= 0; --l) {
+    recompute(weights, l);
     mlp_backward(weights, l, grad);
     written(layout_.layer(l).norm2.offset);
     attention_backward(weights, l, grad);
@@ -29,11 +30,18 @@ void TransformerPass::backward(const TrainWeights& weights, float* grad, PassFlo
   written(0);
 }
 
+/// What the layer left behind is lost, unless it was the last to go forward.
+void TransformerPass::recompute(const TrainWeights& weights, int layer) {
+  if (recompute_ == Recompute::kNone || layer + 1 == config_.layers) return;
+  const Tap tap = std::exchange(tap_, {});  // which has seen it
+  attention_forward(weights, layer, /*train=*/true);
+  mlp_up(weights, layer, /*train=*/true);
+  tap_ = tap;
+}
+
 void TransformerPass::zero_gradients(float* grad) {
   for (const Zeroed& range : zeroed_)
-    for (size_t done = 0; done < range.size; done += zeros_.size())
-      device_.copy_in(grad + range.offset + done, zeros_.data(),
-                      std::min(zeros_.size(), range.size - done) * sizeof(float));
+    device_.fill_zero(grad + range.offset, range.size * sizeof(float));
 }
 
 void TransformerPass::weight_gradient(const Block& weight, const Block& bias, size_t dy, int dy_ld,

@@ -9,12 +9,13 @@ namespace fastserve {
 
 Result<std::unique_ptr<TrainPass>> TrainPass::create(Device& device, TrainOps& ops,
                                                      const ModelConfig& config,
-                                                     const ParameterLayout& layout, int max_rows) {
-  return TransformerPass::make(device, ops, config, layout, max_rows);
+                                                     const ParameterLayout& layout, int max_rows,
+                                                     Recompute recompute) {
+  return TransformerPass::make(device, ops, config, layout, max_rows, recompute);
 }
 
 TrainMemory TrainPass::estimate(const ModelConfig& config, const ParameterLayout& layout,
-                                Precision precision, int max_rows) {
+                                Precision precision, int max_rows, Recompute recompute) {
   TrainMemory memory;
   memory.masters = layout.elements() * sizeof(float);
   // Panels of 64 columns for each direction. Half may be computed in float, so count it as float.
@@ -28,18 +29,19 @@ TrainMemory TrainPass::estimate(const ModelConfig& config, const ParameterLayout
     for (const Block* block : {&b.qkv, &b.output, &b.up, &b.down}) matrix(*block);
   }
   matrix(layout.head());
-  memory.activations = ActivationPlan(config, precision, max_rows).bytes;
+  memory.activations = ActivationPlan(config, precision, max_rows, recompute).bytes;
   return memory;
 }
 
 Result<std::unique_ptr<TrainPass>> TransformerPass::make(Device& device, TrainOps& ops,
                                                          const ModelConfig& config,
                                                          const ParameterLayout& layout,
-                                                         int max_rows) {
+                                                         int max_rows, Recompute recompute) {
   if (max_rows <= 0)
     return Error{ErrorCode::kInvalidArgument, "a microbatch needs at least one token", "max_rows",
                  "raise the batch size"};
-  std::unique_ptr<TransformerPass> pass(new TransformerPass(device, ops, config, layout, max_rows));
+  std::unique_ptr<TransformerPass> pass(
+      new TransformerPass(device, ops, config, layout, max_rows, recompute));
   FS_ASSIGN(pass->memory_, device.allocate(pass->plan_.bytes));
   pass->base_ = static_cast<std::byte*>(pass->memory_->data());
   if (config.rope) {
@@ -52,14 +54,14 @@ Result<std::unique_ptr<TrainPass>> TransformerPass::make(Device& device, TrainOp
 }
 
 TransformerPass::TransformerPass(Device& device, TrainOps& ops, const ModelConfig& config,
-                                 const ParameterLayout& layout, int max_rows)
+                                 const ParameterLayout& layout, int max_rows, Recompute recompute)
     : device_(device),
       ops_(ops),
       config_(config),
       layout_(layout),
       max_rows_(max_rows),
-      plan_(config, ops.precision(), max_rows),
-      zeros_(16384),
+      recompute_(recompute),
+      plan_(config, ops.precision(), max_rows, recompute),
       positions_(static_cast<size_t>(max_rows)),
       losses_(static_cast<size_t>(max_rows)) {
   find_zeroed();
@@ -131,9 +133,9 @@ double TransformerPass::run(const TrainWeights& weights, const Microbatch& batch
   if (!may_read(layout_.elements())) return 0;
   norm_forward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output, plan_.normed,
                plan_.output_stats);
-  const double loss = classify(weights, scale, train, token_losses);
+  classify(weights, scale, train);
   if (train) backward(weights, grad, flow);
-  return loss;
+  return take_losses(token_losses);  // at the end, since it waits for the device
 }
 
 void TransformerPass::norm_forward(const TrainWeights& weights, const Block& weight,
@@ -206,24 +208,30 @@ void TransformerPass::attention_forward(const TrainWeights& weights, int layer, 
                        .slope = nullptr});
 }
 
-void TransformerPass::mlp_forward(const TrainWeights& weights, int layer, bool train) {
+void TransformerPass::mlp_up(const TrainWeights& weights, int layer, bool train) {
   const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
   const LayerBlocks& b = layout_.layer(layer);
-  const int hidden = config_.hidden_size, width = config_.mlp_width(layer);
-  const bool last = layer + 1 == config_.layers;
   norm_forward(weights, b.norm2, b.norm2_bias, a.middle, a.normed2, a.stats2);
   if (tap_) tap(b.up, a.normed2);
   ops_.matmul_forward({.weight = &weights.matrix(b.up),
                        .x = at(a.normed2),
                        .rows = rows_,
-                       .x_ld = hidden,
+                       .x_ld = config_.hidden_size,
                        .bias = weights.at(b.up_bias),
                        .epilogue = config_.mlp == MlpKind::kSwiGlu ? MatmulEpilogue::kSwiGlu
                                                                    : MatmulEpilogue::kGelu,
                        .out = at(a.gated),
-                       .out_ld = width,
+                       .out_ld = config_.mlp_width(layer),
                        .residual = nullptr,
                        .slope = train ? at(a.slope) : nullptr});
+}
+
+void TransformerPass::mlp_forward(const TrainWeights& weights, int layer, bool train) {
+  mlp_up(weights, layer, train);
+  const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
+  const LayerBlocks& b = layout_.layer(layer);
+  const int hidden = config_.hidden_size, width = config_.mlp_width(layer);
+  const bool last = layer + 1 == config_.layers;
   if (tap_) tap(b.down, a.gated);
   ops_.matmul_forward(
       {.weight = &weights.matrix(b.down),
@@ -238,17 +246,20 @@ void TransformerPass::mlp_forward(const TrainWeights& weights, int layer, bool t
        .slope = nullptr});
 }
 
-double TransformerPass::classify(const TrainWeights& weights, float scale, bool train,
-                                 std::span<double> token_losses) {
+void TransformerPass::classify(const TrainWeights& weights, float scale, bool train) {
   if (tap_) tap(layout_.head(), plan_.normed);
   ops_.classifier_loss({.head = &weights.matrix(layout_.head()),
                         .x = at(plan_.normed),
                         .rows = rows_,
                         .targets = targets_,
-                        .losses = losses_.data(),
+                        .losses = at<double>(plan_.losses),
                         .dlogits = train ? at(plan_.dlogits) : nullptr,
                         .dlogits_ld = plan_.classifier_ld,
                         .scale = scale});
+}
+
+double TransformerPass::take_losses(std::span<double> token_losses) {
+  device_.copy_out(losses_.data(), at(plan_.losses), tokens_.size() * sizeof(double));
   double sum = 0;
   for (size_t r = 0; r < tokens_.size(); ++r) sum += losses_[r];
   if (!token_losses.empty()) {

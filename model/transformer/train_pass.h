@@ -12,7 +12,8 @@ class TransformerPass final : public TrainPass {
  public:
   static Result<std::unique_ptr<TrainPass>> make(Device& device, TrainOps& ops,
                                                  const ModelConfig& config,
-                                                 const ParameterLayout& layout, int max_rows);
+                                                 const ParameterLayout& layout, int max_rows,
+                                                 Recompute recompute);
 
   double run(const TrainWeights& weights, const Microbatch& batch, float scale, float* grad,
              std::span<double> token_losses, PassFlow* flow) override;
@@ -27,7 +28,7 @@ class TransformerPass final : public TrainPass {
   };
 
   TransformerPass(Device& device, TrainOps& ops, const ModelConfig& config,
-                  const ParameterLayout& layout, int max_rows);
+                  const ParameterLayout& layout, int max_rows, Recompute recompute);
   void find_zeroed();
   void take_batch(const Microbatch& batch);
 
@@ -39,16 +40,18 @@ class TransformerPass final : public TrainPass {
   // Forward, train_pass.cc.
   void attention_forward(const TrainWeights& weights, int layer, bool train);
   void mlp_forward(const TrainWeights& weights, int layer, bool train);
+  void mlp_up(const TrainWeights& weights, int layer, bool train);
   void norm_forward(const TrainWeights& weights, const Block& weight, const Block& bias, size_t in,
                     size_t out, size_t stats);
-  double classify(const TrainWeights& weights, float scale, bool train,
-                  std::span<double> token_losses);
+  void classify(const TrainWeights& weights, float scale, bool train);
+  double take_losses(std::span<double> token_losses);
   void tap(const Block& block, size_t input);
   RotaryForward rotary(const TrainWeights& weights, int layer) const;
   AttentionForward attention(int layer, bool train) const;
 
   // Backward, train_backward.cc.
   void backward(const TrainWeights& weights, float* grad, PassFlow* flow);
+  void recompute(const TrainWeights& weights, int layer);
   void zero_gradients(float* grad);
   void classifier_backward(const TrainWeights& weights, float* grad);
   void mlp_backward(const TrainWeights& weights, int layer, float* grad);
@@ -76,12 +79,12 @@ class TransformerPass final : public TrainPass {
   const ModelConfig config_;
   const ParameterLayout layout_;
   const int max_rows_;
+  const Recompute recompute_;
   const ActivationPlan plan_;
   std::unique_ptr<DeviceBuffer> memory_, rope_memory_;
   std::byte* base_ = nullptr;
   const float* rope_table_ = nullptr;
   std::vector<Zeroed> zeroed_;  ///< ranges of the gradient that no weight_gradient() overwrites
-  std::vector<float> zeros_;
   Tap tap_;
 
   // The microbatch at hand.

@@ -32,15 +32,21 @@ inline Outputs run_loss(TrainOps& ops, const LossShape& s) {
   const int ld = (s.vocab + 63) / 64 * 64;
   const size_t rows = static_cast<size_t>(s.rows);
   Array dlogits = unwritten_compute(precision, reference::at(s.rows, ld));
-  std::vector<double> losses(rows, 77), alone(rows, 77);
+  Array losses(rows, sizeof(double)), alone(rows, sizeof(double));
+  const auto doubles = [](Array& array) { return static_cast<double*>(array.data()); };
+  const auto values = [&](Array& array) {
+    return std::vector<double>(doubles(array), doubles(array) + array.size());
+  };
+  std::fill_n(doubles(losses), rows, 77.0);
+  std::fill_n(doubles(alone), rows, 77.0);
   // A scale that fp16 holds: probabilities of a large vocabulary are subnormal in half without one.
   const float scale = 512.0f / static_cast<float>(s.rows);
   ops.classifier_loss(
-      {head.get(), x.data(), s.rows, targets, losses.data(), dlogits.data(), ld, scale});
-  ops.classifier_loss({head.get(), x.data(), s.rows, targets, alone.data(), nullptr, ld, scale});
+      {head.get(), x.data(), s.rows, targets, doubles(losses), dlogits.data(), ld, scale});
+  ops.classifier_loss({head.get(), x.data(), s.rows, targets, doubles(alone), nullptr, ld, scale});
   const double terms = (s.in + s.vocab) * s.spread * s.spread;
-  return {double_output("losses", losses, terms, s.spread),
-          double_output("losses alone", alone, terms, s.spread),
+  return {double_output("losses", values(losses), terms, s.spread),
+          double_output("losses alone", values(alone), terms, s.spread),
           compute_output("dlogits", precision, dlogits, terms)};
 }
 
@@ -75,7 +81,16 @@ inline Outputs run_add(TrainOps& ops, const FlatShape& s) {
 inline Outputs run_sum_squares(TrainOps& ops, const FlatShape& s) {
   Rng rng(44);
   Array x = random_floats(rng, s.n, 1e-3);
-  return {double_output("sum of squares", {ops.sum_squares(x.floats(), s.n)}, 1)};
+  const double whole = ops.sum_squares(x.floats(), s.n);
+  const size_t half = s.n / 2;
+  const FloatRun runs[] = {
+      {x.floats(), half}, {x.floats(), s.n}, {x.floats(), 0}, {x.floats() + half, s.n - half}};
+  std::vector<double> sums(4, 77);
+  ops.sums_of_squares(runs, sums);
+  CHECK(sums[0] == ops.sum_squares(x.floats(), half));
+  CHECK(sums[1] == whole);
+  CHECK(sums[2] == 0);
+  return {double_output("sum of squares", {whole, sums[3]}, 1)};
 }
 
 }  // namespace fastserve::harness::loss_cases

@@ -77,6 +77,14 @@ struct Work {
     }
     ops->add(floats, floats + 4096, floats + 8192, 4096);
     ops->sum_squares(floats, 4096);
+    const FloatRun runs[] = {{floats, 4096}, {floats + 8192, 100}};
+    std::vector<double> sums(2);
+    ops->sums_of_squares(runs, sums);
+    device->copy_in_beside(floats, host.data(), 4096);
+    const Device::CopyMark first = device->copy_out_beside(host.data(), floats, 4096);
+    device->copy_out_beside(host.data() + 1024, floats + 1024, 4096);
+    device->wait_for(first);
+    device->fill_zero(floats, 4096);
     decode = device->make_decode_ops();
     FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
     FS_TRY(run_graph(floats));

@@ -298,6 +298,44 @@ TEST_CASE("tiles cover every parameter once, in order, and repacking them follow
   }
 }
 
+TEST_CASE("a pass that computes its layers again gives the same bits in less memory") {
+  const auto device = fast_device();
+  for (const Architecture architecture : kArchitectures)
+    for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
+      CAPTURE(architecture_name(architecture));
+      ModelConfig config = tiny_config(architecture);
+      config.layers = 4;
+      config.intermediate_sizes = {20, 13, 9, 20};
+      const Microbatch batch = tiny_batch(config, {17, 1, 9}, 5);
+      TinyTrainer kept(*device, config, precision, 30), again(*device, config, precision, 30);
+      again.pass =
+          TrainPass::create(*device, *again.ops, config, again.layout, 30, Recompute::kLayer)
+              .value();
+      CHECK(again.gradient(batch) == kept.gradient(batch));
+      CHECK(again.loss == kept.loss);
+      for (int l = 0; l <= config.layers; ++l) CHECK(again.pass->hidden(l) == kept.pass->hidden(l));
+      CHECK(again.pass->logits(*again.weights) == kept.pass->logits(*kept.weights));
+      CHECK(again.pass->bytes() * 3 < kept.pass->bytes() * 2);
+    }
+}
+
+TEST_CASE("a layer that is computed again is shown to the tap once") {
+  const auto device = fast_device();
+  const ModelConfig config = tiny_config(Architecture::kLlama);
+  TinyTrainer trainer(*device, config, Precision::kFloat32, 30);
+  std::map<std::string, int> seen[2];
+  for (const bool again : {false, true}) {
+    trainer.pass = TrainPass::create(*device, *trainer.ops, config, trainer.layout, 30,
+                                     again ? Recompute::kLayer : Recompute::kNone)
+                       .value();
+    trainer.pass->set_tap(
+        [&](std::string_view name, const float*, int, int) { seen[again][std::string(name)]++; });
+    trainer.gradient(tiny_batch(config, {5}, 5));
+  }
+  CHECK(seen[0] == seen[1]);
+  CHECK(seen[0].size() > 4);
+}
+
 TEST_CASE("the memory estimate is what a pass then holds") {
   const auto device = fast_device();
   for (const Architecture architecture : kArchitectures)
@@ -307,6 +345,12 @@ TEST_CASE("the memory estimate is what a pass then holds") {
         const TrainMemory memory =
             TrainPass::estimate(trainer.config, trainer.layout, precision, rows);
         CHECK(memory.activations == trainer.pass->bytes());
+        trainer.pass = TrainPass::create(*device, *trainer.ops, trainer.config, trainer.layout,
+                                         rows, Recompute::kLayer)
+                           .value();
+        CHECK(
+            TrainPass::estimate(trainer.config, trainer.layout, precision, rows, Recompute::kLayer)
+                .activations == trainer.pass->bytes());
         CHECK(memory.masters == trainer.layout.elements() * 4);
         CHECK(memory.packed > 0);
       }

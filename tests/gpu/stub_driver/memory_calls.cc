@@ -104,6 +104,10 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return forget(state().events, event, stub_driver::enter(__func__));
 }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+  STUB_CALL();
+  return outside_capture();
+}
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
   STUB_CALL();
   return cudaSuccess;
