@@ -18,8 +18,12 @@ class GpuBuffer final : public DeviceBuffer {
 
 class GpuDevice final : public Device {
  public:
-  GpuDevice(std::unique_ptr<Runtime> runtime, std::unique_ptr<MatmulEngine> fast)
-      : runtime_(std::move(runtime)), fast_(std::move(fast)), mma_(make_mma_engine(*runtime_)) {
+  GpuDevice(std::unique_ptr<Runtime> runtime, std::unique_ptr<MatmulEngine> fast,
+            std::unique_ptr<AttentionEngine> attention)
+      : runtime_(std::move(runtime)),
+        fast_(std::move(fast)),
+        mma_(make_mma_engine(*runtime_)),
+        attention_(std::move(attention)) {
     if (fast_) engines_.push_back(fast_.get());
     engines_.push_back(mma_.get());
   }
@@ -33,6 +37,7 @@ class GpuDevice final : public Device {
     std::string id =
         "gpu/" + p.name + "/" + std::to_string(p.major) + "." + std::to_string(p.minor);
     for (const MatmulEngine* engine : engines_) id.append("/").append(engine->name());
+    if (attention_) id.append("/").append(attention_->name());
     return id;
   }
   Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) override {
@@ -68,21 +73,23 @@ class GpuDevice final : public Device {
   std::unique_ptr<DeviceGraph> end_capture() override { return runtime_->end_capture(); }
   void launch(DeviceGraph& graph) override { runtime_->launch(graph); }
   std::unique_ptr<TrainOps> make_train_ops(Precision precision) override {
-    return gpu::make_train_ops(*runtime_, engines_, precision);
+    return gpu::make_train_ops(*runtime_, engines_, attention_.get(), precision);
   }
   std::unique_ptr<DecodeOps> make_decode_ops() override { return gpu::make_decode_ops(*runtime_); }
 
  private:
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<MatmulEngine> fast_, mma_;
+  std::unique_ptr<AttentionEngine> attention_;
   std::vector<MatmulEngine*> engines_;
 };
 
 }  // namespace
 
 std::unique_ptr<Device> make_gpu_device(std::unique_ptr<Runtime> runtime,
-                                        std::unique_ptr<MatmulEngine> fast) {
-  return std::make_unique<GpuDevice>(std::move(runtime), std::move(fast));
+                                        std::unique_ptr<MatmulEngine> fast,
+                                        std::unique_ptr<AttentionEngine> attention) {
+  return std::make_unique<GpuDevice>(std::move(runtime), std::move(fast), std::move(attention));
 }
 
 }  // namespace fastserve::gpu

@@ -1,4 +1,5 @@
 // Attention of packed sequences: flash kernels where the shape allows, plain ones elsewhere.
+#include "gpu/kernels/attention_stats.cuh"
 #include "gpu/kernels/flash_backward.cuh"
 #include "gpu/kernels/flash_forward.cuh"
 #include "gpu/kernels/plain_attention.cuh"
@@ -123,8 +124,17 @@ void flash_backward_on(TrainState& state, AttentionArguments arguments,
 
 }  // namespace
 
+void store_log_sums(Runtime& runtime, const float* log_sums, int sequences, int tokens, int heads,
+                    float* stats) {
+  const size_t items = at(sequences, tokens) * static_cast<size_t>(heads);
+  launch(runtime, {"log_sums_to_stats", {blocks_for(items, kLogSumThreads)}, {kLogSumThreads}},
+         log_sums_to_stats, log_sums, sequences, tokens, heads, stats);
+}
+
 void attention_forward(TrainState& state, const AttentionForward& op) {
   if (op.starts.back() == 0) return;
+  if (state.attention != nullptr && state.attention->supports(op, state.precision))
+    return state.attention->forward(op, state.precision);
   if (flash_takes(state, op, false)) return flash_forward_on(state, op);
   FS_CHECK(op.shape.head_dim <= kPlainMaxDim);
   const std::vector<int32_t> sequence_of = sequence_of_rows(op.starts);

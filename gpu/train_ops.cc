@@ -57,8 +57,9 @@ AdamWArguments adamw_arguments(const AdamW& op) {
 
 class GpuTrainOps final : public TrainOps {
  public:
-  GpuTrainOps(Runtime& runtime, std::span<MatmulEngine* const> engines, Precision precision)
-      : state_(runtime, engines, precision), runtime_(runtime), reductions_(runtime) {}
+  GpuTrainOps(Runtime& runtime, std::span<MatmulEngine* const> engines, AttentionEngine* attention,
+              Precision precision)
+      : state_(runtime, engines, precision, attention), runtime_(runtime), reductions_(runtime) {}
 
   Precision precision() const override { return state_.precision; }
 
@@ -303,8 +304,8 @@ void GpuTrainOps::sums_of_squares(std::span<const FloatRun> runs, std::span<doub
 }  // namespace
 
 std::unique_ptr<TrainOps> make_train_ops(Runtime& runtime, std::span<MatmulEngine* const> engines,
-                                         Precision precision) {
-  return std::make_unique<GpuTrainOps>(runtime, engines, precision);
+                                         AttentionEngine* attention, Precision precision) {
+  return std::make_unique<GpuTrainOps>(runtime, engines, attention, precision);
 }
 
 void adamw_with_copy(Runtime& runtime, const AdamW& op, BFloat16* copy, uint64_t seed,

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "gpu/attention_engine.h"
 #include "gpu/launch.h"
 #include "gpu/matmul_engine.h"
 #include "gpu/workspace.h"
@@ -30,10 +31,16 @@ class GpuMatrix final : public TrainMatrix {
 
 /// The runtime and the scratch of one TrainOps.
 struct TrainState {
-  TrainState(Runtime& on, std::span<MatmulEngine* const> by, Precision in)
-      : runtime(on), engines(by.begin(), by.end()), precision(in), workspace(on) {}
+  TrainState(Runtime& on, std::span<MatmulEngine* const> by, Precision in,
+             AttentionEngine* attends = nullptr)
+      : runtime(on),
+        engines(by.begin(), by.end()),
+        attention(attends),
+        precision(in),
+        workspace(on) {}
   Runtime& runtime;
   std::vector<MatmulEngine*> engines;
+  AttentionEngine* attention;  ///< or null
   Precision precision;
   Workspace workspace;
 

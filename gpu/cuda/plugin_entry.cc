@@ -1,5 +1,6 @@
 // The plugin's one visible symbol, and what stands behind it.
 #include "gpu/cuda/cublaslt_engine.h"
+#include "gpu/cuda/cudnn_attention.h"
 #include "gpu/cuda/device_runtime.h"
 #include "gpu/cuda/driver.h"
 #include "gpu/cuda/libraries.h"
@@ -34,12 +35,20 @@ class CudaPlugin final : public GpuPlugin {
       else if (engine.error().code != ErrorCode::kUnsupported)
         return engine.error();
     }
-    return make_gpu_device(std::move(runtime), std::move(fast));
+    std::unique_ptr<AttentionEngine> attention;
+    if (const auto& library = cudnn(); library.table != nullptr)
+      attention = make_measured_attention(
+          make_cudnn_attention(*library.table, library.found.version, *runtime), *runtime, plans,
+          common_attention_kinds(), clock_);
+    return make_gpu_device(std::move(runtime), std::move(fast), std::move(attention));
   }
 
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const override {
     return allocate_shared_memory(bytes);
   }
+
+ private:
+  const SystemClock clock_;
 };
 
 const GpuPlugin& plugin() {

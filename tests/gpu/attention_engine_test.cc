@@ -1,0 +1,178 @@
+// A library's attention behind the narrow interface: when it is asked, and what it must leave.
+#include "gpu/attention_engine.h"
+
+#include <unistd.h>
+
+#include <deque>
+
+#include "gpu/kernels/attention.cuh"
+#include "gpu/train_state.h"
+#include "tests/cpu/attention_cases.h"
+#include "tests/gpu/gpu_tests.h"
+
+namespace fastserve::harness {
+namespace {
+
+using gpu::AttentionEngine;
+using gpu::AttentionKind;
+
+struct Calls {
+  int forward = 0;
+  bool fails = false;
+};
+
+/// Stands for a library: our kernels' answer, with statistics as a library leaves them.
+class StandIn final : public AttentionEngine {
+ public:
+  StandIn(gpu::Runtime& runtime, Calls& calls, std::string name = "stand-in-1")
+      : runtime_(runtime), calls_(calls), name_(std::move(name)) {}
+  std::string name() override { return name_; }
+  bool supports(const AttentionForward& op, Precision precision) override {
+    return precision != Precision::kFloat32 && op.window == 0;
+  }
+  void forward(const AttentionForward& op, Precision precision) override {
+    calls_.forward++;
+    if (calls_.fails) return runtime_.report({ErrorCode::kInternal, "cannot", "a stand-in", ""});
+    const int rows = op.starts.back(), heads = op.shape.heads, tokens = op.starts[1];
+    std::vector<float> stats(size_t(heads) * size_t(rows) * 2), sums(size_t(heads) * size_t(rows));
+    AttentionForward ours = op;
+    ours.stats = stats.data();
+    gpu::TrainState own(runtime_, {}, precision);
+    gpu::attention_forward(own, ours);
+    for (int row = 0; row < rows; row++)
+      for (int h = 0; h < heads; h++)
+        sums[size_t((row / tokens * heads + h) * tokens + row % tokens)] =
+            stats[2 * size_t(h * rows + row)] / gpu::kLog2E;
+    if (op.stats != nullptr)
+      gpu::store_log_sums(runtime_, sums.data(), rows / tokens, tokens, heads, op.stats);
+  }
+
+ private:
+  gpu::Runtime& runtime_;
+  Calls& calls_;
+  const std::string name_;
+};
+
+/// Says what it was told to say, one after another.
+class ScriptedClock final : public Clock {
+ public:
+  explicit ScriptedClock(std::deque<int64_t> times) : times_(std::move(times)) {}
+  Nanoseconds now() const override {
+    REQUIRE_FALSE(times_.empty());
+    const Nanoseconds now(times_.front());
+    times_.pop_front();
+    return now;
+  }
+  int64_t unix_seconds() const override { return 0; }
+  bool done() const { return times_.empty(); }
+
+ private:
+  mutable std::deque<int64_t> times_;
+};
+
+const std::vector<AttentionKind> kShortAndLong = {{16, 8, 8, 2, 1}, {16, 64, 12, 1, 2}};
+
+struct PlanFolder {
+  PlanFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~PlanFolder() { std::filesystem::remove_all(path); }
+  Path path;
+};
+
+}  // namespace
+
+TEST_CASE("attention by an engine leaves what our way back needs") {
+  Calls calls;
+  auto runtime = simt::make_emulated_runtime();
+  auto engine = std::make_unique<StandIn>(*runtime, calls);
+  const auto with = gpu::make_gpu_device(std::move(runtime), nullptr, std::move(engine));
+  const auto without = emulated_gpu();
+  CHECK(with->numerics_id() == without->numerics_id() + "/stand-in-1");
+  const attention_cases::AttentionShape shape{{4, 2, 16}, {7, 7, 7}, 0};
+  const auto run = [&](Device& device) {
+    const auto ops = device.make_train_ops(Precision::kBFloat16);
+    Outputs outputs = attention_cases::run_attention(*ops, shape);
+    const Status status = device.sync();
+    CHECK_MESSAGE(status.ok(), status.error().message());
+    return outputs;
+  };
+  const Outputs ours = run(*without), theirs = run(*with);
+  CHECK(calls.forward > 0);
+  compare("attention through an engine", Precision::kBFloat16, ours, theirs);
+  // What it does not take is ours.
+  const int before = calls.forward;
+  const attention_cases::AttentionShape windowed{{4, 2, 16}, {7, 7, 7}, 3};
+  attention_cases::run_attention(*with->make_train_ops(Precision::kBFloat16), windowed);
+  CHECK(calls.forward == before);
+}
+
+TEST_CASE("an engine is used for the kinds that it was faster at, and the name says which") {
+  PlanFolder folder;
+  Calls calls;
+  const auto runtime = simt::make_emulated_runtime();
+  // Ours, then theirs, for each kind: begin and end.
+  ScriptedClock clock({0, 100, 200, 250, 0, 100, 200, 400});
+  const auto measured = [&](const char* name, const Clock& by) {
+    return gpu::make_measured_attention(std::make_unique<StandIn>(*runtime, calls, name), *runtime,
+                                        folder.path, kShortAndLong, by);
+  };
+  const auto chosen = measured("stand-in-1", clock);
+  CHECK(chosen->name() == "stand-in-1:10");
+  CHECK(clock.done());
+  const auto takes = [&](AttentionEngine& engine, int tokens, int head_dim) {
+    const std::vector<int32_t> starts = {0, tokens};
+    AttentionForward op{};
+    op.shape = {2, 2, head_dim};
+    op.starts = starts;
+    return engine.supports(op, Precision::kBFloat16);
+  };
+  CHECK(takes(*chosen, 8, 16));
+  CHECK_FALSE(takes(*chosen, 9, 16));
+  CHECK_FALSE(takes(*chosen, 65, 16));
+  CHECK_FALSE(takes(*chosen, 8, 32));
+  const int runs = calls.forward;
+  const ScriptedClock never({});
+  const auto again = measured("stand-in-1", never);
+  CHECK(again->name() == "stand-in-1:10");
+  CHECK(takes(*again, 8, 16));
+  CHECK(calls.forward == runs);
+  ScriptedClock other({0, 100, 200, 400, 0, 100, 200, 201});
+  CHECK(measured("stand-in-2", other)->name() == "stand-in-2:01");
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE(
+    "an engine that fails, or does not know a kind, is not chosen, and nothing else suffers") {
+  Calls calls;
+  calls.fails = true;
+  const auto runtime = simt::make_emulated_runtime();
+  const ScriptedClock clock({0, 100, 0, 100});
+  const auto engine = gpu::make_measured_attention(std::make_unique<StandIn>(*runtime, calls),
+                                                   *runtime, {}, kShortAndLong, clock);
+  CHECK(engine->name() == "stand-in-1:00");
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("without room on the card to measure in, our kernels are used, and it is tried again") {
+  PlanFolder folder;
+  Calls calls;
+  const std::vector<AttentionKind> kinds = {{16, 8, 8, 64, 2}};
+  simt::Options small;
+  small.memory = 16 << 10;
+  const auto cramped = simt::make_emulated_runtime(small);
+  const ScriptedClock never({});
+  CHECK(gpu::make_measured_attention(std::make_unique<StandIn>(*cramped, calls), *cramped,
+                                     folder.path, kinds, never)
+            ->name() == "stand-in-1:0");
+  CHECK(cramped->sync().ok());
+  const auto roomy = simt::make_emulated_runtime();
+  const ScriptedClock clock({0, 100, 200, 250});
+  CHECK(gpu::make_measured_attention(std::make_unique<StandIn>(*roomy, calls), *roomy, folder.path,
+                                     kinds, clock)
+            ->name() == "stand-in-1:1");
+}
+
+}  // namespace fastserve::harness
