@@ -128,7 +128,9 @@ class Shell {
   }
   void carry_out(const KeepBest&) {
     if (parts_->weights) {
-      parts_->best = std::make_shared<const std::vector<float>>(parts_->weights());
+      auto weights = parts_->weights();
+      if (!weights.ok()) return carry_out(job().shard_failed(weights.error()));
+      parts_->best = std::make_shared<const std::vector<float>>(std::move(*weights));
       return;
     }
     // Every shard copies before it hears of the next step, and before it copies for a checkpoint.
@@ -175,10 +177,13 @@ class Shell {
     outcome.end = end;
     if (parts_->look_at_memory) parts_->look_at_memory();
     if (parts_->complete_outcome) parts_->complete_outcome(outcome);
-    if (parts_->weights)
-      outcome.weights = parts_->weights();
-    else if (last_ != nullptr)
+    if (parts_->weights) {
+      auto weights = parts_->weights();
+      if (!weights.ok()) return parts_->completion->set(weights.error());
+      outcome.weights = std::move(*weights);
+    } else if (last_ != nullptr) {
       outcome.weights = *last_;  // a job ends with a checkpoint
+    }
     if (parts_->best != nullptr) outcome.best_weights = *parts_->best;
     parts_->completion->set(std::move(outcome));
   }

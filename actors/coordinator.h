@@ -33,8 +33,9 @@ class Completion {
 /// What a coordinator drives. Filled in before it is told to Begin.
 struct CoordinatorParts {
   std::unique_ptr<TrainingJob> job;
-  /// The weights as they are; empty: they are on other nodes, and the shards are asked for copies.
-  std::function<std::vector<float>()> weights;
+  /// The weights as they are, or why a device does not give them; empty: they are on other nodes,
+  /// and the shards are asked for copies.
+  std::function<Result<std::vector<float>>()> weights;
   std::shared_ptr<const std::vector<float>> first_weights;  ///< those begun with, if on other nodes
   std::vector<TrainerActor> trainers;
   std::vector<ParameterServerActor> shards;

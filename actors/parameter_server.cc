@@ -19,6 +19,15 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
     });
     self->send(coordinator, ShardReady{id, step});
   };
+  // What a device got wrong must not be taken for an answer.
+  const auto answer = [=](const auto& ask) {
+    auto message = ask();
+    const Status status = shard->status();
+    if (status.ok())
+      self->send(coordinator, std::move(message));
+    else
+      self->send(coordinator, ShardFailed{status.error()});
+  };
   return {
       [=](PushGradient& push) {
         const auto added = shard->add(push.step, push.subtree, std::move(push.sum));
@@ -27,18 +36,13 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
         else if (!added.ok())
           self->send(coordinator, ShardFailed{added.error()});
         else if (*added == ParameterShard::Added::kComplete)
-          self->send(coordinator, Gathered{id, push.step, shard->squares()});
+          answer([&] { return Gathered{id, push.step, shard->squares()}; });
       },
       [=](const Apply& apply) { go_on(apply.order.step, [&] { shard->apply(apply.order); }); },
       [](const Close&) {},
       [=](const Skip& skip) { go_on(skip.step, [&] { shard->skip(skip.step); }); },
-      [=](const CopyState&) { self->send(coordinator, StateCopied{shard->snapshot()}); },
-      [=](const CopyWeights&) {
-        auto part = std::make_shared<ShardState>();
-        part->offset = shard->range().begin;
-        part->weights.assign(shard->weights().begin(), shard->weights().end());
-        self->send(coordinator, WeightsCopied{std::move(part)});
-      },
+      [=](const CopyState&) { answer([&] { return StateCopied{shard->snapshot()}; }); },
+      [=](const CopyWeights&) { answer([&] { return WeightsCopied{shard->weights_snapshot()}; }); },
       [=](const SendWeights& to) {
         if (parts.publish) parts.publish(shard->step(), shard->weights(), &to.peer);
       },

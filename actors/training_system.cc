@@ -10,6 +10,9 @@
 #include "actors/parameter_server.h"
 #include "actors/trainer.h"
 #include "cpu/cpu_device.h"
+#include "train/optimiser_place.h"
+#include "train/resident_backend.h"
+#include "train/split_backend.h"
 
 namespace fastserve {
 namespace {
@@ -29,7 +32,11 @@ struct TrainingSystem::State {
   ~State();
 
   Status open();
+  Status check_counts() const;
+  Status make_plan();
   Status open_backend();
+  Result<std::shared_ptr<TrainBackend>> make_backend();
+  Status place_weights();
   Status resume();
   Status check_data() const;
   Status start_actors();
@@ -39,6 +46,9 @@ struct TrainingSystem::State {
   Config config;
   SystemClock system_clock;
   TrainPlan plan;
+  std::unique_ptr<Device> device;          // with memory of its own; until the backend has it
+  bool resident = false;                   // the optimiser works there, too
+  Recompute recompute = Recompute::kNone;  // without such a device
   std::shared_ptr<TrainBackend> backend;
   std::unique_ptr<Sampler> sampler;
   std::unique_ptr<EvaluationPlan> evaluation;
@@ -85,9 +95,7 @@ Status TrainingSystem::State::open() {
   TrainSpec& spec = config.spec;
   FS_CHECK(config.dataset != nullptr);
   if (config.backend == nullptr) FS_TRY(spec.validate());
-  FS_TRY(check_count("trainers", config.placement.trainers));
-  FS_TRY(check_count("shards", config.placement.shards));
-  FS_TRY(check_count("lanes", config.placement.lanes));
+  FS_TRY(check_counts());
   FS_TRY(check_data());
   const uint64_t given = config.initial_weights.size() * sizeof(float);  // freed once copied
   const uint64_t held = process_memory();
@@ -98,14 +106,8 @@ Status TrainingSystem::State::open() {
   if (config.ledger) {
     FS_ASSIGN(ledger, LedgerFile::open(*config.ledger));
   }
-  if (config.make_host && config.placement.trainers == 0)
-    config.placement.trainers = 1;  // one for the device; of cores each may have its own
-  plan = plan_training(spec, config.placement, usable_cores());
-  spec.microbatches = plan.microbatches;
-  MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr);
-  if (config.make_host) need = need.beside_a_device(spec);
-  planned_memory = held - std::min(held, given) + need.total();
-  if (config.backend == nullptr) FS_TRY(check_memory(need, config.memory_limit));
+  FS_TRY(make_plan());
+  planned_memory += held - std::min(held, given);
   sampler = std::make_unique<Sampler>(config.dataset->train,
                                       Sampler::Shape{spec.block, plan.sequences, plan.microbatches},
                                       spec.seed);
@@ -115,6 +117,40 @@ Status TrainingSystem::State::open() {
                                                   spec.evaluate_sequences, plan.max_rows);
   FS_TRY(open_backend());
   return start_actors();
+}
+
+Status TrainingSystem::State::check_counts() const {
+  FS_TRY(check_count("trainers", config.placement.trainers));
+  FS_TRY(check_count("shards", config.placement.shards));
+  return check_count("lanes", config.placement.lanes);
+}
+
+Status TrainingSystem::State::make_plan() {
+  TrainSpec& spec = config.spec;
+  if (config.make_host) {
+    if (config.placement.trainers == 0)
+      config.placement.trainers = 1;  // one for the device; of cores each may have its own
+    FS_ASSIGN(device, config.make_device(1));
+    FS_CHECK(!device->host_memory());
+    FS_ASSIGN(const auto host, config.make_host(1));
+    const std::string before = resumed ? resumed->header.numerics_id : "";
+    FS_ASSIGN(resident, place_optimiser(*device, *host, before, usable_cores(), config.log, spec,
+                                        config.placement));
+  }
+  plan = plan_training(spec, config.placement, usable_cores());
+  spec.microbatches = plan.microbatches;
+  recompute = config.placement.recompute.value_or(Recompute::kNone);
+  const auto estimate = [&] {
+    const MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr, recompute);
+    return device != nullptr ? need.beside_a_device(spec, resident) : need;
+  };
+  planned_memory = estimate().total();
+  if (config.backend != nullptr) return {};
+  Status fits = check_memory(estimate(), config.memory_limit);
+  if (fits.ok() || device != nullptr || config.placement.recompute) return fits;
+  recompute = Recompute::kLayer;
+  planned_memory = estimate().total();
+  return check_memory(estimate(), config.memory_limit);
 }
 
 Status TrainingSystem::State::check_data() const {
@@ -149,15 +185,35 @@ Status TrainingSystem::State::resume() {
   return check_resumable(resumed->header, config.spec, config.dataset->fingerprint);
 }
 
-Status TrainingSystem::State::open_backend() {
-  backend = config.backend;
-  if (backend == nullptr) {
-    if (!config.make_device) {
-      FS_ASSIGN(config.make_device, cpu_devices());
-    }
-    FS_ASSIGN(backend, make_device_backend(config.spec.model, config.spec.precision,
-                                           config.make_device, config.make_host));
+Result<std::shared_ptr<TrainBackend>> TrainingSystem::State::make_backend() {
+  if (config.backend != nullptr) return config.backend;
+  if (!config.make_device) {
+    FS_ASSIGN(config.make_device, cpu_devices());
   }
+  const TrainSpec& spec = config.spec;
+  Result<std::unique_ptr<TrainBackend>> made =
+      resident ? make_resident_backend(spec.model, spec.precision, std::move(device), plan,
+                                       config.placement.recompute)
+      : device != nullptr
+          ? make_split_backend(spec.model, spec.precision, std::move(device), config.make_device,
+                               config.make_host, config.placement.recompute)
+          : make_device_backend(spec.model, spec.precision, config.make_device, {}, recompute);
+  if (!made.ok()) return made.error();
+  return std::shared_ptr<TrainBackend>(std::move(*made));
+}
+
+Status TrainingSystem::State::open_backend() {
+  FS_ASSIGN(backend, make_backend());
+  FS_TRY(place_weights());
+  if (resumed && resumed->header.numerics_id != backend->numerics_id())
+    config.log.warning(
+        fmt::format("the checkpoint was computed on {} and goes on on {}: the result "
+                    "is as good, but not the same bits",
+                    resumed->header.numerics_id, backend->numerics_id()));
+  return {};
+}
+
+Status TrainingSystem::State::place_weights() {
   const std::span<float> masters = backend->masters();
   const std::vector<float>& given = resumed ? resumed->weights : config.initial_weights;
   if (!given.empty()) {
@@ -166,20 +222,18 @@ Status TrainingSystem::State::open_backend() {
           ErrorCode::kInvalidArgument,
           fmt::format("holds {} weights, and the model has {}", given.size(), masters.size()),
           resumed ? resumed->path.string() : "initial weights", ""};
-    std::copy(given.begin(), given.end(), masters.begin());
+    backend->copy_in(masters.data(), given);
   } else {
     FS_CHECK(config.backend == nullptr);
-    initialise_parameters(config.spec.model, ParameterLayout(config.spec.model), config.spec.seed,
-                          masters);
+    const ParameterLayout layout(config.spec.model);
+    std::vector<float> fresh(backend->host_memory() ? 0 : masters.size());
+    initialise_parameters(config.spec.model, layout, config.spec.seed,
+                          backend->host_memory() ? masters : fresh);
+    if (!fresh.empty()) backend->copy_in(masters.data(), fresh);
   }
   config.initial_weights = {};
   backend->refresh_all();
-  if (resumed && resumed->header.numerics_id != backend->numerics_id())
-    config.log.warning(
-        fmt::format("the checkpoint was computed on {} and goes on on {}: the result "
-                    "is as good, but not the same bits",
-                    resumed->header.numerics_id, backend->numerics_id()));
-  return {};
+  return backend->sync();
 }
 
 std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const JobState& state,
@@ -198,9 +252,11 @@ std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const
   setup.clock = &clock();
   setup.cancel = config.cancel;
   driven->job = std::make_unique<TrainingJob>(std::move(setup), state);
-  driven->weights = [this] {
-    const auto masters = backend->masters();
-    return std::vector<float>(masters.begin(), masters.end());
+  driven->weights = [this]() -> Result<std::vector<float>> {
+    std::vector<float> weights(backend->elements());
+    backend->copy_out(weights, backend->masters().data());
+    FS_TRY(backend->sync());
+    return weights;
   };
   if (resumed && !resumed->best.empty())
     driven->best = std::make_shared<const std::vector<float>>(std::move(resumed->best));
@@ -230,6 +286,7 @@ Status TrainingSystem::State::start_actors() {
   };
   for (int i = 0; i < plan.trainers; i++) {
     FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
+    if (i == 0) recompute = source->recompute();
     workers.push_back(std::make_shared<GradientWorker>(std::move(source), *sampler,
                                                        evaluation.get(), *pool, cancelled, &gate));
   }
@@ -240,8 +297,13 @@ Status TrainingSystem::State::start_actors() {
   gate.divide(ranges.size());
   turns.emplace(static_cast<int>(ranges.size()));  // as many as there are lanes, all at once
   for (const auto& range : ranges) {
+    std::unique_ptr<DeviceBuffer> moments;
+    if (!backend->host_memory()) {
+      FS_ASSIGN(moments, backend->allocate(2 * (range.end - range.begin) * sizeof(float)));
+    }
     parts.push_back(std::make_shared<ParameterShard>(
-        *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)}));
+        *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)},
+        std::move(moments)));
     if (resumed) parts.back()->restore(resumed->m, resumed->v);
   }
   const auto driven = coordinator_parts(state, static_cast<int>(parts.size()));
@@ -304,11 +366,12 @@ std::string TrainingSystem::description() const {
     return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
   };
   return fmt::format(
-      "{}, {}, {}; {}, {}; {} of up to {} tokens", device.substr(0, device.find(',')),
+      "{}, {}, {}; {}, {}; {} of up to {} tokens{}{}", device.substr(0, device.find(',')),
       precision_name(state_->config.spec.precision), count(static_cast<size_t>(plan.lanes), "lane"),
       count(state_->trainers.size(), "trainer"), count(state_->shards.size(), "parameter server"),
       plan.microbatches == 1 ? "1 microbatch" : fmt::format("{} microbatches", plan.microbatches),
-      plan.max_rows);
+      plan.max_rows, state_->resident ? "; optimiser on the device" : "",
+      state_->recompute == Recompute::kLayer ? "; layers recomputed" : "");
 }
 
 }  // namespace fastserve

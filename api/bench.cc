@@ -30,6 +30,10 @@ const std::vector<Row>& rows() {
        [](const BenchContext& c) {
          return bench_training(c, {12, 12, 768, 512, 1, 50304});
        }},
+      {{"train-124m-card", "GPT-2 124M, block 1024, batch 64: steps for a GPU"},
+       [](const BenchContext& c) {
+         return bench_training(c, {12, 12, 768, 1024, 64, 50304});
+       }},
       {{"decode-110m", "Llama-shaped 110M, int8, one stream"},
        [](const BenchContext& c) {
          return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt8Group128, 1, 128});

@@ -67,7 +67,7 @@ class LocalNode final : public Node {
 
   // node_train.cc
   Status check_store() const;
-  Result<TrainMaterial> new_material(const TrainRequest& request);
+  Result<TrainMaterial> new_material(const TrainRequest& request, bool device_memory);
   Result<TrainMaterial> resumed_material(JobFolder& job, const TrainRequest& request) const;
   Status load_parent_weights(const JobFolder& job, TrainMaterial& material) const;
   Status check_space(const JobFolder& job, const TrainSpec& spec) const;

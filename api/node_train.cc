@@ -106,14 +106,14 @@ bool all_finite(const std::vector<float>& weights) {
 
 }  // namespace
 
-Result<TrainMaterial> LocalNode::new_material(const TrainRequest& request) {
+Result<TrainMaterial> LocalNode::new_material(const TrainRequest& request, bool device_memory) {
   FS_TRY(check_name(request.model));
   if (request.from.empty()) {
     FS_TRY(check_store());  // before hours of work, not after
-    return prepare_training(request, nullptr, options_.log);
+    return prepare_training(request, nullptr, device_memory, options_.log);
   }
   FS_ASSIGN(const Opened parent, open_model(request.from));
-  return prepare_training(request, &parent.model, options_.log);
+  return prepare_training(request, &parent.model, device_memory, options_.log);
 }
 
 Status LocalNode::check_store() const {
@@ -135,7 +135,7 @@ Result<TrainResult> LocalNode::train(const TrainRequest& request,
     return run_job(*job, std::move(material), here.placement, device, progress, cancel);
   }
   FS_ASSIGN(const ChosenDevice device, training_device(""));
-  FS_ASSIGN(TrainMaterial material, new_material(here));
+  FS_ASSIGN(TrainMaterial material, new_material(here, device.own_memory()));
   if (cancel.raised()) return Error{ErrorCode::kCancelled, "stopped before the first step", "", ""};
   JobInfo info;
   info.kind = "train";

@@ -158,7 +158,7 @@ Status start_from_parent(TrainMaterial& m, const TrainRequest& request, const St
 }
 
 Status start_fresh(TrainMaterial& m, const TrainRequest& request, const Corpus& corpus,
-                   const Log& log) {
+                   bool device_memory, const Log& log) {
   FS_ASSIGN(Preset preset, find_preset(request.preset));
   m.spec = preset.spec;
   apply_overrides(m.spec, request);
@@ -168,8 +168,10 @@ Status start_fresh(TrainMaterial& m, const TrainRequest& request, const Corpus& 
   TrainSpec least = m.spec;
   least.model.vocab_size = 1;
   FS_TRY(least.validate());
-  FS_TRY(check_memory(
-      estimate_memory(least, plan_training(least, request.placement, usable_cores()), true), 0));
+  const MemoryEstimate need =
+      estimate_memory(least, plan_training(least, request.placement, usable_cores()), true,
+                      request.placement.recompute.value_or(Recompute::kLayer));
+  FS_TRY(check_memory(device_memory ? need.beside_a_device(least, /*resident=*/true) : need, 0));
   const int vocab_size = request.vocab_size >= 0 ? request.vocab_size : preset.vocab_size;
   FS_ASSIGN(m.tokenizer_json,
             tokenizer_for(request, corpus, vocab_size, m.spec.validation_fraction, log));
@@ -189,12 +191,12 @@ std::string fingerprint_text(const Dataset& dataset) {
 }
 
 Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent,
-                                       const Log& log) {
+                                       bool device_memory, const Log& log) {
   TrainMaterial m;
   if (parent == nullptr) FS_TRY(find_preset(request.preset));
   FS_ASSIGN(const Corpus corpus, Corpus::load(request.data));
   FS_TRY(parent != nullptr ? start_from_parent(m, request, *parent)
-                           : start_fresh(m, request, corpus, log));
+                           : start_fresh(m, request, corpus, device_memory, log));
   FS_ASSIGN(m.tokenizer, Tokenizer::from_json(m.tokenizer_json, "tokenizer.json"));
   if (parent == nullptr) {
     m.spec.model.vocab_size = m.tokenizer->vocab_size();

@@ -23,9 +23,11 @@ struct TrainMaterial {
 
 /// The preset (or `parent`'s config) with the request's overrides, a tokenizer (the parent's, a
 /// tokenizer.json beside token shards, or a new one trained on the text) and the tokenised data.
-/// kInvalidArgument and kNotFound name what is wrong with the request or the data.
+/// kInvalidArgument and kNotFound name what is wrong with the request or the data;
+/// kResourceExhausted says early that this host's memory cannot do. `device_memory`: what trains
+/// has memory of its own.
 Result<TrainMaterial> prepare_training(const TrainRequest& request, const StoredModel* parent,
-                                       const Log& log);
+                                       bool device_memory, const Log& log);
 
 /// For a resumed job: the data again, with the spec and tokenizer of its record and what the
 /// request may change of them. kInvalidArgument names a setting that may not change.

@@ -5,6 +5,7 @@
 #include "api/job_folder.h"
 #include "cli/cluster_client.h"
 #include "cli/command.h"
+#include "cli/device_use.h"
 
 namespace fastserve {
 
@@ -142,6 +143,7 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
       ->check(CLI::Range(1, 1024));
   resume->add_option("--shards", placement->shards, "Parameter-server actors")
       ->check(CLI::Range(1, 1024));
+  add_device_use(*resume, *placement);
   resume->add_option("--data", *data, "Where the job's data is now, when it has moved");
   resume->footer(
       "Examples:\n"
@@ -153,10 +155,11 @@ void add_jobs_command(CLI::App& app, CommandLine& line, Body& run) {
         return fail(line, {ErrorCode::kInvalidArgument, "names no job", "resume",
                            "fsctl jobs list shows those there are"});
       if (!line.cluster.empty()) {
-        if (placement->trainers > 0 || placement->shards > 0 || !data->empty())
+        if (placement->trainers > 0 || placement->shards > 0 || placement->optimiser ||
+            placement->recompute || !data->empty())
           return fail(line, {ErrorCode::kInvalidArgument,
                              "a cluster chooses where its jobs run, and its data stays where it is",
-                             "resume", "leave --trainers, --shards and --data out"});
+                             "resume", "give --cluster alone"});
         return change_cluster_job(line, "resume", *id);
       }
       TrainRequest request;

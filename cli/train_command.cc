@@ -5,6 +5,7 @@
 
 #include "cli/cluster_client.h"
 #include "cli/command.h"
+#include "cli/device_use.h"
 #include "cli/memory_text.h"
 #include "cli/training_progress.h"
 
@@ -121,6 +122,7 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
       ->check(CLI::Range(1, 1024));
   c->add_option("--shards", r.placement.shards, "Parameter-server actors")
       ->check(CLI::Range(1, 1024));
+  add_device_use(*c, r.placement);
   c->add_flag("--detach", *detach, "With --cluster: do not wait for the job's end");
   c->footer(
       "Examples:\n"
@@ -146,6 +148,9 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
         return fail(line, {ErrorCode::kInvalidArgument, "needs --data and --model, or --resume",
                            "train", "see fsctl train --help"});
       request->placement.lanes = line.lanes;
+      if (!line.cluster.empty() && (request->placement.optimiser || request->placement.recompute))
+        return fail(line, {ErrorCode::kInvalidArgument, "is each node's own affair in a cluster",
+                           "--optimiser or --recompute", "leave them out"});
       if (!line.cluster.empty()) return run_cluster_training(line, *request, *detach);
       if (*detach)
         return fail(line, {ErrorCode::kInvalidArgument, "is for jobs of a cluster", "--detach",

@@ -1,6 +1,7 @@
 // What a training job computes on, as the job sees it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -38,24 +39,42 @@ class GradientSource {
     for (size_t i = begin; i < end; i++) into[i] += other[i];
   }
   virtual size_t bytes() const = 0;  ///< of activations
+  virtual Recompute recompute() const { return Recompute::kNone; }
 };
 
 /// The weights of a job and what works on them.
 ///
 /// Owns:    the masters and their packed copies. Outlives its sources and buffers.
+/// Where host_memory() is false the host follows no pointer to the masters, nor into a buffer:
+/// operations and copies do, one after another.
 /// Threads: masters of disjoint tiles, refresh() of different tiles and the const operations of
 ///          ops() may be used at once, also beside sources at work on other tiles; make_source()
 ///          and allocate() by one caller at a time.
 class TrainBackend {
  public:
   virtual ~TrainBackend() = default;
-  /// In the host's memory, wherever gradients are computed; so are allocate()'s buffers.
+  /// Whether masters and allocate()'s buffers lie in the host's memory.
+  virtual bool host_memory() const { return true; }
   virtual std::span<float> masters() = 0;
+  /// Between the host and masters or buffers. copy_in() returns when the host's are read,
+  /// copy_out() when they are there.
+  virtual void copy_in(float* to, std::span<const float> host) {
+    std::copy(host.begin(), host.end(), to);
+  }
+  virtual void copy_out(std::span<float> host, const float* from) const {
+    std::copy_n(from, host.size(), host.data());
+  }
+  /// What has gone wrong with work that could not say so itself.
+  virtual Status sync() { return {}; }
   virtual const std::vector<ParameterTile>& tiles() const = 0;
   /// Takes a tile's masters into the layout that passes read. No source may be reading the tile
   /// meanwhile: one that runs may go on with what it has been let to (PassFlow).
   virtual void refresh(const ParameterTile& tile) = 0;
-  /// For adamw, add and sum_squares only.
+  /// Neighbours in their order.
+  virtual void refresh_run(std::span<const ParameterTile> tiles) {
+    for (const ParameterTile& tile : tiles) refresh(tile);
+  }
+  /// For adamw, add and sums of squares only.
   virtual const TrainOps& ops() const = 0;
   virtual Result<std::unique_ptr<GradientSource>> make_source(int lanes, int max_rows) = 0;
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate(size_t bytes) = 0;
@@ -65,9 +84,7 @@ class TrainBackend {
   virtual std::string numerics_id() const = 0;
 
   size_t elements() { return masters().size(); }
-  void refresh_all() {
-    for (const ParameterTile& tile : tiles()) refresh(tile);
-  }
+  void refresh_all() { refresh_run(tiles()); }
 };
 
 }  // namespace fastserve

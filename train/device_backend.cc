@@ -27,11 +27,12 @@ class SyncedFlow final : public PassFlow {
 class DeviceSource final : public GradientSource {
  public:
   DeviceSource(std::unique_ptr<Device> device, std::unique_ptr<TrainOps> ops,
-               std::unique_ptr<TrainPass> pass, const TrainWeights& weights)
+               std::unique_ptr<TrainPass> pass, const TrainWeights& weights, Recompute recompute)
       : device_(std::move(device)),
         ops_(std::move(ops)),
         pass_(std::move(pass)),
-        weights_(weights) {}
+        weights_(weights),
+        recompute_(recompute) {}
 
   Result<double> run(const Microbatch& batch, float scale, float* grad) override {
     const double loss = pass_->run(weights_, batch, scale, grad);
@@ -53,22 +54,25 @@ class DeviceSource final : public GradientSource {
     ops_->add(into + begin, other + begin, into + begin, end - begin);
   }
   size_t bytes() const override { return pass_->bytes(); }
+  Recompute recompute() const override { return recompute_; }
 
  private:
   std::unique_ptr<Device> device_;
   std::unique_ptr<TrainOps> ops_;
   std::unique_ptr<TrainPass> pass_;
   const TrainWeights& weights_;
+  const Recompute recompute_;
 };
 
 class DeviceBackend final : public TrainBackend {
  public:
   DeviceBackend(const ModelConfig& config, Precision precision, std::unique_ptr<Device> first,
-                DeviceFactory make_device)
+                DeviceFactory make_device, Recompute recompute)
       : config_(config),
         layout_(config),
         precision_(precision),
         make_device_(std::move(make_device)),
+        recompute_(recompute),
         device_(std::move(first)) {}
 
   Status open() {
@@ -102,9 +106,9 @@ class DeviceBackend final : public TrainBackend {
                    "computes other bits than the job's device: " + device->numerics_id(),
                    device->description(), "train on devices of one kind"};
     auto ops = device->make_train_ops(precision_);
-    FS_ASSIGN(auto pass, TrainPass::create(*device, *ops, config_, layout_, max_rows));
+    FS_ASSIGN(auto pass, TrainPass::create(*device, *ops, config_, layout_, max_rows, recompute_));
     return std::unique_ptr<GradientSource>(std::make_unique<DeviceSource>(
-        std::move(device), std::move(ops), std::move(pass), *weights_));
+        std::move(device), std::move(ops), std::move(pass), *weights_, recompute_));
   }
 
  private:
@@ -112,6 +116,7 @@ class DeviceBackend final : public TrainBackend {
   ParameterLayout layout_;
   Precision precision_;
   DeviceFactory make_device_;
+  const Recompute recompute_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<TrainOps> ops_;
   std::unique_ptr<TrainWeights> weights_;
@@ -122,13 +127,15 @@ class DeviceBackend final : public TrainBackend {
 Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& config,
                                                           Precision precision,
                                                           DeviceFactory make_device,
-                                                          const DeviceFactory& make_host) {
+                                                          const DeviceFactory& make_host,
+                                                          std::optional<Recompute> recompute) {
   FS_ASSIGN(auto first, make_device(1));
   if (!first->host_memory())
     return make_split_backend(config, precision, std::move(first), std::move(make_device),
-                              make_host);
+                              make_host, recompute);
   auto backend =
-      std::make_unique<DeviceBackend>(config, precision, std::move(first), std::move(make_device));
+      std::make_unique<DeviceBackend>(config, precision, std::move(first), std::move(make_device),
+                                      recompute.value_or(Recompute::kNone));
   FS_TRY(backend->open());
   return std::unique_ptr<TrainBackend>(std::move(backend));
 }

@@ -1,6 +1,8 @@
 // Training on a Device.
 #pragma once
 
+#include <optional>
+
 #include "train/backend.h"
 #include "train/spec.h"
 
@@ -8,11 +10,13 @@ namespace fastserve {
 
 /// A backend whose sources each compute on a device of their own. With devices in the host's memory
 /// all share the weights; with others it is a split one (train/split_backend.h), whose optimiser
-/// works on what `make_host` makes. The masters start at zero.
+/// works on what `make_host` makes. The masters start at zero. `recompute`: nothing: where a
+/// device's memory asks for it.
 Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& config,
                                                           Precision precision,
                                                           DeviceFactory make_device,
-                                                          const DeviceFactory& make_host = {});
+                                                          const DeviceFactory& make_host = {},
+                                                          std::optional<Recompute> recompute = {});
 
 /// numerics_id() of the backend that these would make.
 Result<std::string> training_numerics(const DeviceFactory& make_device,

@@ -45,6 +45,20 @@ const float* GradientTree::join(size_t from, size_t n, const TrainOps& ops) {
   return whole->at(from);
 }
 
+float* GradientTree::sum_in_place(Subtree node, size_t from, size_t n, const TrainOps& ops) {
+  const auto part = parts_.find(node.first);
+  if (part != parts_.end() && part->second.first == node) return part->second.second->at(from);
+  const auto [left, right] = StepLayout::children(node);
+  float* const a = sum_in_place(left, from, n, ops);
+  ops.add(a, sum_in_place(right, from, n, ops), a, n);
+  return a;
+}
+
+float* GradientTree::join_in_place(size_t from, size_t n, const TrainOps& ops) {
+  FS_CHECK(complete());
+  return sum_in_place(layout_.root(), from, n, ops);
+}
+
 void GradientTree::release_parts() {
   FS_CHECK(complete());
   parts_.erase(std::next(parts_.begin()), parts_.end());

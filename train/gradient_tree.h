@@ -34,6 +34,10 @@ class GradientTree {
   /// Requires complete(). Each element may be joined once.
   const float* join(size_t from, size_t n, const TrainOps& ops);
 
+  /// The same where the buffers are a device's: sums are taken in the buffers themselves, each in
+  /// one operation over all n. The same bits.
+  float* join_in_place(size_t from, size_t n, const TrainOps& ops);
+
   /// Lets go of every buffer but the one that holds the sum.
   void release_parts();
   /// The buffer that holds the sum. Requires complete().
@@ -46,6 +50,8 @@ class GradientTree {
 
   const float* sum(Subtree node, size_t from, size_t n, float* into, size_t depth,
                    const TrainOps& ops);
+
+  float* sum_in_place(Subtree node, size_t from, size_t n, const TrainOps& ops);
 
   StepLayout layout_;
   std::map<uint32_t, std::pair<Subtree, GradientHandle>> parts_;  // by first microbatch; disjoint

@@ -34,15 +34,19 @@ std::vector<size_t> ParameterShard::begins(const std::vector<Range>& ranges) {
 }
 
 ParameterShard::ParameterShard(TrainBackend& backend, Range range, const TrainSpec& spec,
-                               StepLayout layout, StepId first_step)
+                               StepLayout layout, StepId first_step,
+                               std::unique_ptr<DeviceBuffer> moments)
     : backend_(backend),
       range_(range),
       tiles_(std::span(backend.tiles()).subspan(range.first_tile, range.tiles)),
       layout_(layout),
       tree_(layout),
       step_(first_step),
-      m_(range.end - range.begin),
-      v_(range.end - range.begin) {
+      own_moments_(moments != nullptr ? 0 : 2 * (range.end - range.begin)),
+      device_moments_(std::move(moments)) {
+  FS_CHECK(backend.host_memory() || device_moments_ != nullptr);
+  moments_ = device_moments_ != nullptr ? static_cast<float*>(device_moments_->data())
+                                        : own_moments_.data();
   hyper_.beta1 = static_cast<float>(spec.beta1);
   hyper_.beta2 = static_cast<float>(spec.beta2);
   hyper_.epsilon = static_cast<float>(spec.epsilon);
@@ -72,12 +76,21 @@ Result<ParameterShard::Added> ParameterShard::add(StepId step, Subtree subtree,
 }
 
 std::vector<double> ParameterShard::squares() {
-  std::vector<double> squares;
-  squares.reserve(tiles_.size());
+  std::vector<double> squares(tiles_.size());
   FS_CHECK(sums_.empty());
-  for (const ParameterTile& tile : tiles_) {
-    sums_.push_back(tree_.join(tile.offset, tile.size, backend_.ops()));
-    squares.push_back(backend_.ops().sum_squares(sums_.back(), tile.size));
+  if (backend_.host_memory()) {
+    for (size_t i = 0; i < tiles_.size(); i++) {  // what was joined is still in the cache
+      sums_.push_back(tree_.join(tiles_[i].offset, tiles_[i].size, backend_.ops()));
+      squares[i] = backend_.ops().sum_squares(sums_.back(), tiles_[i].size);
+    }
+  } else {
+    const float* const whole = tree_.join_in_place(range_.begin, elements(), backend_.ops());
+    std::vector<FloatRun> runs;
+    for (const ParameterTile& tile : tiles_) {
+      sums_.push_back(whole + (tile.offset - range_.begin));
+      runs.push_back({sums_.back(), tile.size});
+    }
+    backend_.ops().sums_of_squares(runs, squares);
   }
   tree_.release_parts();
   return squares;
@@ -92,25 +105,39 @@ void ParameterShard::apply(const ApplyOrder& order) {
   if (order.share != 1) {
     op.beta1 = static_cast<float>(std::pow(hyper_.beta1, order.share));
     op.beta2 = static_cast<float>(std::pow(hyper_.beta2, order.share));
+    // Times the learning rate, which goes with the root of the share, it goes with the share.
+    op.weight_decay *= static_cast<float>(std::sqrt(order.share));
   }
-  // Times the learning rate, which goes with the root of the share, it goes with the share.
-  const float weight_decay = order.share == 1
-                                 ? hyper_.weight_decay
-                                 : hyper_.weight_decay * static_cast<float>(std::sqrt(order.share));
-  float* masters = backend_.masters().data();
-  for (size_t i = 0; i < tiles_.size(); i++) {
-    const ParameterTile& tile = tiles_[i];
-    const size_t at = tile.offset - range_.begin;
-    op.param = masters + tile.offset;
-    op.m = m_.data() + at;
-    op.v = v_.data() + at;
-    op.grad = sums_[i];
-    op.n = tile.size;
-    op.weight_decay = tile.decay ? weight_decay : 0.0f;
-    backend_.ops().adamw(op);
-    backend_.refresh(tile);
+  float* const masters = backend_.masters().data();
+  if (backend_.host_memory()) {
+    for (size_t i = 0; i < tiles_.size(); i++) {
+      update(op, tiles_[i], sums_[i], masters);
+      backend_.refresh(tiles_[i]);
+    }
+    return next_step();
   }
+  for (size_t i = 0; i < tiles_.size();) {
+    ParameterTile run = tiles_[i];
+    const float* const sum = sums_[i];
+    for (i++; i < tiles_.size() && tiles_[i].decay == run.decay &&
+              tiles_[i].offset == run.offset + run.size;
+         i++)
+      run.size += tiles_[i].size;
+    update(op, run, sum, masters);
+  }
+  backend_.refresh_run(tiles_);
   next_step();
+}
+
+void ParameterShard::update(AdamW op, const ParameterTile& tile, const float* sum, float* masters) {
+  const size_t at = tile.offset - range_.begin;
+  op.param = masters + tile.offset;
+  op.m = m() + at;
+  op.v = v() + at;
+  op.grad = sum;
+  op.n = tile.size;
+  if (!tile.decay) op.weight_decay = 0;
+  backend_.ops().adamw(op);
 }
 
 void ParameterShard::skip(StepId step) {
@@ -132,25 +159,31 @@ void ParameterShard::next_step() {
 }
 
 std::shared_ptr<const ShardState> ParameterShard::snapshot() const {
+  auto state = weights_snapshot();
+  for (auto [to, from] : {std::pair(&state->m, m()), std::pair(&state->v, v())}) {
+    to->resize(elements());
+    backend_.copy_out(*to, from);
+  }
+  return state;
+}
+
+std::shared_ptr<ShardState> ParameterShard::weights_snapshot() const {
   auto state = std::make_shared<ShardState>();
-  const auto masters = weights();
   state->offset = range_.begin;
-  state->weights.assign(masters.begin(), masters.end());
-  state->m = m_;
-  state->v = v_;
+  state->weights.resize(elements());
+  backend_.copy_out(state->weights, backend_.masters().data() + range_.begin);
   return state;
 }
 
 void ParameterShard::restore(std::span<const float> m, std::span<const float> v) {
   FS_CHECK(m.size() == backend_.elements() && v.size() == m.size());
-  const size_t n = range_.end - range_.begin;
-  restore_range(m.subspan(range_.begin, n), v.subspan(range_.begin, n));
+  restore_range(m.subspan(range_.begin, elements()), v.subspan(range_.begin, elements()));
 }
 
 void ParameterShard::restore_range(std::span<const float> m, std::span<const float> v) {
-  FS_CHECK(m.size() == m_.size() && v.size() == v_.size());
-  std::copy(m.begin(), m.end(), m_.begin());
-  std::copy(v.begin(), v.end(), v_.begin());
+  FS_CHECK(m.size() == elements() && v.size() == elements());
+  backend_.copy_in(this->m(), m);
+  backend_.copy_in(this->v(), v);
 }
 
 }  // namespace fastserve

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/check.h"
 #include "base/ids.h"
 #include "train/backend.h"
 #include "train/gradient_tree.h"
@@ -31,6 +32,8 @@ struct ApplyOrder {
 /// Sums the gradients of its run of tiles and updates the masters there with AdamW.
 ///
 /// Owns:     AdamW's m and v for its range. The masters and their packed copies are the backend's.
+/// Where the backend's memory is not the host's, so are m and v, and whole runs of tiles are worked
+/// on at once; nothing of a parameter comes to the host but in snapshot().
 /// Threads:  not thread-safe. Shards of one job work at the same time on their disjoint ranges.
 /// Promises: the same bits however many shards there are, and in whatever order gradients come.
 /// Refuses:  a subtree outside the step, a step that has not begun (kInvalidArgument). Repeats and
@@ -50,9 +53,10 @@ class ParameterShard {
 
   static std::vector<size_t> begins(const std::vector<Range>& ranges);
 
-  /// `backend` must outlive this.
+  /// `backend` must outlive this. `moments`: zeroed memory of the backend's for 2 (end - begin)
+  /// floats; null where that is the host's.
   ParameterShard(TrainBackend& backend, Range range, const TrainSpec& spec, StepLayout layout,
-                 StepId first_step);
+                 StepId first_step, std::unique_ptr<DeviceBuffer> moments = nullptr);
 
   enum class Added { kMore, kComplete, kRepeated, kLate };
   /// kComplete: this one was the last missing.
@@ -69,14 +73,24 @@ class ParameterShard {
   StepId step() const { return step_; }
   const Range& range() const { return range_; }
   int64_t dropped() const { return dropped_; }
-  size_t bytes() const { return (m_.size() + v_.size()) * sizeof(float); }
+  size_t bytes() const { return 2 * elements() * sizeof(float); }
+  /// What has gone wrong on a device since it was last asked: to be asked behind squares() and
+  /// snapshots, which mean nothing then.
+  Status status() { return backend_.sync(); }
 
   std::shared_ptr<const ShardState> snapshot() const;
-  /// The weights of its range, as they are.
+  /// The same without m and v.
+  std::shared_ptr<ShardState> weights_snapshot() const;
+  /// The weights of its range, as they are. Requires them in the host's memory.
   std::span<const float> weights() const {
-    return backend_.masters().subspan(range_.begin, range_.end - range_.begin);
+    FS_CHECK(backend_.host_memory());
+    return backend_.masters().subspan(range_.begin, elements());
   }
-  std::span<const float> second_moments() const { return v_; }
+  /// Requires them in the host's memory.
+  std::span<const float> second_moments() const {
+    FS_CHECK(backend_.host_memory());
+    return {v(), elements()};
+  }
   /// Takes this range's part of m and v, each of all elements.
   void restore(std::span<const float> m, std::span<const float> v);
   /// The same from the range's own parts.
@@ -84,6 +98,11 @@ class ParameterShard {
 
  private:
   void next_step();
+  size_t elements() const { return range_.end - range_.begin; }
+  float* m() const { return moments_; }
+  float* v() const { return moments_ + elements(); }
+  /// A tile, or a run of neighbours, by itself.
+  void update(AdamW op, const ParameterTile& tile, const float* sum, float* masters);
 
   TrainBackend& backend_;
   Range range_;
@@ -93,7 +112,9 @@ class ParameterShard {
   GradientTree tree_;
   StepId step_;
   std::vector<const float*> sums_;  // per tile, between squares() and apply()
-  std::vector<float> m_, v_;
+  std::vector<float> own_moments_;
+  std::unique_ptr<DeviceBuffer> device_moments_;
+  float* moments_;  // m, then v: one of the two
   int64_t dropped_ = 0;
 };
 

@@ -28,6 +28,38 @@ int64_t count_parameters(const ModelConfig& config) {
   return total + norm;
 }
 
+namespace {
+
+/// Activations of one token.
+uint64_t row_bytes(const TrainSpec& spec, Recompute recompute) {
+  const ModelConfig& model = spec.model;
+  const uint64_t width = spec.precision == Precision::kFloat32 ? 4 : 2;
+  uint64_t row = static_cast<uint64_t>(model.vocab_size) * width;  // dlogits
+  const uint64_t hidden = model.hidden_size, qkv = model.qkv_width();
+  uint64_t layers = 0, largest = 0;  // without their input
+  for (int layer = 0; layer < model.layers; layer++) {
+    const uint64_t ff = model.mlp_width(layer);
+    const uint64_t slope = model.mlp == MlpKind::kSwiGlu ? 2 * ff : ff;
+    const uint64_t kept = 4 * hidden + width * (3 * hidden + qkv + ff + slope);
+    layers += kept;
+    largest = std::max(largest, kept);
+  }
+  row += static_cast<uint64_t>(model.layers) * 4 * hidden +
+         (recompute == Recompute::kLayer ? largest : layers);
+  return row;
+}
+
+}  // namespace
+
+int choose_device_microbatches(const TrainSpec& spec) {
+  constexpr uint64_t kMost = uint64_t{8} << 30;
+  const int64_t sequences = int64_t{spec.batch} * spec.accumulation;
+  const auto rows = static_cast<uint64_t>(sequences * spec.block);
+  const uint64_t bytes = rows * row_bytes(spec, Recompute::kNone);
+  return static_cast<int>(
+      std::clamp<int64_t>(static_cast<int64_t>((bytes + kMost - 1) / kMost), 1, sequences));
+}
+
 int choose_microbatches(const TrainSpec& spec) {
   const int64_t sequences = int64_t{spec.batch} * spec.accumulation;
   const int64_t rows = sequences * spec.block, parameters = count_parameters(spec.model);
@@ -62,32 +94,30 @@ TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, 
   return plan;
 }
 
-MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints) {
-  const ModelConfig& model = spec.model;
-  const auto parameters = static_cast<uint64_t>(count_parameters(model));
-  const uint64_t width = spec.precision == Precision::kFloat32 ? 4 : 2;
+int gradient_buffers(const TrainPlan& plan) {
+  const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
+  const auto inside = std::bit_width(plan.unit) - 1;
+  return static_cast<int>(units) + static_cast<int>(inside) * plan.trainers;
+}
+
+MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints,
+                               Recompute recompute) {
+  const auto parameters = static_cast<uint64_t>(count_parameters(spec.model));
   MemoryEstimate bytes;
   bytes.weights = parameters * (4 + 2 * (spec.precision == Precision::kBFloat16 ? 2 : 4));
   bytes.optimiser = parameters * 8;
-  // All units of a step, and what a trainer sums inside the unit it works on.
-  const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
-  const uint64_t inside = std::bit_width(plan.unit) - 1;
-  bytes.gradients = parameters * 4 * (units + inside * static_cast<uint64_t>(plan.trainers));
-  uint64_t row = static_cast<uint64_t>(model.vocab_size) * width;  // dlogits
-  for (int layer = 0; layer < model.layers; layer++) {
-    const uint64_t hidden = model.hidden_size, ff = model.mlp_width(layer), qkv = model.qkv_width();
-    const uint64_t slope = model.mlp == MlpKind::kSwiGlu ? 2 * ff : ff;
-    row += 2 * 4 * hidden + width * (3 * hidden + qkv + ff + slope);
-  }
+  bytes.gradients = parameters * 4 * static_cast<uint64_t>(gradient_buffers(plan));
+  const uint64_t row = row_bytes(spec, recompute);
   bytes.activations =
       row * static_cast<uint64_t>(plan.max_rows) * static_cast<uint64_t>(plan.trainers);
   bytes.snapshots = parameters * 4 * (checkpoints ? 4 : 1);  // weights, m, v; the best weights
   return bytes;
 }
 
-MemoryEstimate MemoryEstimate::beside_a_device(const TrainSpec& spec) const {
+MemoryEstimate MemoryEstimate::beside_a_device(const TrainSpec& spec, bool resident) const {
   MemoryEstimate host = *this;
-  host.weights = static_cast<uint64_t>(count_parameters(spec.model)) * sizeof(float);
+  host.weights = resident ? 0 : static_cast<uint64_t>(count_parameters(spec.model)) * sizeof(float);
+  if (resident) host.optimiser = host.gradients = 0;
   host.activations = 0;
   return host;
 }

@@ -14,6 +14,10 @@ int64_t count_parameters(const ModelConfig& config);
 /// ones as few parts as activations allow, since each costs a gradient buffer.
 int choose_microbatches(const TrainSpec& spec);
 
+/// The same for a device that holds the optimiser, too, and likes long products: as few as let
+/// one's activations stay below some gigabytes.
+int choose_device_microbatches(const TrainSpec& spec);
+
 /// How a job is run on `cores` cores: fills in what the placement leaves open.
 struct TrainPlan {
   int sequences = 0;     ///< per step
@@ -34,9 +38,15 @@ TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, 
 struct MemoryEstimate {
   uint64_t weights = 0, optimiser = 0, gradients = 0, activations = 0, snapshots = 0;
   uint64_t total() const { return weights + optimiser + gradients + activations + snapshots; }
-  /// What stays on the host when gradients are computed in a device's own memory.
-  MemoryEstimate beside_a_device(const TrainSpec& spec) const;
+  /// What stays on the host when gradients are computed in a device's own memory; with `resident`
+  /// the optimiser works there as well.
+  MemoryEstimate beside_a_device(const TrainSpec& spec, bool resident) const;
 };
-MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints);
+/// Gradient buffers that a step needs at once: one of each unit, and what trainers sum inside
+/// theirs.
+int gradient_buffers(const TrainPlan& plan);
+
+MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints,
+                               Recompute recompute = Recompute::kNone);
 
 }  // namespace fastserve

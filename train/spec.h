@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "model/config.h"
-#include "model/train_ops.h"
+#include "model/trainable.h"
 #include "train/consistency.h"
 #include "train/gradient_format.h"
 
@@ -61,11 +61,23 @@ struct TrainSpec {
 const char* checkpoints_text(bool on_nodes);
 Result<bool> parse_checkpoints(const std::string& text);
 
-/// How it is run: changes speed, never bits.
+/// Where the optimiser of devices with memory of their own works.
+enum class OptimiserPlace : uint8_t {
+  kHost,    ///< the device computes gradients (train/split_backend.h)
+  kDevice,  ///< weights, moments and gradients stay there (train/resident_backend.h)
+};
+
+/// How it is run: changes speed, never bits, but for `optimiser`.
 struct TrainPlacement {
   int trainers = 0;  ///< trainer actors; 0: chosen from the model's size and the cores
   int lanes = 0;     ///< cores in all; 0: all usable
   int shards = 0;    ///< parameter-server actors; 0: chosen
+  /// Nothing: only where memory asks for it.
+  std::optional<Recompute> recompute = std::nullopt;
+  /// For devices with memory of their own, and the one thing here that decides bits (the numerics
+  /// id names it). Nothing: where the checkpoint's was; else on the device, if that is large
+  /// enough.
+  std::optional<OptimiserPlace> optimiser = std::nullopt;
 };
 
 /// Tokeniser of a fresh model.

@@ -1,11 +1,10 @@
 #include "train/split_backend.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <atomic>
+#include <deque>
 
-#include "base/file.h"
+#include "train/device_memory.h"
 
 namespace fastserve {
 namespace {
@@ -44,6 +43,7 @@ class SplitSource final : public GradientSource {
     std::unique_ptr<TrainWeights> weights;
     std::unique_ptr<DeviceBuffer> gradient;
     std::unique_ptr<TrainPass> pass;
+    Recompute recompute = Recompute::kNone;
   };
   SplitSource(Parts parts, HostWeights& shared)
       : p_(std::move(parts)), shared_(shared), seen_(shared.tiles().size(), kNever) {}
@@ -60,8 +60,7 @@ class SplitSource final : public GradientSource {
                            PassFlow& flow) override {
     CopyingFlow copying(*this, flow, grad);
     const double loss = p_.pass->run(*p_.weights, batch, scale, gradient_for(grad), {}, &copying);
-    copying.copy_out_from(0);
-    FS_TRY(copying.status());
+    copying.finish();
     FS_TRY(p_.device->sync());
     return loss;
   }
@@ -72,6 +71,7 @@ class SplitSource final : public GradientSource {
     p_.host_ops->add(into + begin, other + begin, into + begin, end - begin);
   }
   size_t bytes() const override { return p_.pass->bytes(); }
+  Recompute recompute() const override { return p_.recompute; }
 
  private:
   static constexpr uint64_t kNever = ~uint64_t{0};
@@ -90,26 +90,43 @@ class SplitSource final : public GradientSource {
       return true;
     }
     void gradient_final(size_t from) override {
-      copy_out_from(from);
-      if (status_.ok()) status_ = source_.p_.device->sync();
-      if (status_.ok()) flow_.gradient_final(from);
+      begin_to_copy(from);
+      hand_over(kAhead);
     }
-    const Status& status() const { return status_; }
-    /// Elements from `from` on, but for those that are out already.
-    void copy_out_from(size_t from) {
-      if (stopped_ || from >= out_) return;
-      source_.p_.device->copy_out(grad_ + from, source_.gradient_for(grad_) + from,
-                                  (out_ - from) * sizeof(float));
-      out_ = from;
+    /// What is still to come out, when the pass has ended.
+    void finish() {
+      if (!stopped_) begin_to_copy(0);
+      hand_over(0);
     }
 
    private:
+    /// Ranges whose copy may not have ended while the pass goes on: the device has work meanwhile.
+    static constexpr size_t kAhead = 2;
+    struct Range {
+      size_t from;
+      Device::CopyMark copy;
+    };
+
+    void begin_to_copy(size_t from) {
+      if (from >= out_) return;
+      ranges_.push_back({from, source_.p_.device->copy_out_beside(
+                                   grad_ + from, source_.gradient_for(grad_) + from,
+                                   (out_ - from) * sizeof(float))});
+      out_ = from;
+    }
+    void hand_over(size_t keep) {
+      for (; ranges_.size() > keep; ranges_.pop_front()) {
+        good_ = source_.p_.device->wait_for(ranges_.front().copy) && good_;
+        if (good_) flow_.gradient_final(ranges_.front().from);
+      }
+    }
+
     SplitSource& source_;
     PassFlow& flow_;
     float* const grad_;
-    size_t out_;  // elements from here on are on the host
-    bool stopped_ = false;
-    Status status_;
+    size_t out_;                // elements from here on are on the host, or on their way
+    std::deque<Range> ranges_;  // on their way
+    bool stopped_ = false, good_ = true;
   };
 
   float* gradient_for(const float* grad) const {
@@ -138,8 +155,9 @@ class SplitSource final : public GradientSource {
         run.rows += tiles[i].rows;
         seen_[i] = shared_.changes(i);
       }
-      p_.device->copy_in(p_.weights->masters().data() + run.offset,
-                         shared_.masters().data() + run.offset, run.size * sizeof(float));
+      // The last pass has ended, and the gate keeps these as they are until this one has.
+      p_.device->copy_in_beside(p_.weights->masters().data() + run.offset,
+                                shared_.masters().data() + run.offset, run.size * sizeof(float));
       p_.weights->refresh(run, *p_.ops);
     }
   }
@@ -149,39 +167,24 @@ class SplitSource final : public GradientSource {
   std::vector<uint64_t> seen_;  // of each tile: its changes when it was copied
 };
 
-/// What a source keeps on its device.
-struct DeviceNeed {
-  uint64_t weights = 0, gradient = 0, activations = 0, scratch = 0;
-  uint64_t total() const { return weights + gradient + activations + scratch; }
-};
-
-DeviceNeed need_of(const ModelConfig& config, const ParameterLayout& layout, Precision precision,
-                   int rows) {
-  constexpr uint64_t kMostLogits = 32 << 20;  // bytes of them that an operation holds at once
-  const uint64_t elements = layout.elements();
-  const uint64_t logits = static_cast<uint64_t>(rows) * static_cast<uint64_t>(config.vocab_size);
-  return {elements * (sizeof(float) + (precision == Precision::kFloat32 ? 4 : 2)),
-          elements * sizeof(float),
-          TrainPass::estimate(config, layout, precision, rows).activations,
-          std::min(logits * sizeof(float), kMostLogits)};
-}
-
 class SplitBackend final : public TrainBackend {
  public:
   SplitBackend(const ModelConfig& config, Precision precision, std::unique_ptr<Device> first,
-               DeviceFactory make_device, DeviceFactory make_host)
+               DeviceFactory make_device, DeviceFactory make_host,
+               std::optional<Recompute> recompute)
       : config_(config),
         layout_(config),
         precision_(precision),
         make_device_(std::move(make_device)),
         make_host_(std::move(make_host)),
+        recompute_(recompute),
         device_(std::move(first)) {}
 
   Status open() {
     FS_ASSIGN(host_, make_host_(1));
     FS_CHECK(host_->host_memory() && !device_->host_memory());
     host_ops_ = host_->make_train_ops(precision_);
-    FS_ASSIGN(auto masters, host_->allocate(layout_.elements() * sizeof(float)));
+    FS_ASSIGN(auto masters, device_->allocate_host(layout_.elements() * sizeof(float)));
     weights_ =
         std::make_unique<HostWeights>(std::move(masters), TrainWeights::tiles_of(config_, layout_));
     return {};
@@ -206,46 +209,23 @@ class SplitBackend final : public TrainBackend {
       return Error{ErrorCode::kInvalidArgument,
                    "computes other bits than the job's device: " + p.device->numerics_id(),
                    p.device->description(), "train on devices of one kind"};
-    FS_TRY(check_room(*p.device, max_rows));
+    FS_ASSIGN(p.recompute, choose_recompute(*p.device, config_, layout_, precision_, max_rows,
+                                            DeviceShare(), recompute_));
     p.ops = p.device->make_train_ops(precision_);
     p.host_ops = p.host->make_train_ops(precision_);
     FS_ASSIGN(p.weights, TrainWeights::create(*p.device, *p.ops, config_, layout_));
     FS_ASSIGN(p.gradient, p.device->allocate(layout_.elements() * sizeof(float)));
-    FS_ASSIGN(p.pass, TrainPass::create(*p.device, *p.ops, config_, layout_, max_rows));
+    FS_ASSIGN(p.pass,
+              TrainPass::create(*p.device, *p.ops, config_, layout_, max_rows, p.recompute));
     return std::unique_ptr<GradientSource>(std::make_unique<SplitSource>(std::move(p), *weights_));
   }
 
  private:
-  /// kResourceExhausted with how many tokens would fit.
-  Status check_room(const Device& device, int rows) const {
-    const uint64_t have = device.available_memory();
-    const DeviceNeed need = need_of(config_, layout_, precision_, rows);
-    if (need.total() <= have) return {};
-    int fits = 0;
-    for (int most = rows - 1; fits < most;) {
-      const int middle = fits + (most - fits + 1) / 2;
-      if (need_of(config_, layout_, precision_, middle).total() <= have)
-        fits = middle;
-      else
-        most = middle - 1;
-    }
-    const std::string what = fmt::format(
-        "training needs {} of its memory (weights {}, gradient {}, activations of {} tokens {}, "
-        "scratch {}) and {} are free",
-        human_bytes(need.total()), human_bytes(need.weights), human_bytes(need.gradient), rows,
-        human_bytes(need.activations), human_bytes(need.scratch), human_bytes(have));
-    if (fits == 0)
-      return Error{ErrorCode::kResourceExhausted, what, device.description(),
-                   "choose a smaller model, or --device cpu"};
-    return Error{ErrorCode::kResourceExhausted,
-                 fmt::format("{}; microbatches of {} tokens fit", what, fits), device.description(),
-                 "cut a step into more --microbatches, or give a smaller --batch-size or --block"};
-  }
-
   const ModelConfig config_;
   const ParameterLayout layout_;
   const Precision precision_;
   const DeviceFactory make_device_, make_host_;
+  const std::optional<Recompute> recompute_;
   std::unique_ptr<Device> device_, host_;  // device_ computes nothing: it tells and pins
   std::unique_ptr<TrainOps> host_ops_;
   std::unique_ptr<HostWeights> weights_;
@@ -257,13 +237,11 @@ std::string split_numerics(const Device& device, const Device& host) {
   return device.numerics_id() + "+" + host.numerics_id();
 }
 
-Result<std::unique_ptr<TrainBackend>> make_split_backend(const ModelConfig& config,
-                                                         Precision precision,
-                                                         std::unique_ptr<Device> first,
-                                                         DeviceFactory make_device,
-                                                         const DeviceFactory& make_host) {
+Result<std::unique_ptr<TrainBackend>> make_split_backend(
+    const ModelConfig& config, Precision precision, std::unique_ptr<Device> first,
+    DeviceFactory make_device, const DeviceFactory& make_host, std::optional<Recompute> recompute) {
   auto backend = std::make_unique<SplitBackend>(config, precision, std::move(first),
-                                                std::move(make_device), make_host);
+                                                std::move(make_device), make_host, recompute);
   FS_TRY(backend->open());
   return std::unique_ptr<TrainBackend>(std::move(backend));
 }

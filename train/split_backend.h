@@ -16,7 +16,8 @@ Result<std::unique_ptr<TrainBackend>> make_split_backend(const ModelConfig& conf
                                                          Precision precision,
                                                          std::unique_ptr<Device> first,
                                                          DeviceFactory make_device,
-                                                         const DeviceFactory& make_host);
+                                                         const DeviceFactory& make_host,
+                                                         std::optional<Recompute> recompute = {});
 /// Its numerics_id(): both sides make a job's bits.
 std::string split_numerics(const Device& device, const Device& host);
 

@@ -8,6 +8,7 @@
 
 #include "jobs.h"
 #include "train/checkpoint.h"
+#include "train/plan.h"
 
 using namespace fastserve;
 
@@ -55,6 +56,31 @@ TEST_CASE("a real model ends in the same bits with 1, 2, 3 or 7 trainers on 1 or
     }
   }
   CHECK(seen.size() == 3);  // each precision has bits of its own: something was computed
+}
+
+TEST_CASE("a job whose memory is short computes layers again, says so, and ends in the same bits") {
+  TrainingSystem::Config config = real_job(2, 1, Precision::kBFloat16);
+  config.spec.batch = 32;
+  config.spec.microbatches = 2;
+  const TrainPlan plan = plan_training(config.spec, config.placement, 2);
+  const auto need = [&](Recompute recompute) {
+    return estimate_memory(config.spec, plan, false, recompute).total();
+  };
+  REQUIRE(need(Recompute::kLayer) < need(Recompute::kNone));
+  const uint64_t expected = hash_of(run(config).weights);
+  const auto on_less = [&](uint64_t bytes) {
+    config.memory_limit = bytes;
+    return TrainingSystem::start(config);
+  };
+  const auto system = on_less(need(Recompute::kNone) - 1);
+  REQUIRE(system.ok());
+  CHECK((*system)->description().find("layers recomputed") != std::string::npos);
+  const auto outcome = (*system)->wait();
+  REQUIRE(outcome.ok());
+  CHECK(hash_of(outcome->weights) == expected);
+  CHECK_FALSE(on_less(need(Recompute::kLayer) - 1).ok());
+  config.placement.recompute = Recompute::kNone;
+  CHECK_FALSE(on_less(need(Recompute::kNone) - 1).ok());
 }
 
 TEST_CASE("a real model killed after any step and resumed elsewhere ends in the same bits") {

@@ -17,6 +17,17 @@ want="$(json "$scratch/calm.json" weights_hash)"
 "$fsctl" -q jobs show "$(json "$scratch/calm.json" job)" --json | grep -q "\"device\": \"$gpu\"" ||
   problem "the job's record does not name the device"
 
+grep -q "optimiser on the device" "$scratch/calm.err" || problem "the log does not say where weights are updated"
+
+# Layers computed again are the same bits; an optimiser on the host is not, but says as much.
+"${train[@]}" --device "$gpu" --recompute layer --model again --json >"$scratch/again.json" 2>"$scratch/again.err" ||
+  problem "recomputing: $(tail -3 "$scratch/again.err")"
+grep -q "layers recomputed" "$scratch/again.err" || problem "the log does not say that layers are recomputed"
+[ "$(json "$scratch/again.json" weights_hash)" = "$want" ] || problem "recomputing changes bits"
+"${train[@]}" --device "$gpu" --optimiser host --model split --json >"$scratch/split.json" 2>"$scratch/split.err" ||
+  problem "with the optimiser on the host: $(tail -3 "$scratch/split.err")"
+grep -q "optimiser on the device" "$scratch/split.err" && problem "the optimiser was to stay on the host"
+
 # Killed once it has a checkpoint; resumed without a word about devices, and with another number of trainers.
 "${train[@]}" --device "$gpu" --model storm >/dev/null 2>&1 &
 job=$!
@@ -46,10 +57,12 @@ cmp -s <(grep '"text"' "$scratch/cpu.json") <(grep '"text"' "$scratch/$gpu.json"
 
 # What does not fit is refused with what does; what is not there with what to install.
 if [ "$gpu" = emulated ]; then
-  must_fail 16 "microbatches of .* tokens fit" "${start[@]}" --device emulated:2000000 --batch-size 64 --microbatches 1 --model never
+  must_fail 16 "microbatches of .* tokens fit" "${start[@]}" --device emulated:2000000 --batch-size 64 --microbatches 1 \
+    --recompute none --model never
   must_fail 16 "emulated" "$fsctl" generate seed --device emulated:400000 --prompt x
 fi
 must_fail 2 "is no device" "${train[@]}" --device gpu --model never
+must_fail 11 "each node's own affair" "${train[@]}" --optimiser host --cluster 127.0.0.1:1 --model never
 must_fail 11 "fsctl node start --device" "${train[@]}" --device cpu --cluster 127.0.0.1:1 --model never
 if ! "$fsctl" devices --json | grep -q '"usable": true'; then
   must_fail 12 "docs/gpu.md" env FASTSERVE_CUDA_PLUGIN=/nowhere.so "${train[@]}" --device cuda --model never

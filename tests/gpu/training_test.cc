@@ -1,67 +1,14 @@
-// Whole training jobs whose gradients are computed in the emulated GPU's own memory.
-#include <doctest/doctest.h>
-
-#include <atomic>
-#include <mutex>
-
-#include "cpu/cpu_device.h"
-#include "gpu/gpu_device.h"
-#include "gpu/simt/emulated_runtime.h"
+// Whole training jobs whose gradients are computed in the emulated GPU's own memory, and whose
+// optimiser is the host's.
+#include "gpu_jobs.h"
 #include "in_process_cluster.h"
 #include "train/split_backend.h"
 
 namespace fastserve {
 namespace {
 
-DeviceFactory portable_cpu() {
-  return [](int lanes) { return make_cpu_device({lanes, Isa::kPortable}); };
-}
-
-/// `launches`: after how many the nth device is lost; 0 or none given: never.
-DeviceFactory emulated(std::vector<int64_t> launches = {}, size_t memory = size_t{1} << 30) {
-  const auto made = std::make_shared<std::atomic<size_t>>(0);
-  return [=](int) -> Result<std::unique_ptr<Device>> {
-    simt::Options options;
-    options.own_memory = true;
-    options.memory = memory;
-    const size_t nth = (*made)++;
-    if (nth < launches.size()) options.launches = launches[nth];
-    return gpu::make_gpu_device(simt::make_emulated_runtime(options));
-  };
-}
-
 TrainingSystem::Config gpu_job(int trainers, Precision precision, DeviceFactory devices) {
-  TrainingSystem::Config config = real_job(trainers, 1, precision);
-  config.spec.steps = 3;
-  config.spec.evaluate_every = 3;
-  config.spec.checkpoint_every = 1;
-  config.make_device = std::move(devices);
-  config.make_host = portable_cpu();
-  return config;
-}
-
-struct Lines {
-  Log log() {
-    return Log([this](LogLevel, std::string_view line) {
-      const std::lock_guard lock(mutex);
-      text.append(line).append("\n");
-    });
-  }
-  bool mention(std::string_view words) {
-    const std::lock_guard lock(mutex);
-    return text.find(words) != std::string::npos;
-  }
-  std::mutex mutex;
-  std::string text;
-};
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); i++) {
-    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    norm += double(a[i]) * a[i];
-  }
-  return std::sqrt(difference / norm);
+  return gpu_job(trainers, precision, std::move(devices), OptimiserPlace::kHost);
 }
 
 }  // namespace
@@ -75,12 +22,7 @@ TEST_CASE(
   REQUIRE((gpu.ok() && cpu.ok()));
   const auto on_gpu = (*gpu)->make_source(1, 12), on_cpu = (*cpu)->make_source(1, 12);
   REQUIRE_MESSAGE(on_gpu.ok(), on_gpu.error().message());
-  Microbatch batch;
-  for (int i = 0; i < 12; i++) {
-    batch.tokens.push_back(i * 7 % 50);
-    batch.targets.push_back(i * 5 % 50);
-  }
-  batch.starts = {0, 6, 12};
+  const Microbatch batch = short_batch();
   std::vector<float> ours(layout.elements()), truth(layout.elements());
   const auto compare = [&] {
     const auto loss = (*on_gpu)->run(batch, 0.5f, ours.data());
@@ -108,6 +50,86 @@ TEST_CASE(
   const auto alone = (*on_gpu)->run(batch, 1, nullptr);
   REQUIRE(alone.ok());
   CHECK(*alone == doctest::Approx((*on_cpu)->run(batch, 1, nullptr).value()).epsilon(1e-5));
+}
+
+TEST_CASE(
+    "a gradient comes out range by range, last layers first, and each is whole when it is told") {
+  const ModelConfig model = real_job(1, 1, Precision::kFloat32).spec.model;
+  const ParameterLayout layout(model);
+  const auto gpu = make_device_backend(model, Precision::kFloat32, emulated(), portable_cpu());
+  REQUIRE(gpu.ok());
+  initialise_parameters(model, layout, 3, (*gpu)->masters());
+  (*gpu)->refresh_all();
+  const auto source = (*gpu)->make_source(1, 12);
+  REQUIRE(source.ok());
+  std::vector<float> truth(layout.elements()), grad(layout.elements());
+  REQUIRE((*source)->run(short_batch(), 1, truth.data()).ok());
+  struct Flow final : PassFlow {
+    Flow(const std::vector<float>& t, const std::vector<float>& g) : truth(t), grad(g) {}
+    bool await_weights(size_t end) override {
+      asked.push_back(end);
+      return asked.size() != refuse_at;
+    }
+    void gradient_final(size_t from) override {
+      for (size_t i = from; i < told; i++) wrong += !(grad[i] == truth[i]);
+      CHECK(from < told);
+      told = from;
+      times++;
+    }
+    const std::vector<float>&truth, &grad;
+    size_t told = SIZE_MAX, wrong = 0, refuse_at = 0;
+    int times = 0;
+    std::vector<size_t> asked;
+  };
+  Flow flow(truth, grad);
+  flow.told = truth.size();
+  REQUIRE((*source)->run_along(short_batch(), 1, grad.data(), flow).ok());
+  CHECK(flow.told == 0);
+  CHECK(flow.wrong == 0);
+  CHECK(flow.times == 2 + 2 * model.layers);
+  CHECK(flow.asked.size() == size_t(2 + model.layers));
+  CHECK(std::is_sorted(flow.asked.begin(), flow.asked.end()));
+  Flow stopped(truth, grad);
+  stopped.refuse_at = 2;
+  REQUIRE((*source)->run_along(short_batch(), 1, grad.data(), stopped).ok());
+  CHECK(stopped.times == 0);
+}
+
+TEST_CASE(
+    "a gradient whose card is lost on the way back is told as far as it came, and no further") {
+  const ModelConfig model = real_job(1, 1, Precision::kFloat32).spec.model;
+  const ParameterLayout layout(model);
+  int some = 0;
+  for (int64_t launches = 40; launches < 120; launches += 10) {
+    const auto gpu =
+        make_device_backend(model, Precision::kFloat32, emulated({0, launches}), portable_cpu());
+    REQUIRE(gpu.ok());
+    initialise_parameters(model, layout, 3, (*gpu)->masters());
+    (*gpu)->refresh_all();
+    const auto source = (*gpu)->make_source(1, 12);
+    REQUIRE(source.ok());
+    std::vector<float> grad(layout.elements());
+    struct Flow final : PassFlow {
+      explicit Flow(const std::vector<float>& g) : grad(g), told(g.size()) {}
+      bool await_weights(size_t) override { return true; }
+      void gradient_final(size_t from) override {
+        // Zeros stand for what did not come; the last layers' vectors are never all zero.
+        whole = whole && std::any_of(grad.begin() + ptrdiff_t(from), grad.begin() + ptrdiff_t(told),
+                                     [](float g) { return g != 0; });
+        told = from;
+      }
+      const std::vector<float>& grad;
+      size_t told;
+      bool whole = true;
+    } flow(grad);
+    const auto loss = (*source)->run_along(short_batch(), 1, grad.data(), flow);
+    if (loss.ok()) continue;
+    CHECK(loss.error().code == ErrorCode::kUnavailable);
+    CHECK(flow.told > 0);
+    CHECK(flow.whole);
+    some += flow.told < grad.size();
+  }
+  CHECK(some > 0);
 }
 
 TEST_CASE("a job on a GPU ends in the same bits for one trainer or two, and names both sides") {
@@ -186,6 +208,7 @@ TEST_CASE("a job that the GPU's memory cannot hold is refused with what fits, an
   TrainingSystem::Config config = gpu_job(1, Precision::kFloat32, emulated({}, 1400 << 10));
   config.spec.batch = 64;
   config.spec.microbatches = 1;
+  config.placement.recompute = Recompute::kNone;
   const auto refused = TrainingSystem::start(config);
   REQUIRE_FALSE(refused.ok());
   const Error& error = refused.error();

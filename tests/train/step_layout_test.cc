@@ -94,6 +94,11 @@ TEST_CASE("a step's sum has the same bits in whatever pieces and order it arrive
       }
       CHECK(tree.complete());
       CHECK(joined(tree, kElements, *ops) == expected);
+      GradientTree in_place(layout);
+      for (const Subtree piece : pieces) in_place.add(piece, partial(piece, kElements, *ops));
+      const float* const sum = in_place.join_in_place(0, kElements, *ops);
+      CHECK(sum == in_place.whole()->data());
+      CHECK(std::equal(expected.begin(), expected.end(), sum));
     }
   }
 }

@@ -1,0 +1,201 @@
+// Whole training jobs that stay in the emulated GPU's memory: gradients, optimiser and all.
+#include "gpu_jobs.h"
+#include "train/checkpoint.h"
+#include "train/resident_backend.h"
+#include "train/split_backend.h"
+
+namespace fastserve {
+namespace {
+
+TrainingSystem::Config resident_job(int trainers, Precision precision, DeviceFactory devices) {
+  return gpu_job(trainers, precision, std::move(devices), OptimiserPlace::kDevice);
+}
+
+std::string resident_id() { return resident_numerics(*emulated()(1).value()); }
+
+}  // namespace
+
+TEST_CASE("a job that stays on the GPU ends in the same bits for any trainers, shards and units") {
+  for (const Precision precision : {Precision::kBFloat16, Precision::kFloat16}) {
+    const TrainOutcome one = run(resident_job(1, precision, emulated()));
+    CHECK(one.end == TrainEnd::kAllSteps);
+    CHECK(one.losses.back() < one.losses.front());
+    TrainingSystem::Config config = resident_job(3, precision, emulated());
+    config.placement.shards = 3;
+    config.placement.recompute = Recompute::kLayer;
+    const TrainOutcome many = run(std::move(config));
+    CHECK(hash_of(one.weights) == hash_of(many.weights));
+    CHECK(hash_of(one.best_weights) == hash_of(many.best_weights));
+    // The CPU's AdamW rounds otherwise, here and there.
+    const TrainOutcome split = run(gpu_job(1, precision, emulated(), OptimiserPlace::kHost));
+    CHECK(distance(split.weights, one.weights) < 1e-3);
+  }
+}
+
+TEST_CASE("from step to step nothing as large as the parameters crosses the bus") {
+  const auto moved = [](int64_t steps, OptimiserPlace place) {
+    const auto traffic = std::make_shared<simt::Traffic>();
+    TrainingSystem::Config config =
+        gpu_job(2, Precision::kBFloat16, emulated({}, size_t{1} << 30, traffic), place);
+    config.spec.steps = steps;
+    config.spec.evaluate_every = 0;
+    config.spec.checkpoint_every = 0;
+    run(std::move(config));
+    return traffic->in + traffic->out;
+  };
+  const uint64_t elements =
+      ParameterLayout(real_job(1, 1, Precision::kFloat32).spec.model).elements();
+  const auto each = [&](OptimiserPlace place) { return (moved(4, place) - moved(2, place)) / 2; };
+  // Seven microbatches' tokens, and the squares of a model whose tiles are tiny.
+  CHECK(each(OptimiserPlace::kDevice) < elements / 4);
+  CHECK(each(OptimiserPlace::kHost) > elements * 4 * 8);
+}
+
+TEST_CASE("a job goes on from a checkpoint of either kind where it was made, in the same bits") {
+  for (const OptimiserPlace place : {OptimiserPlace::kDevice, OptimiserPlace::kHost}) {
+    const auto whole = hash_of(run(gpu_job(1, Precision::kBFloat16, emulated(), place)).weights);
+    Folder folder;
+    TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated(), place);
+    config.checkpoint_directory = folder.path;
+    config.spec.steps = 2;
+    run(config);
+    Lines lines;
+    config.placement.optimiser.reset();
+    config.spec.steps = 3;
+    config.resume = TrainingSystem::Resume::kRequired;
+    config.log = lines.log();
+    CHECK(hash_of(run(config).weights) == whole);
+    CHECK_FALSE(lines.mention("not the same bits"));
+  }
+}
+
+TEST_CASE("a job goes on from a checkpoint of the other kind when it is told to, and says so") {
+  const OptimiserPlace places[] = {OptimiserPlace::kDevice, OptimiserPlace::kHost};
+  for (const int first : {0, 1}) {
+    const auto whole = run(gpu_job(1, Precision::kFloat32, emulated(), places[first])).weights;
+    Folder folder;
+    TrainingSystem::Config config = gpu_job(1, Precision::kFloat32, emulated(), places[first]);
+    config.checkpoint_directory = folder.path;
+    config.spec.steps = 2;
+    run(config);
+    Lines lines;
+    config.placement.optimiser = places[1 - first];
+    config.spec.steps = 3;
+    config.log = lines.log();
+    CHECK(distance(whole, run(config).weights) < 1e-3);
+    CHECK(lines.mention("not the same bits"));
+    CHECK(lines.mention(resident_id()));
+  }
+}
+
+TEST_CASE("a card that is lost wherever in a step ends the job, and every checkpoint is good") {
+  const auto job = [](DeviceFactory devices) {
+    TrainingSystem::Config config = resident_job(1, Precision::kFloat32, std::move(devices));
+    config.spec.microbatches = 2;
+    return config;
+  };
+  const uint64_t expected = hash_of(run(job(emulated())).weights);
+  int began = 0;
+  for (int64_t launches = 60; launches < 5000; launches = launches * 5 / 4) {
+    Folder folder;
+    TrainingSystem::Config config = job(emulated({launches}));
+    config.checkpoint_directory = folder.path;
+    auto system = TrainingSystem::start(std::move(config));
+    Status status;
+    if (!system.ok())
+      status = system.error();
+    else if (const auto outcome = (*system)->wait(); !outcome.ok())
+      status = outcome.error();
+    CAPTURE(launches);
+    if (status.ok()) break;  // it needed no more
+    CHECK(status.error().code == ErrorCode::kUnavailable);
+    if (system.ok()) system->reset();
+    if (!CheckpointDirectory::holds_any(folder.path)) continue;
+    began++;
+    config = job(emulated());
+    config.checkpoint_directory = folder.path;
+    config.resume = TrainingSystem::Resume::kRequired;
+    CHECK(hash_of(run(std::move(config)).weights) == expected);
+  }
+  CHECK(began > 1);
+}
+
+TEST_CASE(
+    "a card that is lost at the very end is an error, and zeros are never what a job ends in") {
+  const auto job = [](DeviceFactory devices) {
+    TrainingSystem::Config config = resident_job(1, Precision::kFloat32, std::move(devices));
+    config.spec.microbatches = 1;
+    config.spec.steps = 2;
+    config.dataset = made_up_dataset(5000, 0);  // nothing to evaluate on
+    return config;
+  };
+  const uint64_t expected = hash_of(run(job(emulated())).weights);
+  const auto ends_well = [&](int64_t launches) {
+    const auto system = TrainingSystem::start(job(emulated({launches})));
+    if (!system.ok()) return false;
+    const auto outcome = (*system)->wait();
+    if (outcome.ok()) CHECK(hash_of(outcome->weights) == expected);
+    return outcome.ok();
+  };
+  int64_t too_few = 1, enough = 4096;
+  REQUIRE(ends_well(enough));
+  while (enough - too_few > 1) {
+    const int64_t middle = (too_few + enough) / 2;
+    (ends_well(middle) ? enough : too_few) = middle;
+  }
+  CHECK(too_few > 100);
+}
+
+TEST_CASE("what the memory of a card cannot hold is recomputed, then left to the host, and told") {
+  const auto job = [](size_t memory) {
+    TrainingSystem::Config config =
+        gpu_job(1, Precision::kFloat32, emulated({}, memory), OptimiserPlace::kDevice);
+    config.placement.optimiser.reset();
+    config.spec.batch = 16;
+    config.spec.microbatches = 1;
+    config.spec.steps = 1;
+    return config;
+  };
+  const ModelConfig model = job(0).spec.model;
+  const ParameterLayout layout(model);
+  const auto need = [&](const DeviceShare& share, Recompute recompute) {
+    return device_need(model, layout, Precision::kFloat32, 16 * 6, share, recompute).total();
+  };
+  const DeviceShare all{1, true};
+  const uint64_t roomy = need(all, Recompute::kNone), tight = need(all, Recompute::kLayer);
+  REQUIRE(tight < roomy);
+  const auto plan_of = [&](const TrainingSystem::Config& config) {
+    const auto system = TrainingSystem::start(config);
+    REQUIRE_MESSAGE(system.ok(), system.error().message());
+    REQUIRE((*system)->wait().ok());
+    return (*system)->description();
+  };
+  const auto has = [](const std::string& text, const char* words) {
+    return text.find(words) != std::string::npos;
+  };
+  constexpr size_t kSlack = 96 << 10;  // what the emulator puts around each piece
+  std::string text = plan_of(job(roomy + kSlack));
+  CHECK(has(text, "optimiser on the device"));
+  CHECK_FALSE(has(text, "recomputed"));
+  text = plan_of(job(tight + kSlack));
+  CHECK(has(text, "optimiser on the device; layers recomputed"));
+  Lines lines;
+  TrainingSystem::Config config = job(tight - kSlack / 8);
+  config.log = lines.log();
+  CHECK_FALSE(has(plan_of(config), "optimiser on the device"));
+  CHECK(lines.mention("stays with the host"));
+  config.placement.optimiser = OptimiserPlace::kDevice;
+  const auto refused = TrainingSystem::start(config);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == ErrorCode::kResourceExhausted);
+  CHECK(has(refused.error().message(), "optimiser"));
+  const auto hopeless = TrainingSystem::start([&] {
+    TrainingSystem::Config tiny = job(100 << 10);
+    tiny.placement.optimiser = OptimiserPlace::kDevice;
+    return tiny;
+  }());
+  REQUIRE_FALSE(hopeless.ok());
+  CHECK(has(hopeless.error().hint, "--optimiser host"));
+}
+
+}  // namespace fastserve

@@ -1,0 +1,62 @@
+#include "train/device_memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/file.h"
+
+namespace fastserve {
+
+DeviceNeed device_need(const ModelConfig& config, const ParameterLayout& layout,
+                       Precision precision, int rows, const DeviceShare& share,
+                       Recompute recompute) {
+  constexpr uint64_t kMostLogits = 32 << 20;  // bytes of them that an operation holds at once
+  const uint64_t elements = layout.elements();
+  const uint64_t logits = static_cast<uint64_t>(rows) * static_cast<uint64_t>(config.vocab_size);
+  DeviceNeed need;
+  need.weights = elements * (sizeof(float) + (precision == Precision::kFloat32 ? 4 : 2));
+  need.optimiser = share.optimiser ? elements * 2 * sizeof(float) : 0;
+  need.gradients = elements * sizeof(float) * static_cast<uint64_t>(share.gradients);
+  need.activations = TrainPass::estimate(config, layout, precision, rows, recompute).activations;
+  need.scratch = std::min(logits * sizeof(float), kMostLogits);
+  return need;
+}
+
+Result<Recompute> choose_recompute(const Device& device, const ModelConfig& config,
+                                   const ParameterLayout& layout, Precision precision, int rows,
+                                   const DeviceShare& share, std::optional<Recompute> wanted) {
+  const uint64_t have = device.available_memory();
+  const Recompute least = wanted.value_or(Recompute::kLayer);
+  const auto need_of = [&](int tokens, Recompute recompute) {
+    return device_need(config, layout, precision, tokens, share, recompute);
+  };
+  for (const Recompute recompute : {wanted.value_or(Recompute::kNone), least})
+    if (need_of(rows, recompute).total() <= have) return recompute;
+  int fits = 0;
+  for (int most = rows - 1; fits < most;) {
+    const int middle = fits + (most - fits + 1) / 2;
+    if (need_of(middle, least).total() <= have)
+      fits = middle;
+    else
+      most = middle - 1;
+  }
+  const DeviceNeed need = need_of(rows, least);
+  const std::string what = fmt::format(
+      "training needs {} of its memory (weights {}, {}gradients {}, activations of {} tokens {}, "
+      "scratch {}) and {} are free",
+      human_bytes(need.total()), human_bytes(need.weights),
+      share.optimiser ? "optimiser " + human_bytes(need.optimiser) + ", " : "",
+      human_bytes(need.gradients), rows, human_bytes(need.activations), human_bytes(need.scratch),
+      human_bytes(have));
+  if (fits == 0)
+    return Error{ErrorCode::kResourceExhausted, what, device.description(),
+                 share.optimiser ? "leave its state to the host with --optimiser host, choose a "
+                                   "smaller model, or --device cpu"
+                                 : "choose a smaller model, or --device cpu"};
+  return Error{ErrorCode::kResourceExhausted,
+               fmt::format("{}; microbatches of {} tokens fit", what, fits), device.description(),
+               "cut a step into more --microbatches, or give a smaller --batch-size or --block"};
+}
+
+}  // namespace fastserve
