@@ -92,8 +92,10 @@ void add_start(CLI::App& group, CommandLine& line, Body& run) {
                 "Sockets for each peer that it connects to, up to 16; auto: as many as the way is "
                 "long, 1 to 4")
       ->default_str("auto")
-      ->transform(CLI::Transformer(std::map<std::string, std::string>{{"auto", "0"}}))
-      ->check(CLI::Range(0, 16));
+      ->type_name("N|auto")
+      ->transform(
+          CLI::Transformer(std::map<std::string, std::string>{{"auto", "0"}}).description(""))
+      ->check(CLI::Range(0, 16).description(""));
   c->footer(
       "Examples:\n"
       "  fsctl node start --join 10.0.0.1:7070 --token fsj1-... --address 10.0.0.2\n"
