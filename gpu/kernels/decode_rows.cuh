@@ -32,7 +32,8 @@ FS_DEVICE float prepared(const PrepareArguments& p, const float* x, int c, float
   return (x[c] - mean) * inverse * p.weight[c] + (p.bias ? p.bias[c] : 0.0f);
 }
 
-/// A quantised row: in each run of `group` values s = absmax / 127, code = x / s to nearest even.
+/// A quantised row: in each run of `group` values s = absmax / 127, code = x / s to nearest even. A
+/// value that is not finite makes s so, and with it every output of the row.
 ///
 /// Grid: rows. Block: kPrepareThreads. Shared: 16 floats. Bits: a row's own.
 static __global__ void prepare_rows(PrepareArguments p) {
@@ -61,11 +62,11 @@ static __global__ void prepare_rows(PrepareArguments p) {
       p.bfloats[at(row, p.ld, c)] = from_float<BFloat16>(prepared(p, x, c, mean, inverse));
   if (!p.codes) return;
   for (int g = warp; g < p.ld / p.group; g += kPrepareThreads / 32) {
-    float peak = 0;
+    uint32_t top = 0;  // of magnitudes, as integers: a NaN is larger than everything
     for (int c = g * p.group + lane; c < (g + 1) * p.group; c += 32)
-      peak = fmaxf(peak, fabsf(prepared(p, x, c, mean, inverse)));
-    peak = warp_reduce<Max>(peak);
-    const float by = peak > 0 ? 127.0f / peak : 0.0f;
+      top = Max::of(top, float_bits(prepared(p, x, c, mean, inverse)) & 0x7fffffffu);
+    const float peak = bits_float(warp_reduce<Max>(top));
+    const float by = peak > 1e-30f ? 127.0f / peak : 0.0f;
     for (int c = g * p.group + lane; c < (g + 1) * p.group; c += 32)
       p.codes[at(row, p.ld, c)] = int8_t(__float2int_rn(prepared(p, x, c, mean, inverse) * by));
     if (lane == 0) p.scales[at(g, p.scale_ld, row)] = peak / 127.0f;

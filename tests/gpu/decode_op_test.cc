@@ -46,6 +46,37 @@ TEST_CASE("the GPU gates the MLP as the reference does") {
   check_gpu_decode_op("gated MLP", shapes, decode_cases::run_gated);
 }
 
+TEST_CASE("a number that is not finite spoils its own row's product on the GPU, and no other's") {
+  const auto device = emulated_gpu();
+  const auto ops = device->make_decode_ops();
+  constexpr int kIn = 200;
+  const int out_rows[] = {20};
+  for (const WeightFormat format : kFormats)
+    for (const float bad : {NAN, INFINITY})
+      for (const int rows : {3, 40}) {
+        Rng rng(57);
+        const auto matrix = decode_cases::random_matrix(*ops, rng, format, out_rows, kIn, false);
+        Array x = random_floats(rng, reference::at(rows, kIn));
+        x.floats()[kIn + 7] = bad;
+        Array out = unwritten_floats(reference::at(rows, 20));
+        ops->matmul({matrix.get(),
+                     x.floats(),
+                     rows,
+                     kIn,
+                     {},
+                     nullptr,
+                     nullptr,
+                     DecodeEpilogue::kStore,
+                     out.floats(),
+                     20});
+        bool as_it_should = true;
+        for (int i = 0; i < rows * 20; ++i)
+          as_it_should = as_it_should && std::isfinite(out.floats()[i]) == (i / 20 != 1);
+        CHECK_MESSAGE(as_it_should, weight_format_name(format) << ", " << rows << " rows, " << bad);
+      }
+  CHECK(device->sync().ok());
+}
+
 TEST_CASE("the GPU leaves out what 2:4 pruning left, and multiplies as the reference does") {
   std::vector<decode_cases::MatmulShape> shapes, gated;
   for (const WeightFormat format : {WeightFormat::kInt8Row, WeightFormat::kInt8Group128}) {

@@ -90,7 +90,12 @@ TEST_CASE("the GPU attends as the reference does, forward and backward") {
                                                                   {{2, 1, 256}, {70, 3}, 0},
                                                                   {{1, 1, 136}, {40}, 0},
                                                                   {{2, 2, 192}, {5, 67}, 20},
-                                                                  {{4, 2, 64}, {130, 31}, 50}},
+                                                                  {{4, 2, 64}, {130, 31}, 50},
+                                                                  {{2, 1, 64}, {150, 31}, 140}},
+                     attention_cases::run_attention);
+  // The last shapes, run in other orders, walk over each of a ring's buffers more than once.
+  check_gpu_train_op("attention",
+                     std::vector<attention_cases::AttentionShape>{{{1, 1, 256}, {70}, 0}},
                      attention_cases::run_attention);
 }
 
