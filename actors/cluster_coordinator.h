@@ -22,6 +22,7 @@ struct ClusterRun {
   uint64_t incarnation = 0;
   int64_t replayed_steps = 0;
   std::string waiting_for;  ///< empty: it runs
+  int replicas = 0;         ///< nodes that hold each shard beside the leading one, at the least
 };
 
 /// Owns:     an actor system that opens no port; lanes and actors for each node.

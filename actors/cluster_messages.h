@@ -76,13 +76,23 @@ struct UnitDone {
   std::vector<uint64_t> losses;  ///< bits
 };
 struct ShardGathered {
+  std::string node;
+  uint64_t number = 0;  ///< as in its order
   uint32_t shard = 0;
   uint64_t step = 0;
   std::vector<uint64_t> squares;  ///< bits
 };
 struct ShardApplied {
+  std::string node;
+  uint64_t number = 0;  ///< as in its order
   uint32_t shard = 0;
   uint64_t step = 0;
+};
+struct CopyMade {  ///< the answer to MakeCopy, by who has it now
+  std::string node;
+  uint64_t number = 0;  ///< as in its order
+  uint32_t shard = 0;
+  uint64_t step = 0;  ///< that it begins
 };
 struct DisplacementHere {
   uint32_t shard = 0;
@@ -112,8 +122,11 @@ struct PartOrder {
   std::string name;                 ///< the job's id, for people
   std::string spec;                 ///< TrainSpec as JSON
   uint64_t step = 0;                ///< steps done
-  std::vector<std::string> owners;  ///< of each shard
-  std::vector<Place> peers;         ///< all nodes, this one included
+  uint64_t number = 0;              ///< of the parts of the incarnation
+  std::vector<std::string> owners;  ///< of each shard, as it was placed
+  /// Of each shard, where more than one node holds it: ShardHolders, as they are now. Else empty.
+  std::vector<std::vector<std::string>> holders;
+  std::vector<Place> peers;  ///< all nodes, this one included
   bool trains = true;
   bool joining = false;  ///< the job runs already: the weights come from the shards
   uint64_t data = 0;     ///< fingerprint
@@ -159,6 +172,13 @@ struct AddPeer {
   Place place;
   bool serves = false;  ///< it may keep copies of pieces
 };
+struct HeldBy {  ///< ShardHolders, from now on
+  std::vector<std::vector<std::string>> holders;
+};
+struct MakeCopy {  ///< sends a shard's state to a node that is to hold it, too
+  uint32_t shard = 0;
+  std::string to;
+};
 struct DropPeer {
   std::string node;
 };
@@ -201,11 +221,23 @@ typename I::result_type inspect(I& f, UnitDone& x) {
 }
 template <class I>
 typename I::result_type inspect(I& f, ShardGathered& x) {
-  return f(caf::meta::type_name("fs_gathered"), x.shard, x.step, x.squares);
+  return f(caf::meta::type_name("fs_gathered"), x.node, x.number, x.shard, x.step, x.squares);
 }
 template <class I>
 typename I::result_type inspect(I& f, ShardApplied& x) {
-  return f(caf::meta::type_name("fs_applied"), x.shard, x.step);
+  return f(caf::meta::type_name("fs_applied"), x.node, x.number, x.shard, x.step);
+}
+template <class I>
+typename I::result_type inspect(I& f, CopyMade& x) {
+  return f(caf::meta::type_name("fs_copy_made"), x.node, x.number, x.shard, x.step);
+}
+template <class I>
+typename I::result_type inspect(I& f, HeldBy& x) {
+  return f(caf::meta::type_name("fs_held_by"), x.holders);
+}
+template <class I>
+typename I::result_type inspect(I& f, MakeCopy& x) {
+  return f(caf::meta::type_name("fs_make_copy"), x.shard, x.to);
 }
 template <class I>
 typename I::result_type inspect(I& f, PeerLost& x) {
@@ -217,8 +249,9 @@ typename I::result_type inspect(I& f, Welcome& x) {
 }
 template <class I>
 typename I::result_type inspect(I& f, PartOrder& x) {
-  return f(caf::meta::type_name("fs_part"), x.job, x.name, x.spec, x.step, x.owners, x.peers,
-           x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes, x.copies, x.best);
+  return f(caf::meta::type_name("fs_part"), x.job, x.name, x.spec, x.step, x.number, x.owners,
+           x.holders, x.peers, x.trains, x.joining, x.data, x.train_bytes, x.validation_bytes,
+           x.copies, x.best);
 }
 template <class I>
 typename I::result_type inspect(I& f, GiveUnit& x) {
@@ -315,9 +348,10 @@ enum class BulkKind : uint64_t {
   kValidationData = 7,  ///< a token file
   kWeightFrame = 8,     ///< step, key: shard; from its owner
   kGradientFrame = 9,   ///< as kGradient
-  kFinal = 20,          ///< weights of a shard as the job ends, to the coordinator; key: shard
-  kPiece = 21,          ///< of a checkpoint, to the coordinator; key: which
-  kPieceCopy = 22,      ///< weights, m, v and perhaps the best of a shard; step, key: shard
+  kCopy = 10,       ///< weights, m and v of a shard, to a node that is to hold it; step, key: shard
+  kFinal = 20,      ///< weights of a shard as the job ends, to the coordinator; key: shard
+  kPiece = 21,      ///< of a checkpoint, to the coordinator; key: which
+  kPieceCopy = 22,  ///< weights, m, v and perhaps the best of a shard; step, key: shard
 };
 
 }  // namespace fastserve::wire_messages
@@ -329,14 +363,16 @@ using PartActor = caf::typed_actor<
     caf::reacts_to<wire_messages::GiveUnit>, caf::reacts_to<wire_messages::ApplyShard>,
     caf::reacts_to<wire_messages::CloseShard>, caf::reacts_to<wire_messages::SkipShard>,
     caf::reacts_to<wire_messages::CopyShard>, caf::reacts_to<wire_messages::AddPeer>,
-    caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::EndPart>>;
+    caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::HeldBy>,
+    caf::reacts_to<wire_messages::MakeCopy>, caf::reacts_to<wire_messages::EndPart>>;
 /// The coordinator's side of one incarnation of a job, as its parts see it.
 using ConductorActor = caf::typed_actor<
     caf::reacts_to<wire_messages::PartOpened, PartActor>, caf::reacts_to<wire_messages::PartReady>,
     caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
     caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
-    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>,
-    caf::reacts_to<wire_messages::ShardCopied>, caf::reacts_to<wire_messages::PieceKept>>;
+    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::CopyMade>,
+    caf::reacts_to<wire_messages::PeerLost>, caf::reacts_to<wire_messages::ShardCopied>,
+    caf::reacts_to<wire_messages::PieceKept>>;
 /// A node, as the coordinator sees it.
 using NodeActor = PieceShelfActor::extend<caf::reacts_to<wire_messages::PartOrder, ConductorActor>,
                                           caf::reacts_to<wire_messages::DropPeer>,

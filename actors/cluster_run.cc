@@ -203,6 +203,7 @@ Result<TrainOutcome> TrainingRun::incarnation(std::vector<JobNode> nodes) {
   self->send(driver, Begin{});
   while (!parts->completion->wait_for(kLook)) {
     if (around_.closing->raised()) break;
+    if (const int copies = *parts->copies; copies != std::exchange(told_.replicas, copies)) say("");
     const auto members = parts->members->all();
     for (const JobNode& node : around_.nodes->usable(header_.numerics_id))
       if (!members.contains(node.name)) self->send(driver, NodeJoins{node});

@@ -6,7 +6,8 @@
 #include <map>
 
 #include "actors/conductor_sink.h"
-#include "actors/remote_actors.h"
+#include "actors/first_tensors.h"
+#include "actors/job_copies.h"
 #include "actors/shard_places.h"
 
 namespace fastserve {
@@ -17,7 +18,6 @@ using namespace wire_messages;
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(200);
-constexpr uint32_t kLast = 1 << 20;                 // urgency of what no step waits for
 constexpr auto kOpening = std::chrono::minutes(2);  // data, weights and all
 
 Error lost_error(const std::string& node, const std::string& why) {
@@ -37,8 +37,15 @@ class Conductor {
                            count_stripes(parts_->spec, layout.elements(), parts_->nodes));
     ranges_ = ParameterShard::ranges(tiles, layout.elements(), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
-    if (parts_->collector) place_copies();
-    sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_);
+    if (parts_->collector) place_pieces();
+    const int replicas = parts_->spec.replicas;
+    held_ = std::make_unique<JobCopies>(
+        JobCopies::Around{self_, [this](const std::string& node) { return part_of(node); },
+                          [this] { return able(); }, [this] { tell_holders(); }},
+        place_copies(owners_, serving_nodes(parts_->nodes), replicas),
+        StepId{static_cast<uint64_t>(parts_->state.steps_done)}, replicas);
+    *parts_->copies = held_->fewest();
+    sink_ = std::make_shared<ConductorSink>(ConductorShell(self_), owners_, ranges_, replicas > 0);
     parts_->hub->open(parts_->job, sink_);
     for (const JobNode& node : parts_->nodes) order(node, false);
     self_->delayed_send(self_, kTick, Tick{});
@@ -51,6 +58,7 @@ class Conductor {
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
     own_.clear();
     members_.clear();
+    held_ = nullptr;
     coordinator_ = nullptr;
     parts_->completion->set(Error{ErrorCode::kCancelled, "the job was taken down", "", ""});
   }
@@ -62,14 +70,20 @@ class Conductor {
     MemberState& member = it->second;
     member.part = part;
     self_->monitor(part);
-    if (answer.needs_data) send_data(answer.node);
+    if (answer.needs_data) send_data(*parts_, answer.node);
     if (member.joining) {
+      const bool replicated = parts_->spec.replicas > 0;
+      if (replicated)
+        self_->send(part, HeldBy{held_->holders()});  // it may have been long on its way
       // The shards send their weights to it, and whatever comes after.
-      for (auto& [name, other] : members_)
-        if (name != answer.node && other.part)
-          self_->send(other.part, AddPeer{member.node.place, member.node.serves});
+      for (auto& [name, other] : members_) {
+        if (name == answer.node || !other.part) continue;
+        self_->send(other.part, AddPeer{member.node.place, member.node.serves});
+        // What it computes may be for a node that has come since it was ordered to.
+        if (replicated) self_->send(part, AddPeer{other.node.place, other.node.serves});
+      }
     } else {
-      send_weights(answer.node);
+      send_weights(*parts_, ranges_, held_->holders(), answer.node);
     }
   }
 
@@ -78,10 +92,11 @@ class Conductor {
     if (it == members_.end() || answer.job != parts_->job || it->second.ready || failed_) return;
     it->second.ready = true;
     parts_->members->set(answer.node, {true, {}});
-    if (coordinator_)
-      add_trainer(it->second);
-    else if (std::all_of(members_.begin(), members_.end(),
-                         [](const auto& member) { return member.second.ready; }))
+    if (coordinator_) {
+      if (it->second.node.trains) add_trainer(it->second);
+      held_->came();
+    } else if (std::all_of(members_.begin(), members_.end(),
+                           [](const auto& member) { return member.second.ready; }))
       start();
   }
 
@@ -100,12 +115,11 @@ class Conductor {
   }
 
   void gathered(const ShardGathered& gathered) {
-    if (!coordinator_ || gathered.shard >= ranges_.size()) return;
+    if (!coordinator_ || gathered.shard >= ranges_.size() || !speaks(gathered)) return;
     if (gathered.squares.size() != ranges_[gathered.shard].tiles)
       return fail({ErrorCode::kCorrupt, "sent sums for other parts of the model",
-                   "node " + owners_[gathered.shard], ""});
-    self_->send(coordinator_,
-                Gathered{{gathered.shard}, {gathered.step}, from_bits(gathered.squares)});
+                   "node " + gathered.node, ""});
+    if (const Status same = held_->gathered(gathered); !same.ok()) fail(unavailable(same.error()));
   }
 
   void displaced(const DisplacementHere& here) {
@@ -114,9 +128,20 @@ class Conductor {
   }
 
   void applied(const ShardApplied& applied) {
-    if (coordinator_ && applied.shard < ranges_.size())
+    if (!coordinator_ || applied.shard >= ranges_.size() || !speaks(applied)) return;
+    if (parts_->spec.consistency.exact())
+      held_->applied(applied);
+    else
       self_->send(coordinator_, ShardReady{{applied.shard}, {applied.step}});
   }
+
+  void copy_made(const CopyMade& made) {
+    if (!coordinator_ || !speaks(made)) return;
+    held_->made(made);
+    say_copies();
+  }
+
+  void held() { held_->held(); }
 
   void copied(const ShardCopied& copied) {
     if (!coordinator_ || copied.shard >= ranges_.size()) return;
@@ -130,7 +155,7 @@ class Conductor {
   }
 
   void state_here(StateHere& here) {
-    if (!coordinator_) return;
+    if (!coordinator_ || !held_->takes(here)) return;
     if (here.best)
       self_->send(coordinator_, WeightsCopied{std::move(here.part)});
     else
@@ -141,7 +166,8 @@ class Conductor {
     const auto since = left_.find(node.name);
     const bool too_soon =
         since != left_.end() && parts_->clock->now() - since->second < std::chrono::seconds(2);
-    if (!coordinator_ || members_.contains(node.name) || too_soon || !node.trains) return;
+    const bool of_use = node.trains || (node.serves && parts_->spec.replicas > 0);
+    if (!coordinator_ || members_.contains(node.name) || too_soon || !of_use) return;
     parts_->log.info(fmt::format("job {}: node {} joins", parts_->name, node.name));
     order(node, true);
   }
@@ -150,7 +176,7 @@ class Conductor {
     const auto a = members_.find(node), b = members_.find(peer);
     if (a == members_.end() || b == members_.end()) return;
     if (!(a->second.ready && b->second.ready)) parts_->apart(node, peer);  // they never met
-    const std::string& weaker = owns_any(peer) && !owns_any(node) ? node : peer;
+    const std::string& weaker = held_->needed(peer) && !held_->needed(node) ? node : peer;
     lose(weaker, lost_error(weaker, fmt::format("nodes {} and {} cannot reach each other ({})",
                                                 node, peer, why.message())));
   }
@@ -164,7 +190,8 @@ class Conductor {
       }
   }
 
-  /// A node without parameters is done without; the loss of another ends the incarnation.
+  /// A node is done without, unless it is the only one to hold some of the parameters: then the
+  /// incarnation ends.
   void lose(std::string node, const Error& why) {
     const auto it = members_.find(node);
     if (it == members_.end()) return;
@@ -174,11 +201,15 @@ class Conductor {
     left_[node] = parts_->clock->now();
     if (parts_->collector) self_->send(parts_->collector, NodeLeft{node});
     if (member.part) self_->send(member.part, EndPart{});
-    const bool needed = owns_any(node) || (!coordinator_ && !member.joining);
+    const bool needed = held_->needed(node) || (!coordinator_ && !member.joining);
     if (needed) return fail(why.code == ErrorCode::kUnavailable ? why : unavailable(why));
     parts_->log.warning(fmt::format("job {}: {}", parts_->name, why.message()));
     for (auto& [name, other] : members_)
       if (other.part) self_->send(other.part, DropPeer{node});
+    if (const size_t moved = held_->lose(node); moved > 0)
+      parts_->log.info(fmt::format("job {}: other nodes lead the {} shards that node {} led",
+                                   parts_->name, moved, node));
+    say_copies();
     if (member.proxy) caf::anon_send_exit(member.proxy, caf::exit_reason::kill);
   }
 
@@ -196,18 +227,41 @@ class Conductor {
     JobNode node;
     PartActor part;
     bool joining = false, ready = false;
+    uint64_t number = 0;
     std::optional<TrainerId> trainer;
     TrainerActor proxy;
   };
 
-  bool owns_any(const std::string& node) const {
-    return std::find(owners_.begin(), owners_.end(), node) != owners_.end();
+  /// Of an earlier life of the node there may still be words under way.
+  template <class Said>
+  bool speaks(const Said& said) const {
+    const auto it = members_.find(said.node);
+    return it != members_.end() && it->second.number == said.number;
+  }
+  PartActor part_of(const std::string& node) const {
+    const auto it = members_.find(node);
+    return it == members_.end() ? PartActor() : it->second.part;
+  }
+  std::vector<std::string> able() const {
+    std::vector<std::string> nodes;
+    for (const auto& [name, member] : members_)
+      if (member.ready && member.node.serves) nodes.push_back(name);
+    return nodes;
+  }
+  void tell_holders() {
+    for (const auto& [name, member] : members_)
+      if (member.part) self_->send(member.part, HeldBy{held_->holders()});
+  }
+  void say_copies() {
+    if (const int now = held_->fewest(); parts_->copies->exchange(now) != now)
+      parts_->log.info(
+          fmt::format("job {}: replicas {} of {}", parts_->name, now, parts_->spec.replicas));
   }
   static Error unavailable(const Error& why) {
     return {ErrorCode::kUnavailable, why.what, why.where, why.hint};
   }
 
-  void place_copies() {
+  void place_pieces() {
     copies_ = copy_places(owners_, parts_->spec.checkpoint_copies);
     ExpectPieces expected;
     for (size_t i = 0; i < ranges_.size(); i++)
@@ -226,56 +280,17 @@ class Conductor {
     member.node = node;
     member.joining = joining;
     self_->monitor(node.actor);
-    PartOrder order;
-    order.job = parts_->job;
-    order.name = parts_->name;
-    order.spec = parts_->spec.to_json().dump();
-    order.step = static_cast<uint64_t>(parts_->state.steps_done);
+    PartOrder order = order_of(*parts_, node);
+    order.number = member.number = ++orders_;
     order.owners = owners_;
+    if (parts_->spec.replicas > 0) order.holders = held_->holders();
     if (joining)
       for (const auto& [name, other] : members_) order.peers.push_back(other.node.place);
     else
       for (const JobNode& other : parts_->nodes) order.peers.push_back(other.place);
-    order.trains = node.trains;
     order.joining = joining;
-    order.data = parts_->data_fingerprint;
-    order.train_bytes = parts_->train_file->size();
-    order.validation_bytes = parts_->validation_file ? parts_->validation_file->size() : 0;
     order.copies = copies_;
-    order.best = parts_->collector && parts_->best != nullptr;
     self_->send(node.actor, std::move(order), ConductorActor(ConductorShell(self_)));
-  }
-
-  void send_data(const std::string& node) {
-    const auto send = [&](BulkKind tensor, const std::shared_ptr<const std::string>& file) {
-      if (file != nullptr)
-        parts_->hub->send(node, {static_cast<uint64_t>(tensor), parts_->job, 0, 0},
-                          {{std::as_bytes(std::span(*file)), file}}, 0);
-    };
-    send(BulkKind::kTrainData, parts_->train_file);
-    send(BulkKind::kValidationData, parts_->validation_file);
-  }
-
-  void send_weights(const std::string& node) {
-    const auto step = static_cast<uint64_t>(parts_->state.steps_done);
-    const auto run = [&](const std::shared_ptr<const std::vector<float>>& all, size_t shard) {
-      const auto& range = ranges_[shard];
-      return BulkSource{
-          std::as_bytes(std::span(*all).subspan(range.begin, range.end - range.begin)), all};
-    };
-    for (size_t shard = 0; shard < ranges_.size(); shard++) {
-      const auto urgency = static_cast<uint32_t>(1 + shard);
-      parts_->hub->send(node, {static_cast<uint64_t>(BulkKind::kWeights), parts_->job, step, shard},
-                        {run(parts_->weights, shard)}, urgency);
-      // With local steps every node has an optimiser of its own for all of the weights.
-      if ((owners_[shard] == node || parts_->spec.consistency.local()) && step > 0)
-        parts_->hub->send(node,
-                          {static_cast<uint64_t>(BulkKind::kMoments), parts_->job, step, shard},
-                          {run(parts_->m, shard), run(parts_->v, shard)}, urgency);
-      if (parts_->collector && parts_->best != nullptr && owners_[shard] == node)
-        parts_->hub->send(node, {static_cast<uint64_t>(BulkKind::kBest), parts_->job, step, shard},
-                          {run(parts_->best, shard)}, kLast);
-    }
   }
 
   template <class Actor>
@@ -319,8 +334,9 @@ class Conductor {
     driven->writer = parts_->writer;
     for (auto& [name, member] : members_)
       if (member.node.trains) driven->trainers.push_back(trainer_of(member));
-    for (uint32_t i = 0; i < ranges_.size(); i++)
-      driven->shards.push_back(keep(system.spawn(remote_shard, i, members_.at(owners_[i]).part)));
+    driven->held_still = [self = ConductorShell(self_)] { caf::anon_send(self, Hold{}); };
+    for (const RemoteShardActor& shard : held_->begin(coordinator_))
+      driven->shards.push_back(keep(shard));
     caf::logger::set_current_actor_system(nullptr);
     self_->send(coordinator_, Begin{});
   }
@@ -341,12 +357,14 @@ class Conductor {
   Nanoseconds began_{0};
   std::vector<std::string> owners_, copies_;
   std::vector<ParameterShard::Range> ranges_;
+  std::unique_ptr<JobCopies> held_;
   std::map<std::string, MemberState> members_;
   std::map<std::string, Nanoseconds> left_;
   std::shared_ptr<ConductorSink> sink_;
   CoordinatorActor coordinator_;
   bool failed_ = false;
   uint32_t trainers_ = 0;
+  uint64_t orders_ = 0;
   std::vector<caf::strong_actor_ptr> own_;
 };
 
@@ -367,7 +385,9 @@ ConductorShell::behavior_type conductor(ConductorShell::pointer self,
       [=](const ShardApplied& applied) { all->applied(applied); },
       [=](const ShardCopied& copied) { all->copied(copied); },
       [=](const PieceKept& kept) { all->kept(kept); },
+      [=](const CopyMade& made) { all->copy_made(made); },
       [=](const PeerLost& lost) { all->peer_lost(lost.node, lost.peer, to_error(lost.fault)); },
+      [=](const Hold&) { all->held(); },
       [=](const Begin&) { all->begin(); },
       [=](StateHere& here) { all->state_here(here); },
       [=](const NodeJoins& joins) { all->joins(joins.node); },

@@ -1,6 +1,7 @@
 // The coordinator's side of one incarnation of a job that runs on other nodes.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,6 +28,7 @@ struct JobNode {
 
 namespace messages {
 struct StateHere {  // a tensor with a shard's state has arrived
+  uint32_t shard;
   std::shared_ptr<const ShardState> part;
   bool best;
 };
@@ -90,6 +92,8 @@ struct ConductorParts {
   CoordinatorActor coordinator;  ///< set by the conductor; to be waited for once that has ended
   std::function<void(const TrainProgress&)> progress;
   std::shared_ptr<MemberTable> members;
+  /// Copies of the shard that has fewest, beside the one that leads.
+  std::shared_ptr<std::atomic<int>> copies = std::make_shared<std::atomic<int>>(0);
   /// Two nodes cannot reach each other; a node cannot do its part. Called from the conductor.
   std::function<void(const std::string& node, const std::string& peer)> apart;
   std::function<void(const std::string& node, const Error& why)> failed;
@@ -101,7 +105,8 @@ using ConductorShell = caf::typed_actor<
     caf::reacts_to<wire_messages::PartOpened, PartActor>, caf::reacts_to<wire_messages::PartReady>,
     caf::reacts_to<wire_messages::PartFailed>, caf::reacts_to<wire_messages::UnitDone>,
     caf::reacts_to<wire_messages::ShardGathered>, caf::reacts_to<wire_messages::DisplacementHere>,
-    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::PeerLost>,
+    caf::reacts_to<wire_messages::ShardApplied>, caf::reacts_to<wire_messages::CopyMade>,
+    caf::reacts_to<wire_messages::PeerLost>, caf::reacts_to<messages::Hold>,
     caf::reacts_to<wire_messages::ShardCopied>, caf::reacts_to<wire_messages::PieceKept>,
     caf::reacts_to<messages::Begin>, caf::reacts_to<messages::StateHere>,
     caf::reacts_to<messages::NodeJoins>, caf::reacts_to<messages::PeerGone>,

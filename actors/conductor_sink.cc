@@ -11,12 +11,14 @@ Result<BulkPlace> ConductorSink::place(const std::string& peer, const BulkTag& t
   const bool known = best || kind == BulkKind::kState;
   const Error refused{ErrorCode::kInvalidArgument, "sent a tensor that nobody waits for",
                       "node " + peer, ""};
-  if (!known || tag.key >= ranges_.size() || owners_[tag.key] != peer) return refused;
+  if (!known || tag.key >= ranges_.size() || !(replicated_ || owners_[tag.key] == peer))
+    return refused;
   const ParameterShard::Range& range = ranges_[tag.key];
   const size_t n = range.end - range.begin;
   if (bytes != n * sizeof(float) * (best ? 1 : 3)) return refused;
   auto part = std::make_shared<ShardState>();
   part->offset = range.begin;
+  part->step = {tag.step};
   BulkPlace place;
   for (auto* run : {&part->weights, &part->m, &part->v}) {
     if (best && run != &part->weights) break;
@@ -29,7 +31,8 @@ Result<BulkPlace> ConductorSink::place(const std::string& peer, const BulkTag& t
 
 void ConductorSink::arrived(const std::string&, const BulkTag& tag, BulkPlace place) {
   caf::anon_send(conductor_,
-                 messages::StateHere{std::static_pointer_cast<const ShardState>(place.owner),
+                 messages::StateHere{static_cast<uint32_t>(tag.key),
+                                     std::static_pointer_cast<const ShardState>(place.owner),
                                      tag.kind == static_cast<uint64_t>(BulkKind::kBest)});
 }
 

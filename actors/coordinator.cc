@@ -68,6 +68,13 @@ class Shell {
     carry_out(job().snapshot_taken());
   }
 
+  void hold(const Hold& hold) {
+    if (hold.on)
+      job().hold_still();
+    else
+      carry_out(job().go_on());
+  }
+
   void written(const Status& status) {
     if (said_slow_)
       parts_->log.warning(
@@ -126,6 +133,7 @@ class Shell {
   void carry_out(const SkipStep& order) {
     for (const auto& shard : parts_->shards) self_->send(shard, Skip{order.step});
   }
+  void carry_out(const HoldStill&) { parts_->held_still(); }
   void carry_out(const KeepBest&) {
     if (parts_->weights) {
       auto weights = parts_->weights();
@@ -258,6 +266,7 @@ CoordinatorActor::behavior_type coordinator(CoordinatorActor::pointer self,
       [=](WeightsCopied& copied) { shell->best_copied(std::move(copied.part)); },
       [=](const TrainerJoined& joined) { shell->joined(joined.trainer); },
       [=](const CheckpointWritten& written) { shell->written(*written.status); },
+      [=](const Hold& hold) { shell->hold(hold); },
       [=](const Tick&) {
         shell->tick();
         self->delayed_send(self, kTick, Tick{});

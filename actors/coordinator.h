@@ -47,6 +47,7 @@ struct CoordinatorParts {
   std::shared_ptr<const std::vector<float>> best;  ///< weights of the best evaluation so far
   std::function<void(const TrainProgress&)> progress;
   std::function<void(const Commit&)> committed;         ///< before the shards hear of it
+  std::function<void()> held_still;                     ///< answered with Hold{false}
   std::function<void()> look_at_memory;                 ///< called where a job holds most
   std::function<void(TrainOutcome&)> complete_outcome;  ///< adds what the job cannot know
   Log log;

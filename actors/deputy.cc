@@ -2,12 +2,11 @@
 
 #include <algorithm>
 
+#include "actors/exact_part.h"
 #include "actors/local_part.h"
 #include "actors/loose_server.h"
-#include "actors/parameter_server.h"
 #include "actors/peer_meetings.h"
 #include "actors/piece_keeper.h"
-#include "actors/slice_sender.h"
 #include "actors/taker.h"
 #include "actors/trainer.h"
 
@@ -33,6 +32,8 @@ class Deputy {
     if (sink_ != nullptr) node_->hub->close(order_.job, *sink_);
     for (const auto& actor : own_) caf::anon_send_exit(actor, caf::exit_reason::kill);
     own_.clear();
+    room_->servers.clear();
+    exact_ = nullptr;
     local_ = nullptr;
     copies_ = nullptr;
     room_ = nullptr;
@@ -91,7 +92,7 @@ class Deputy {
     if (room_ == nullptr || room_->replica == nullptr) return;
     const bool by_range = ready_ && local_ == nullptr;
     const auto step = by_range ? room_->replica->newest() : room_->replica->whole();
-    if (!step || moments_missing_ > 0) return;
+    if (!step || moments_missing_ > 0 || !met_all()) return;
     if (local_ != nullptr && !ready_) local_->open(*step);
     if (local_ != nullptr)
       local_->carry_out(local_->rounds().weights_ready(*step));
@@ -157,11 +158,9 @@ class Deputy {
   }
 
   void gathered(Gathered& gathered) {
-    if (local_ == nullptr) {
-      self_->send(conductor_, ShardGathered{gathered.shard.value, gathered.step.value,
-                                            to_bits(gathered.squares)});
-      return;
-    }
+    if (local_ == nullptr)
+      return self_->send(conductor_, ShardGathered{node_->name, order_.number, gathered.shard.value,
+                                                   gathered.step.value, to_bits(gathered.squares)});
     local_->carry_out(local_->rounds().gathered(gathered.shard.value, gathered.step,
                                                 std::move(gathered.squares)));
     pump();
@@ -182,7 +181,8 @@ class Deputy {
   void shard_ready(const ShardReady& ready) {
     if (room_ == nullptr) return;
     if (local_ == nullptr) room_->replica->applied(ready.shard.value, {ready.step.value + 1});
-    self_->send(conductor_, ShardApplied{ready.shard.value, ready.step.value});
+    self_->send(conductor_,
+                ShardApplied{node_->name, order_.number, ready.shard.value, ready.step.value});
     look();
   }
 
@@ -200,8 +200,21 @@ class Deputy {
 
   template <class Order>
   void to_shard(uint32_t shard, Order order) {
+    if (exact_ != nullptr) return exact_->to_shard(shard, std::move(order));
     if (room_ == nullptr || shard >= shards_.size() || !room_->owns(shard)) return;
     self_->send(shards_[shard], std::move(order));
+  }
+
+  void held_by(const HeldBy& held) {
+    if (exact_ != nullptr) return exact_->held_by(held.holders);
+    if (room_ != nullptr) room_->held.set(held.holders);
+  }
+
+  void copy_here(const CopyHere& copy) {
+    if (exact_ == nullptr || !exact_->copy_here(copy)) return;
+    self_->send(conductor_,
+                CopyMade{node_->name, order_.number, copy.shard, copy.state->step.value});
+    look();
   }
 
   void add_peer(const AddPeer& peer) {
@@ -215,6 +228,7 @@ class Deputy {
     if (!met.status.ok()) return peer_gone({met.node, met.status.error()});
     room_->peers.add(met.node);
     if (copies_ != nullptr) copies_->met(met.node);
+    if (exact_ != nullptr) return exact_->joined(met.node);
     for (uint32_t i = 0; i < shards_.size(); i++)
       if (room_->owns(i)) self_->send(shards_[i], SendWeights{met.node});
   }
@@ -245,6 +259,14 @@ class Deputy {
     self_->quit(caf::exit_reason::user_shutdown);
   }
 
+  /// Where anybody may come to hold a shard, one that joins is ready when it has met everybody.
+  bool met_all() {
+    if (ready_ || !order_.joining || room_->spec.replicas == 0 || meetings_.all(room_->peers))
+      return true;
+    self_->delayed_send(self_, std::chrono::milliseconds(20), Tick{});
+    return false;
+  }
+
   Status connect() {
     return meetings_.open(order_, room_->peers, [this](const std::string& node, const Error& why) {
       peer_gone({node, why});
@@ -256,43 +278,31 @@ class Deputy {
     const DeputyActor me(self_);
     const CoordinatorActor superior(me);
     auto& system = self_->system();
-    // A killed actor may be at work for a while yet: what it works on lives as long.
-    const auto with_room = [&](const auto& part) {
-      return std::shared_ptr<typename std::decay_t<decltype(part)>::element_type>(room_,
-                                                                                  part.get());
-    };
     const auto keep = [&](const auto& actor) {
       own_.push_back(caf::actor_cast<caf::strong_actor_ptr>(actor));
       return actor;
     };
     std::vector<LocalServerActor> local;
+    const bool alone = room_->spec.consistency.local();
     for (uint32_t i = 0; i < room_->ranges.size(); i++) {
-      if (!room_->spec.consistency.exact()) {
-        const bool alone = room_->spec.consistency.local();
-        local.push_back(
-            keep(system.spawn<caf::detached>(alone ? local_server : loose_server, room_, i, me)));
-        shards_.push_back(local.back());
-        moments_missing_ += order_.step > 0 && !order_.joining && (alone || room_->owns(i));
-        continue;
-      }
-      if (!room_->owns(i)) {
-        shards_.push_back(keep(system.spawn<caf::detached>(slice_sender, room_, i)));
-        continue;
-      }
-      ParameterServerParts parts{
-          with_room(room_->shards[i]), &room_->gate, &*room_->turns, {}, node_->log};
-      parts.publish = [room = room_, i](StepId at, std::span<const float> weights,
-                                        const std::string* only) {
-        room->publish(i, at, weights, only);
-      };
-      shards_.push_back(keep(
-          system.spawn<caf::detached>(parameter_server, ShardId{i}, std::move(parts), superior)));
-      moments_missing_ += order_.step > 0;
+      moments_missing_ += order_.step > 0 && !order_.joining && (alone || room_->owns(i));
+      if (room_->spec.consistency.exact()) continue;
+      local.push_back(
+          keep(system.spawn<caf::detached>(alone ? local_server : loose_server, room_, i, me)));
+      shards_.push_back(local.back());
+      if (room_->owns(i)) room_->servers.set(i, local.back());
     }
-    for (uint32_t i = 0; i < room_->workers.size(); i++)
-      trainers_.push_back(keep(
-          system.spawn<caf::detached>(trainer, TrainerId{i}, with_room(room_->workers[i]), superior,
-                                      shards_, ParameterShard::begins(room_->ranges))));
+    if (room_->spec.consistency.exact()) {
+      exact_ = std::make_unique<ExactPart>(self_, room_, own_);
+      shards_ = exact_->begin();
+    }
+    for (uint32_t i = 0; i < room_->workers.size(); i++) {
+      // A killed actor may be at work for a while yet: what it works on lives as long.
+      std::shared_ptr<GradientWorker> worker(room_, room_->workers[i].get());
+      trainers_.push_back(
+          keep(system.spawn<caf::detached>(trainer, TrainerId{i}, std::move(worker), superior,
+                                           shards_, ParameterShard::begins(room_->ranges))));
+    }
     for (int i = 0; i < node_->lanes; i++)
       takers_.push_back(keep(system.spawn<caf::detached>(taker, room_, shards_, me)));
     const auto keeper = room_->spec.node_checkpoints
@@ -306,7 +316,6 @@ class Deputy {
       local_ =
           std::make_unique<LocalPart>(self_, room_, *work_, std::move(local),
                                       [this](const NodeWork::UnitDone& unit) { report(unit); });
-    sink_->set_shards(shards_);
     sink_->set_keeper(keeper);
     return {};
   }
@@ -320,6 +329,7 @@ class Deputy {
   std::shared_ptr<PartSink> sink_;
   std::unique_ptr<NodeWork> work_;
   std::unique_ptr<LocalPart> local_;  // unless the job is exact
+  std::unique_ptr<ExactPart> exact_;  // if it is
   std::unique_ptr<PartCopies> copies_;
   std::vector<ParameterServerActor> shards_;
   std::vector<TrainerActor> trainers_;
@@ -340,14 +350,7 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
   });
   return {
       [=](const GiveUnit& unit) { part->give(unit); },
-      [=](const ApplyShard& order) {
-        ApplyOrder apply;
-        apply.step = {order.step};
-        apply.learning_rate = std::bit_cast<double>(order.learning_rate);
-        apply.grad_scale = std::bit_cast<double>(order.grad_scale);
-        apply.update = order.update;
-        part->to_shard(order.shard, Apply{apply});
-      },
+      [=](const ApplyShard& order) { part->to_shard(order.shard, to_apply(order)); },
       [=](const CloseShard& order) {
         RoundClose close{{order.step}, order.steps, {}};
         for (size_t i = 0; i < std::min(order.attempts.size(), order.shares.size()); i++)
@@ -356,6 +359,10 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       },
       [=](const SkipShard& order) { part->to_shard(order.shard, Skip{{order.step}}); },
       [=](const CopyShard& order) { part->copy(order); },
+      [=](const HeldBy& held) { part->held_by(held); },
+      [=](const MakeCopy& copy) {
+        part->to_shard(copy.shard, SendWeights{copy.to, true});
+      },
       [=](const AddPeer& peer) { part->add_peer(peer); },
       [=](const DropPeer& peer) { part->drop_peer(peer.node); },
       [=](const EndPart&) { self->quit(caf::exit_reason::normal); },
@@ -375,11 +382,13 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       [=](const WeightsCopied& copied) { part->copied(copied.part); },
       [](const TrainerJoined&) {},
       [](const CheckpointWritten&) {},
+      [](const Hold&) {},
       [=](const Tick&) { part->look(); },
       [=](const DataHere& data) { part->data_here(data); },
       [=](WeightsHere& here) { part->weights_here(here); },
       [=](GradientHere& here) { part->gradient_here(here); },
       [=](const MomentsHere& here) { part->moments_here(here); },
+      [=](const CopyHere& copy) { part->copy_here(copy); },
       [=](const PeerGone& gone) { part->peer_gone(gone); },
       [=](const PeerMet& met) { part->peer_met(met); },
   };

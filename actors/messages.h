@@ -48,8 +48,9 @@ struct CopyWeights {  // answered with WeightsCopied
   Of of = Of::kBest;
   int64_t step = 0;
 };
-struct SendWeights {  // to a node that has joined
-  std::string peer;
+struct SendWeights {   // to a node that has joined, or, from who has come to lead, to all
+  std::string peer;    // empty: all
+  bool state = false;  // not the weights, but all that is held, to one that is to hold it, too
 };
 
 // To the checkpoint writer.
@@ -63,6 +64,11 @@ struct WriteCheckpoint {
 };
 
 struct Settle {};
+
+// Between a coordinator and its conductor: a hold between two steps.
+struct Hold {
+  bool on = true;  // false: it has been made use of
+};
 
 // To the coordinator.
 struct Begin {};
@@ -118,6 +124,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Skip)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Close)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Displaced)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::CopyState)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Hold)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WriteCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::Begin)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WorkDone)
@@ -163,6 +170,7 @@ using CoordinatorActor =
                      caf::reacts_to<messages::ShardReady>, caf::reacts_to<messages::ShardFailed>,
                      caf::reacts_to<messages::StateCopied>, caf::reacts_to<messages::WeightsCopied>,
                      caf::reacts_to<messages::TrainerJoined>,
-                     caf::reacts_to<messages::CheckpointWritten>, caf::reacts_to<messages::Tick>>;
+                     caf::reacts_to<messages::CheckpointWritten>, caf::reacts_to<messages::Hold>,
+                     caf::reacts_to<messages::Tick>>;
 
 }  // namespace fastserve

@@ -32,6 +32,10 @@ struct GradientHere {  // a frame
   size_t frame;
   std::string peer;
 };
+struct CopyHere {  // of a shard that this node is to hold, too
+  uint32_t shard;
+  std::shared_ptr<const ShardState> state;
+};
 struct MomentsHere {
   uint32_t shard;
   std::shared_ptr<const std::vector<float>> both;  // m, then v
@@ -81,6 +85,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::DataHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::WeightsHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::GradientHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::MomentsHere)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::CopyHere)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::PeerMet)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::LocalApplied)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(fastserve::messages::LocalDisplaced)
@@ -109,7 +114,8 @@ using DeputyActor = caf::typed_actor<
     caf::reacts_to<wire_messages::GiveUnit>, caf::reacts_to<wire_messages::ApplyShard>,
     caf::reacts_to<wire_messages::CloseShard>, caf::reacts_to<wire_messages::SkipShard>,
     caf::reacts_to<wire_messages::CopyShard>, caf::reacts_to<wire_messages::AddPeer>,
-    caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::EndPart>,
+    caf::reacts_to<wire_messages::DropPeer>, caf::reacts_to<wire_messages::HeldBy>,
+    caf::reacts_to<wire_messages::MakeCopy>, caf::reacts_to<wire_messages::EndPart>,
     caf::reacts_to<messages::Begin>, caf::reacts_to<messages::WorkDone>,
     caf::reacts_to<messages::WorkDropped>, caf::reacts_to<messages::TrainerFailed>,
     caf::reacts_to<messages::Gathered>, caf::reacts_to<messages::Displaced>,
@@ -119,7 +125,8 @@ using DeputyActor = caf::typed_actor<
     caf::reacts_to<messages::TrainerJoined>, caf::reacts_to<messages::CheckpointWritten>,
     caf::reacts_to<messages::Tick>, caf::reacts_to<messages::DataHere>,
     caf::reacts_to<messages::WeightsHere>, caf::reacts_to<messages::GradientHere>,
-    caf::reacts_to<messages::MomentsHere>, caf::reacts_to<messages::PeerGone>,
+    caf::reacts_to<messages::MomentsHere>, caf::reacts_to<messages::CopyHere>,
+    caf::reacts_to<messages::Hold>, caf::reacts_to<messages::PeerGone>,
     caf::reacts_to<messages::PeerMet>>;
 
 using PieceKeeperActor =

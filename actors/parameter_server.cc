@@ -44,7 +44,10 @@ ParameterServerActor::behavior_type parameter_server(ParameterServerActor::point
       [=](const CopyState&) { answer([&] { return StateCopied{shard->snapshot()}; }); },
       [=](const CopyWeights&) { answer([&] { return WeightsCopied{shard->weights_snapshot()}; }); },
       [=](const SendWeights& to) {
-        if (parts.publish) parts.publish(shard->step(), shard->weights(), &to.peer);
+        if (to.state && parts.send_state)
+          parts.send_state(shard->snapshot(), to.peer);
+        else if (parts.publish)
+          parts.publish(shard->step(), shard->weights(), to.peer.empty() ? nullptr : &to.peer);
       },
   };
 }

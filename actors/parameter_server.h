@@ -21,6 +21,8 @@ struct ParameterServerParts {
   /// weights are at, and with one peer alone when it has joined. May be empty.
   std::function<void(StepId at, std::span<const float> weights, const std::string* only)> publish;
   Log log;
+  /// Where another node may come to hold the shard as well. May be empty.
+  std::function<void(std::shared_ptr<const ShardState> state, const std::string& to)> send_state{};
 };
 
 ParameterServerActor::behavior_type parameter_server(ParameterServerActor::pointer self, ShardId id,

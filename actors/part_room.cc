@@ -28,6 +28,19 @@ BulkPlace place_in(std::span<std::byte> bytes, std::shared_ptr<void> owner) {
   return {{bytes}, std::move(owner)};
 }
 
+BulkPlace place_state(const ParameterShard::Range& range, StepId step) {
+  auto state = std::make_shared<ShardState>();
+  state->offset = range.begin;
+  state->step = step;
+  BulkPlace place;
+  for (auto* run : {&state->weights, &state->m, &state->v}) {
+    run->resize(range.end - range.begin);
+    place.parts.push_back(std::as_writable_bytes(std::span(*run)));
+  }
+  place.owner = std::move(state);
+  return place;
+}
+
 uint64_t kind_of(BulkKind tensor, uint32_t shard = 0) {
   return static_cast<uint64_t>(tensor) | uint64_t{shard} << 32;
 }
@@ -53,12 +66,13 @@ std::vector<std::string> PeerList::all() const {
 Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodeParts> node,
                                                    PartOrder order) {
   constexpr size_t kMostShards = 1 << 16;
-  auto room = std::make_shared<PartRoom>();
+  auto room = std::make_shared<PartRoom>(node->name);
   FS_ASSIGN(const Json spec, Json::parse(order.spec, "the job's settings"));
   FS_ASSIGN(room->spec, TrainSpec::from_json(spec, "the job's settings"));
   FS_TRY(room->spec.validate());
   if (order.owners.empty() || order.owners.size() > kMostShards)
     return Error{ErrorCode::kCorrupt, "names no shards", "the job's order", ""};
+  FS_TRY(room->hold(order));
   room->node = std::move(node);
   room->order = std::move(order);
   const int trainers = room->node->make_host ? 1 : 0;  // one for the device; the lanes' else
@@ -74,6 +88,16 @@ Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodePar
                  "the job's order", ""};
   room->make_codecs(tiles, layout);
   return room;
+}
+
+Status PartRoom::hold(const PartOrder& order) {
+  ShardHolders holders = order.holders;
+  if (holders.empty())
+    for (const std::string& owner : order.owners) holders.push_back({owner});
+  if (holders.size() != order.owners.size())
+    return Error{ErrorCode::kCorrupt, "names holders of other shards", "the job's order", ""};
+  held.set(std::move(holders));
+  return {};
 }
 
 void PartRoom::make_codecs(const std::vector<ParameterTile>& tiles, const ParameterLayout& layout) {
@@ -160,9 +184,10 @@ Status PartRoom::build() {
     loose.push_back(std::make_shared<LooseRange>(*backend, gate, *replica, i, spec,
                                                  layout.microbatches(), owns(i)));
   for (uint32_t i = 0; i < ranges.size() && spec.consistency.exact(); i++)
-    shards.push_back(owns(i) ? std::make_shared<ParameterShard>(*backend, ranges[i], spec, layout,
-                                                                StepId{order.step})
-                             : nullptr);
+    shards.push_back(owns(i) && !order.joining
+                         ? std::make_shared<ParameterShard>(*backend, ranges[i], spec, layout,
+                                                            StepId{order.step})
+                         : nullptr);
   if (!order.trains) return {};
   pool = std::make_unique<GradientPool>(
       [this] { return backend->allocate(backend->elements() * sizeof(float)); });
@@ -181,7 +206,9 @@ void PartRoom::publish(uint32_t index, StepId at, std::span<const float> weights
                        const std::string* only) {
   const WeightCodec& codec = weight_codecs[index];
   const bool delta = codec.format().kind == WeightsBack::Kind::kDelta;
-  const std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers.all();
+  if (only == nullptr && !held.leads(index)) return;
+  std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers.all();
+  std::erase_if(to, [&](const std::string& peer) { return held.holds(index, peer); });
   if (to.empty() && !delta) return;
   auto buffer = frames[index]->take();
   if (!buffer.ok()) return;  // host memory is out: the part will not live long
@@ -200,9 +227,13 @@ void PartRoom::publish(uint32_t index, StepId at, std::span<const float> weights
                     {{frame, *buffer}}, index);
 }
 
-void PartSink::set_shards(std::vector<ParameterServerActor> shards) {
-  std::lock_guard lock(mutex_);
-  shards_ = std::move(shards);
+void PartRoom::send_copy(uint32_t index, const std::shared_ptr<const ShardState>& state,
+                         const std::string& to) {
+  std::vector<BulkSource> parts;
+  for (const auto* run : {&state->weights, &state->m, &state->v})
+    parts.push_back({std::as_bytes(std::span(*run)), state});
+  node->hub->send(to, {kind_of(BulkKind::kCopy), order.job, state->step.value, index},
+                  std::move(parts), index);
 }
 
 Result<uint32_t> PartSink::shard_of(const BulkTag& tag, uint64_t bytes, uint64_t copies) const {
@@ -223,8 +254,9 @@ Result<BulkPlace> PartSink::place_gradient(const std::string& peer, const BulkTa
     return Error{ErrorCode::kInvalidArgument, what, "node " + peer, ""};
   };
   const uint64_t shard = (tag.kind >> 32) - 1;
+  // Who sends may have heard before this node that it holds the shard.
   if (tag.kind >> 32 == 0 || shard >= room_->ranges.size() ||
-      !room_->owns(static_cast<uint32_t>(shard)))
+      room_->servers.get(static_cast<uint32_t>(shard)) == nullptr)
     return refuse("sent a gradient for a shard that is not here");
   const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
   const auto microbatches = static_cast<uint32_t>(room_->plan.microbatches);
@@ -252,8 +284,11 @@ Result<BulkPlace> PartSink::place_weights(const std::string& peer, const BulkTag
     FS_ASSIGN(GradientHandle slice, room_->slices[shard]->take());
     return place_in(PartRoom::frame_in(slice, bytes), slice);
   }
-  if (tag.key >= room_->ranges.size() || room_->order.owners[tag.key] != peer)
-    return refuse("sent weights that are not its own");
+  // Of a shard that several nodes hold the leader may have changed.
+  const bool known =
+      tag.key < room_->ranges.size() &&
+      (room_->spec.replicas > 0 ? peer != kCoordinatorPeer : room_->order.owners[tag.key] == peer);
+  if (!known) return refuse("sent weights that are not its own");
   const WeightCodec& codec = room_->weight_codecs[tag.key];
   if (bytes != codec.encoded_bytes() && bytes != codec.whole_bytes())
     return refuse("sent weights of the wrong size");
@@ -280,6 +315,11 @@ Result<BulkPlace> PartSink::place(const std::string& peer, const BulkTag& tag, u
       auto both = std::make_shared<std::vector<float>>(bytes / sizeof(float));
       return place_in(std::as_writable_bytes(std::span(*both)), both);
     }
+    case BulkKind::kCopy: {
+      FS_ASSIGN(const uint32_t shard, shard_of(tag, bytes, 3));
+      if (from_coordinator || room_->spec.replicas == 0) return refuse("sent a shard's state");
+      return place_state(room_->ranges[shard], {tag.step});
+    }
     case BulkKind::kTrainData:
     case BulkKind::kValidationData: {
       const bool train = static_cast<BulkKind>(tag.kind) == BulkKind::kTrainData;
@@ -304,13 +344,10 @@ void PartSink::arrived(const std::string& peer, const BulkTag& tag, BulkPlace pl
   const Subtree subtree{static_cast<uint32_t>(tag.key >> 32), static_cast<uint32_t>(tag.key)};
   const auto shard = static_cast<uint32_t>(tag.key);
   switch (kind) {
-    case BulkKind::kGradient: {
-      std::lock_guard lock(mutex_);
-      if (!shards_.empty())
-        caf::anon_send(shards_[(tag.kind >> 32) - 1],
-                       PushGradient{{tag.step}, subtree, subtree, buffer(), peer});
+    case BulkKind::kGradient:
+      if (const auto server = room_->servers.get(static_cast<uint32_t>(tag.kind >> 32) - 1))
+        caf::anon_send(server, PushGradient{{tag.step}, subtree, subtree, buffer(), peer});
       return;
-    }
     case BulkKind::kGradientFrame:
       caf::anon_send(deputy_, GradientHere{static_cast<uint32_t>((tag.kind >> 32) - 1),
                                            {tag.step},
@@ -332,6 +369,10 @@ void PartSink::arrived(const std::string& peer, const BulkTag& tag, BulkPlace pl
     case BulkKind::kBest:
     case BulkKind::kPieceCopy:
       return piece_here(tag, place);
+    case BulkKind::kCopy:
+      caf::anon_send(deputy_,
+                     CopyHere{shard, std::static_pointer_cast<const ShardState>(place.owner)});
+      return;
     default:
       caf::anon_send(deputy_,
                      DataHere{kind == BulkKind::kValidationData,

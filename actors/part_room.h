@@ -1,6 +1,7 @@
 // What a node's part of a job computes on: plain parts, built from the order. For actors/ alone.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 #include "train/local_range.h"
 #include "train/loose_range.h"
 #include "train/node_work.h"
+#include "train/shard_copies.h"
 #include "train/turns.h"
 #include "train/weight_codec.h"
 #include "train/weight_replica.h"
@@ -31,8 +33,32 @@ class PeerList {
   std::vector<std::string> nodes_;
 };
 
+/// The parameter servers of the node's own shards. Threads: any.
+class ServerTable {
+ public:
+  void set(uint32_t shard, ParameterServerActor server) {
+    std::lock_guard lock(mutex_);
+    servers_[shard] = std::move(server);
+  }
+  /// Null: the shard is not here.
+  ParameterServerActor get(uint32_t shard) const {
+    std::lock_guard lock(mutex_);
+    const auto it = servers_.find(shard);
+    return it == servers_.end() ? ParameterServerActor() : it->second;
+  }
+  void clear() {
+    std::lock_guard lock(mutex_);
+    servers_.clear();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<uint32_t, ParameterServerActor> servers_;
+};
+
 /// Owned by the deputy; its actors and the sink hold it, too.
 struct PartRoom {
+  explicit PartRoom(const std::string& me) : held(me) {}
   /// What the order alone says: settings and shards. kInvalidArgument, kCorrupt.
   static Result<std::shared_ptr<PartRoom>> create(std::shared_ptr<const NodeParts> node,
                                                   wire_messages::PartOrder order);
@@ -50,16 +76,19 @@ struct PartRoom {
     gate.end();
   }
 
-  bool owns(uint32_t shard) const { return order.owners[shard] == node->name; }
+  bool owns(uint32_t shard) const { return held.holds(shard); }
   /// What the nodes hold when the job begins. Requires the weights in place.
   void make_shadows();
   /// A frame's bytes in a buffer of `frames`.
   static std::span<std::byte> frame_in(const GradientHandle& buffer, size_t bytes) {
     return {reinterpret_cast<std::byte*>(buffer->data()), bytes};
   }
-  /// Sends a shard's weights to the peers, or to one of them.
+  /// Sends a shard's weights to the peers that do not hold it, if this node leads it, or to one.
   void publish(uint32_t shard_index, StepId at, std::span<const float> weights,
                const std::string* only);
+  /// Sends all of a shard's state to a node that is to hold it, too.
+  void send_copy(uint32_t shard, const std::shared_ptr<const ShardState>& state,
+                 const std::string& to);
 
   std::shared_ptr<const NodeParts> node;
   wire_messages::PartOrder order;
@@ -72,6 +101,8 @@ struct PartRoom {
   std::vector<WeightShadow> shadows;                  ///< used by the owning shard's actor
   std::vector<std::unique_ptr<GradientPool>> frames;  ///< large enough for any frame
   PeerList peers;
+  HeldShards held;
+  ServerTable servers;
   Dataset dataset;
   std::unique_ptr<Sampler> sampler;
   std::unique_ptr<EvaluationPlan> evaluation;
@@ -87,6 +118,7 @@ struct PartRoom {
   std::atomic<bool> closing{false};
 
  private:
+  Status hold(const wire_messages::PartOrder& order);
   Path data_file(bool validation) const;
   void make_codecs(const std::vector<ParameterTile>& tiles, const ParameterLayout& layout);
 };
@@ -96,8 +128,6 @@ class PartSink final : public BulkSink {
  public:
   PartSink(std::shared_ptr<PartRoom> room, DeputyActor deputy)
       : room_(std::move(room)), deputy_(std::move(deputy)) {}
-  /// Where gradients go; before it is called they are refused.
-  void set_shards(std::vector<ParameterServerActor> shards);
   /// Where pieces of checkpoints go, and the best weights, which may have come before.
   void set_keeper(PieceKeeperActor keeper);
 
@@ -115,7 +145,6 @@ class PartSink final : public BulkSink {
   std::shared_ptr<PartRoom> room_;
   DeputyActor deputy_;
   std::mutex mutex_;
-  std::vector<ParameterServerActor> shards_;
   PieceKeeperActor keeper_;
   std::vector<messages::BestHere> early_;  // before there was a keeper
 };

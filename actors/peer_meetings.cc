@@ -47,6 +47,13 @@ void PeerMeetings::begin(DeputyActor::pointer deputy, const Place& place) {
   caf::logger::set_current_actor_system(nullptr);
 }
 
+bool PeerMeetings::all(const PeerList& peers) const {
+  if (!wanted_.empty()) return false;
+  for (const std::string& peer : peers.all())
+    if (!node_->hub->connected(peer)) return false;
+  return true;
+}
+
 bool PeerMeetings::end(const PeerMet& met) {
   const auto it = wanted_.find(met.node);
   if (it == wanted_.end() || it->second != met.attempt) return false;

@@ -23,6 +23,8 @@ class PeerMeetings {
               const std::function<void(const std::string& node, const Error& why)>& gone);
   /// The deputy is sent PeerMet.
   void begin(DeputyActor::pointer deputy, const wire_messages::Place& place);
+  /// Whether the node is connected to all of them, and nobody else is to be met.
+  bool all(const PeerList& peers) const;
   /// Nobody wants to meet it any more.
   void drop(const std::string& node) { wanted_.erase(node); }
   /// Whether this is the end of the meeting that is wanted: not one of those before.

@@ -164,7 +164,7 @@ void PartCopies::send(BulkKind tensor, uint32_t shard,
   for (const auto* run : {&part->weights, &part->m, &part->v})
     if (!run->empty()) parts.push_back({std::as_bytes(std::span(*run)), part});
   room_->node->hub->send(kCoordinatorPeer,
-                         {static_cast<uint64_t>(tensor), room_->order.job, 0, shard},
+                         {static_cast<uint64_t>(tensor), room_->order.job, part->step.value, shard},
                          std::move(parts), kAfterTheStep);
 }
 

@@ -1,5 +1,7 @@
 #include "actors/remote_actors.h"
 
+#include <optional>
+
 namespace fastserve {
 
 using namespace messages;
@@ -14,15 +16,26 @@ TrainerActor::behavior_type remote_trainer(TrainerActor::pointer self, PartActor
   }};
 }
 
-ParameterServerActor::behavior_type remote_shard(ParameterServerActor::pointer self, uint32_t shard,
-                                                 PartActor part) {
+RemoteShardActor::behavior_type remote_shard(RemoteShardActor::pointer self, uint32_t shard,
+                                             std::vector<PartActor> parts) {
+  struct State {
+    std::vector<PartActor> parts;
+    std::optional<CopyShard> asked;  // for its state, since the last step
+  };
+  const auto state = std::make_shared<State>(State{std::move(parts), {}});
+  const auto to_all = [=](const auto& order) {
+    for (const PartActor& part : state->parts) self->send(part, order);
+  };
+  const auto ask = [=] {
+    if (state->asked && !state->parts.empty()) self->send(state->parts.front(), *state->asked);
+  };
   return {
       [](const PushGradient&) {},
       [=](const Apply& apply) {
-        self->send(part,
-                   ApplyShard{shard, apply.order.step.value,
-                              std::bit_cast<uint64_t>(apply.order.learning_rate),
-                              std::bit_cast<uint64_t>(apply.order.grad_scale), apply.order.update});
+        state->asked.reset();
+        to_all(ApplyShard{shard, apply.order.step.value,
+                          std::bit_cast<uint64_t>(apply.order.learning_rate),
+                          std::bit_cast<uint64_t>(apply.order.grad_scale), apply.order.update});
       },
       [=](const Close& close) {
         CloseShard order{shard, close.order.step.value, close.order.steps, {}, {}};
@@ -30,22 +43,30 @@ ParameterServerActor::behavior_type remote_shard(ParameterServerActor::pointer s
           order.attempts.push_back(counted.attempt);
           order.shares.push_back(counted.share);
         }
-        self->send(part, std::move(order));
+        to_all(order);
       },
       [=](const Skip& skip) {
-        self->send(part, SkipShard{shard, skip.step.value});
+        state->asked.reset();
+        to_all(SkipShard{shard, skip.step.value});
       },
       [=](const CopyState& copy) {
-        self->send(part, CopyShard{shard, CopyShard::kState, static_cast<uint64_t>(copy.step)});
+        state->asked = CopyShard{shard, CopyShard::kState, static_cast<uint64_t>(copy.step)};
+        ask();
       },
       [=](const CopyWeights& copy) {
         using Of = CopyWeights::Of;
         const auto what = copy.of == Of::kBest    ? CopyShard::kBest
                           : copy.of == Of::kFinal ? CopyShard::kFinal
                                                   : CopyShard::kFinalBest;
-        self->send(part, CopyShard{shard, what, static_cast<uint64_t>(copy.step)});
+        to_all(CopyShard{shard, what, static_cast<uint64_t>(copy.step)});
       },
       [](const SendWeights&) {},
+      [=](const PartsNow& now) {
+        const bool moved = !state->parts.empty() && !now.parts.empty() &&
+                           state->parts.front() != now.parts.front();
+        state->parts = now.parts;
+        if (moved) ask();
+      },
   };
 }
 

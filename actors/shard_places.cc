@@ -16,6 +16,13 @@ size_t count_stripes(const TrainSpec& spec, size_t elements, const std::vector<J
   return std::clamp<size_t>(elements / (std::max<size_t>(1, lanes) * kLeast), 1, kMost);
 }
 
+std::vector<std::string> serving_nodes(const std::vector<JobNode>& nodes) {
+  std::vector<std::string> names;
+  for (const JobNode& node : nodes)
+    if (node.serves) names.push_back(node.name);
+  return names;
+}
+
 std::vector<std::string> place_shards(const std::vector<JobNode>& nodes, size_t most,
                                       size_t stripes) {
   std::vector<std::string> stripe;

@@ -11,6 +11,8 @@ namespace fastserve {
 /// pass to its last.
 std::vector<std::string> place_shards(const std::vector<JobNode>& nodes, size_t most,
                                       size_t stripes);
+/// The nodes that hold parameters, in their order.
+std::vector<std::string> serving_nodes(const std::vector<JobNode>& nodes);
 /// How often, for a job whose model has so many elements.
 size_t count_stripes(const TrainSpec& spec, size_t elements, const std::vector<JobNode>& nodes);
 

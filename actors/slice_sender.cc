@@ -1,5 +1,7 @@
 #include "actors/slice_sender.h"
 
+#include <algorithm>
+
 #include "train/unit_sum.h"
 
 namespace fastserve {
@@ -10,9 +12,10 @@ void send_slice(PartRoom& room, uint32_t shard, StepId step, Subtree name, const
                 GradientHandle owner, ErrorFeedback& owed) {
   const auto send = [&](wire_messages::BulkKind kind, BulkSource bytes) {
     const uint64_t tag = static_cast<uint64_t>(kind) | (uint64_t{shard} + 1) << 32;
-    room.node->hub->send(room.order.owners[shard],
-                         {tag, room.order.job, step.value, uint64_t{name.first} << 32 | name.count},
-                         {std::move(bytes)}, shard);
+    for (const std::string& holder : room.held.others(shard))
+      room.node->hub->send(
+          holder, {tag, room.order.job, step.value, uint64_t{name.first} << 32 | name.count},
+          {bytes}, shard);
   };
   const GradientCodec& codec = room.gradient_codecs[shard];
   if (codec.format().kind == GradientKind::kFloat32) {
@@ -32,6 +35,26 @@ void send_slice(PartRoom& room, uint32_t shard, StepId step, Subtree name, const
   send(wire_messages::BulkKind::kGradientFrame, {frame, *buffer});
 }
 
+namespace {
+
+/// To this node's own copy of the shard.
+void hand_over(PartRoom& room, uint32_t shard, StepId step, const UnitSum::Whole& whole) {
+  const ParameterServerActor server =
+      room.held.holds(shard) ? room.servers.get(shard) : ParameterServerActor();
+  if (server == nullptr) return;
+  GradientHandle own = whole.owner;
+  if (!room.held.others(shard).empty()) {  // it is summed further while those bytes are under way
+    auto slice = room.slices[shard]->take();
+    if (!slice.ok()) return;  // host memory is out: the part will not live long
+    const auto& range = room.ranges[shard];
+    std::copy_n(whole.data, range.end - range.begin, (*slice)->data());
+    own = std::move(*slice);
+  }
+  caf::anon_send(server, PushGradient{step, whole.unit, whole.unit, std::move(own), {}, 1});
+}
+
+}  // namespace
+
 ParameterServerActor::behavior_type slice_sender(ParameterServerActor::pointer self,
                                                  std::shared_ptr<PartRoom> room, uint32_t shard) {
   const ParameterShard::Range range = room->ranges[shard];
@@ -43,6 +66,7 @@ ParameterServerActor::behavior_type slice_sender(ParameterServerActor::pointer s
         if (!whole) return;
         owed->match_scale(push.scale);
         send_slice(*room, shard, push.step, whole->unit, whole->data, whole->owner, *owed);
+        hand_over(*room, shard, push.step, *whole);
       },
       [](const Apply&) {},
       [](const Close&) {},

@@ -92,6 +92,10 @@ Status TrainingSystem::State::open() {
     return Error{ErrorCode::kInvalidArgument,
                  "is " + config.spec.consistency.text() + ", and one process has one node",
                  "consistency", "leave it out, or give --cluster HOST:PORT"};
+  if (config.spec.replicas > 0)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("is {}, and one process has one node", config.spec.replicas),
+                 "replicas", "leave it out, or give --cluster HOST:PORT"};
   TrainSpec& spec = config.spec;
   FS_CHECK(config.dataset != nullptr);
   if (config.backend == nullptr) FS_TRY(spec.validate());

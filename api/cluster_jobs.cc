@@ -37,6 +37,13 @@ std::string apart(const JobInfo& info) {
   return text.ok() && *text != "exact" ? *text : "";
 }
 
+/// "replicas 0 of 1": how often each shard is held beside the first time, when it is to be.
+std::string copies(const JobInfo& info, int now) {
+  const Json* spec = info.details.find_set("spec");
+  const auto wanted = spec == nullptr ? Result<int64_t>(0) : spec->int_or("replicas", 0);
+  return wanted.ok() && *wanted > 0 ? fmt::format("replicas {} of {}", now, *wanted) : "";
+}
+
 /// Writes to the job's own file what it says, and passes it on.
 class JobLog {
  public:
@@ -245,6 +252,9 @@ ClusterJob ClusterJobs::described(const JobInfo& info) {
     job.note = "waits for " + now.run.waiting_for;
   else if (const std::string trouble = now.log.trouble(); !trouble.empty())
     job.note = trouble;
+  if (const std::string held = copies(info, now.run.replicas);
+      !held.empty() && now.run.waiting_for.empty())
+    job.note = job.note.empty() ? held : held + "; " + job.note;
   if (now.last.steps == 0) return job;
   job.step = now.last.step;
   job.steps = now.last.steps;

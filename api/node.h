@@ -55,6 +55,7 @@ struct TrainRequest {
   std::optional<std::string> checkpoints;              ///< the same: "coordinator" or "nodes"
   std::optional<int> checkpoint_copies, keep_checkpoints;
   std::optional<double> outer_learning_rate, outer_momentum;
+  std::optional<int> replicas;  ///< of a cluster's job; see TrainSpec
   TrainPlacement placement;
 };
 

@@ -50,6 +50,7 @@ Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
   override_with(spec.keep_checkpoints, r.keep_checkpoints);
   override_with(spec.outer_learning_rate, r.outer_learning_rate);
   override_with(spec.outer_momentum, r.outer_momentum);
+  override_with(spec.replicas, r.replicas);
   return {};
 }
 

@@ -106,6 +106,10 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
   c->add_option("--outer-learning-rate", r.outer_learning_rate,
                 "Of local:H: how far to go along the mean (0.7)");
   c->add_option("--outer-momentum", r.outer_momentum, "Of local:H (0.9)");
+  c->add_option("--replicas", r.replicas,
+                "With --cluster: nodes that hold each part of the parameters beside the first, so "
+                "that the loss of one replays nothing (0, default; 1)")
+      ->check(CLI::Range(0, 8));
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
   c->add_option("--keep-checkpoints", r.keep_checkpoints, "The newest so many (2)")
       ->check(CLI::Range(1, 1000));

@@ -81,7 +81,7 @@ interface Control {
   #   gradients weights_back consistency checkpoints
   #   vocab_size batch block microbatches accumulation patience steps     integers
   #   evaluate_every evaluate_sequences checkpoint_every warmup_steps
-  #   seed trainers lanes shards checkpoint_copies keep_checkpoints
+  #   seed trainers lanes shards checkpoint_copies keep_checkpoints replicas
   #   epochs learning_rate min_learning_rate weight_decay clip_norm       numbers
   #   validation_fraction outer_learning_rate outer_momentum
   #   publish_best                                                        true or false

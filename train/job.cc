@@ -106,6 +106,11 @@ void TrainingJob::at_boundary(Actions& out) {
     return;
   }
   if (trainers_.empty()) return;
+  if (std::exchange(hold_wanted_, false)) {
+    phase_ = Phase::kHeld;
+    out.push_back(HoldStill{});
+    return;
+  }
   step_started_ = setup_.clock->now();
   begin_step(out);
 }
@@ -327,6 +332,12 @@ Actions TrainingJob::snapshot_taken() {
   writing_ = true;
   snapshot_at_ = state_.steps_done;
   at_boundary(out);
+  return out;
+}
+
+Actions TrainingJob::go_on() {
+  Actions out;
+  if (phase_ == Phase::kHeld) at_boundary(out);
   return out;
 }
 

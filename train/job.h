@@ -77,6 +77,7 @@ struct CloseRound {  ///< to every shard, which answers with shard_ready
 struct SkipStep {  ///< to every shard, which answers with shard_ready
   StepId step;
 };
+struct HoldStill {};   ///< no step is under way until go_on()
 struct KeepBest {};    ///< copy the weights now: they are the best so far
 struct TakeSnapshot {  ///< copy all state, answer with snapshot_taken; write it, answer with
                        ///< checkpoint_written
@@ -91,7 +92,7 @@ struct Warn {
 struct Finish {
   Result<TrainEnd> end;
 };
-using Action = std::variant<GiveWork, Commit, ApplyStep, CloseRound, SkipStep, KeepBest,
+using Action = std::variant<GiveWork, Commit, ApplyStep, CloseRound, SkipStep, HoldStill, KeepBest,
                             TakeSnapshot, Report, Warn, Finish>;
 using Actions = std::vector<Action>;
 
@@ -141,6 +142,10 @@ class TrainingJob {
   Actions shard_failed(const Error& why);
   Actions snapshot_taken();
   Actions checkpoint_written(Status status);
+  /// Asks for HoldStill before the next step, after which go_on() lets that begin. A job that ends
+  /// first does not hold still.
+  void hold_still() { hold_wanted_ = true; }
+  Actions go_on();
   /// Now and then: looks for stragglers, and for a cancel, which drops the round at work.
   Actions tick();
 
@@ -153,7 +158,7 @@ class TrainingJob {
   TrainOutcome outcome() const;
 
  private:
-  enum class Phase { kIdle, kComputing, kApplying, kEvaluating, kCopying, kWriting, kDone };
+  enum class Phase { kIdle, kComputing, kApplying, kEvaluating, kCopying, kWriting, kHeld, kDone };
 
   bool cancelled() const { return setup_.cancel != nullptr && setup_.cancel->raised(); }
   bool last_step_done() const;
@@ -204,7 +209,7 @@ class TrainingJob {
   uint32_t attempts_ = 0;
   std::set<ShardId> answered_;  // shards that gathered, then shards that are ready
   int64_t snapshot_at_;
-  bool writing_ = false;
+  bool writing_ = false, hold_wanted_ = false;
   Status checkpoint_;
 
   double loss_ = 0, learning_rate_ = 0, grad_norm_ = 0;

@@ -170,6 +170,7 @@ std::shared_ptr<const ShardState> ParameterShard::snapshot() const {
 std::shared_ptr<ShardState> ParameterShard::weights_snapshot() const {
   auto state = std::make_shared<ShardState>();
   state->offset = range_.begin;
+  state->step = step_;
   state->weights.resize(elements());
   backend_.copy_out(state->weights, backend_.masters().data() + range_.begin);
   return state;

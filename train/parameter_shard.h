@@ -17,6 +17,7 @@ namespace fastserve {
 /// A copy of what a shard holds: three equally long runs of floats from `offset` on.
 struct ShardState {
   size_t offset = 0;
+  StepId step;  ///< that these weights are for
   std::vector<float> weights, m, v;
 };
 

@@ -53,6 +53,26 @@ void each_number(Spec& spec, const Visit& visit) {
   visit("checkpoint_copies", spec.checkpoint_copies);
   visit("outer_learning_rate", spec.outer_learning_rate);
   visit("outer_momentum", spec.outer_momentum);
+  visit("replicas", spec.replicas);
+}
+
+/// Copies of a shard stay the same bits only where all of them sum the same gradients.
+Status check_replicas(const TrainSpec& spec) {
+  if (spec.replicas == 0) return {};
+  FS_TRY(within("replicas", spec.replicas, 0, TrainSpec::kMostReplicas));
+  const auto refused = [&](const std::string& what) {
+    return bad("replicas", fmt::format("is {} with {}", spec.replicas, what),
+               "copies of a shard are kept in exact jobs alone: leave replicas out, or the other");
+  };
+  if (!spec.consistency.exact()) return refused("consistency " + spec.consistency.text());
+  if (spec.gradients.kind != GradientKind::kFloat32)
+    return refused("gradients " + spec.gradients.text());
+  if (!spec.weights_back.exact_for(spec.precision))
+    return refused("weights back as " + spec.weights_back.text());
+  if (spec.node_checkpoints)
+    return bad("replicas", fmt::format("is {} with checkpoints on nodes", spec.replicas),
+               "keep the checkpoints with the coordinator (--checkpoints coordinator)");
+  return {};
 }
 
 }  // namespace
@@ -110,6 +130,7 @@ Status TrainSpec::validate() const {
   if (consistency.loose() && precision == Precision::kFloat16)
     return bad("precision", fmt::format("is fp16 with consistency {}", consistency.text()),
                "bf16 or fp32");
+  FS_TRY(check_replicas(*this));
   FS_TRY(within("outer_learning_rate", outer_learning_rate, 1e-6, 10));
   FS_TRY(within("outer_momentum", outer_momentum, 0, 0.9999));
   return {};

@@ -50,6 +50,10 @@ struct TrainSpec {
   /// How far nodes may drift apart. In one process there is one node, which must be exact.
   Consistency consistency;
   double outer_learning_rate = 0.7, outer_momentum = 0.9;  ///< of local steps' averages
+  /// Nodes that hold each shard beside the one that leads it, and take its place when that is lost.
+  /// Costs no bit; gradients travel to all of them.
+  int replicas = 0;
+  static constexpr int kMostReplicas = 8;
 
   /// kInvalidArgument naming the field.
   Status validate() const;

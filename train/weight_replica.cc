@@ -30,15 +30,33 @@ void WeightReplica::refresh(size_t r) {
     backend_.refresh(backend_.tiles()[i]);
 }
 
+bool WeightReplica::past(size_t r, StepId step) const {
+  std::lock_guard lock(mutex_);
+  return steps_[r] && *steps_[r] > step;
+}
+
 void WeightReplica::take(size_t r, StepId step, std::span<const float> weights) {
-  const ParameterShard::Range& range = ranges_[r];
-  FS_CHECK(weights.size() == range.end - range.begin);
   if (!behind(r, step)) return;
   gate_.enter_write(r, step);
-  std::copy(weights.begin(), weights.end(), backend_.masters().data() + range.begin);
-  refresh(r);
-  gate_.leave_write(r);
-  applied(r, step);
+  write(r, step, behind(r, step), weights);  // another may have been first
+}
+
+bool WeightReplica::restore(size_t r, StepId step, std::span<const float> weights) {
+  gate_.enter_write(r, step);
+  return write(r, step, !past(r, step), weights);
+}
+
+/// Leaves the gate's range.
+bool WeightReplica::write(size_t r, StepId step, bool wanted, std::span<const float> weights) {
+  const ParameterShard::Range& range = ranges_[r];
+  FS_CHECK(weights.size() == range.end - range.begin);
+  if (wanted) {
+    std::copy(weights.begin(), weights.end(), backend_.masters().data() + range.begin);
+    refresh(r);
+    applied(r, step);
+  }
+  gate_.leave_write(r, wanted);
+  return wanted;
 }
 
 Status WeightReplica::take_frame(size_t r, StepId step, std::span<const std::byte> frame,
@@ -49,11 +67,16 @@ Status WeightReplica::take_frame(size_t r, StepId step, std::span<const std::byt
       codec.format().kind == WeightsBack::Kind::kDelta && frame.size() == codec.encoded_bytes();
   if (change && !holds(r)) return {};
   gate_.enter_write(r, step);
-  const Status status = codec.decode(
-      frame, backend_.masters().subspan(codec.begin(), codec.elements()), versions_[r]);
-  if (status.ok()) refresh(r);
-  gate_.leave_write(r);
-  if (status.ok()) applied(r, step);
+  Status status;
+  const bool wanted = behind(r, step);  // another may have been first
+  if (wanted)
+    status = codec.decode(frame, backend_.masters().subspan(codec.begin(), codec.elements()),
+                          versions_[r]);
+  if (wanted && status.ok()) {
+    refresh(r);
+    applied(r, step);
+  }
+  gate_.leave_write(r, wanted && status.ok());
   return status;
 }
 

@@ -31,6 +31,11 @@ class WeightReplica {
   /// the last. A change that comes before the first whole weights is none of this node's.
   Status take_frame(size_t r, StepId step, std::span<const std::byte> frame,
                     const WeightCodec& codec);
+  /// Takes them in even if they are no news: exact ones, of a range that this node is to hold.
+  /// False when the range is at a later step.
+  bool restore(size_t r, StepId step, std::span<const float> weights);
+  /// Whether the range is at a later step.
+  bool past(size_t r, StepId step) const;
   /// Whether `step` would be news of the range.
   bool behind(size_t r, StepId step) const;
   /// A shard of this node has brought its own range to `step`.
@@ -43,6 +48,7 @@ class WeightReplica {
  private:
   bool holds(size_t r) const;
   void refresh(size_t r);
+  bool write(size_t r, StepId step, bool wanted, std::span<const float> weights);
 
   TrainBackend& backend_;
   WeightsGate& gate_;

@@ -64,13 +64,13 @@ bool WeightsGate::may_write(size_t r, StepId next) {
   return ranges_[r].readers == 0 && !ranges_[r].writing;
 }
 
-void WeightsGate::leave_write(size_t r) {
+void WeightsGate::leave_write(size_t r, bool written) {
   std::lock_guard lock(mutex_);
   Range& range = ranges_[r];
   FS_CHECK(range.writing);
   range.writing = false;
   range.writers--;
-  range.at = range.next;
+  if (written) range.at = range.next;
   changed_.notify_all();
 }
 

@@ -38,8 +38,8 @@ class WeightsGate {
 
   /// Waits for readers of the range. `next`: the step whose weights are being written.
   void enter_write(size_t range, StepId next);
-  /// The range is at that step.
-  void leave_write(size_t range);
+  /// The range is at that step; or, unless it was `written`, where it was.
+  void leave_write(size_t range, bool written = true);
 
   /// Sends away who reads or will read. Writers are let in as before.
   void end();

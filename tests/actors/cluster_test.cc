@@ -1,32 +1,7 @@
 // Jobs over several nodes: the same bits as in one process, whoever is lost when.
-#include "background_job.h"
-#include "train/checkpoint.h"
+#include "cluster_jobs.h"
 
 using namespace fastserve;
-
-namespace {
-
-TrainingSystem::Config job_in(const Folder& folder, Precision precision = Precision::kBFloat16) {
-  TrainingSystem::Config config = real_job(1, 1, precision);
-  config.checkpoint_directory = folder.path;
-  config.log = log_of_test();
-  return config;
-}
-
-TrainingSystem::Config long_job_in(const Folder& folder, int64_t steps = 60) {
-  TrainingSystem::Config config = job_in(folder);
-  config.spec.steps = steps;
-  config.spec.checkpoint_every = 5;
-  config.spec.evaluate_every = 10;
-  return config;
-}
-
-uint64_t bits_of_long_job(int64_t steps = 60) {
-  Folder folder;
-  return hash_of(run(long_job_in(folder, steps)).weights);
-}
-
-}  // namespace
 
 TEST_CASE("a job on one, two or three nodes ends in the bits of one process") {
   for (const Precision precision : {Precision::kBFloat16, Precision::kFloat32}) {

@@ -16,7 +16,7 @@ fastserve_test(cluster_training SOURCES ${CMAKE_CURRENT_LIST_DIR}/cluster_test.c
   ${CMAKE_CURRENT_LIST_DIR}/local_steps_test.cc ${CMAKE_CURRENT_LIST_DIR}/loose_test.cc
   ${CMAKE_CURRENT_LIST_DIR}/ledger_test.cc ${CMAKE_CURRENT_LIST_DIR}/removed_node_test.cc
   ${CMAKE_CURRENT_LIST_DIR}/shard_places_test.cc ${CMAKE_CURRENT_LIST_DIR}/node_checkpoints_test.cc
-  ${CMAKE_CURRENT_LIST_DIR}/streams_test.cc
+  ${CMAKE_CURRENT_LIST_DIR}/streams_test.cc ${CMAKE_CURRENT_LIST_DIR}/replicas_test.cc
   USES actors cpu_reference LABELS sanitized threaded)
 target_include_directories(cluster_training_test PRIVATE ${CMAKE_CURRENT_LIST_DIR}/.. ${CMAKE_CURRENT_LIST_DIR})
 fastserve_order_caf(cluster_training_test)

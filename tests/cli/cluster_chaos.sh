@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# cluster_chaos.sh FSCTL DATA [EVENTS [SEED [STEPS [LOG [CONSISTENCY [CHECKPOINTS]]]]]]: one training job over a cluster of real processes,
+# cluster_chaos.sh FSCTL DATA [EVENTS [SEED [STEPS [LOG [CONSISTENCY [CHECKPOINTS [REPLICAS]]]]]]]: one training job over a cluster of real processes,
 # while its coordinator and its nodes are killed (-9), stopped and continued, and cut off from the network, at
 # random. The finished weights must have the bits of the same job in one process, and the job's ledger must be
 # clean. Where this machine can have no network namespaces, everything is on loopback and nothing is cut off.
@@ -10,6 +10,9 @@
 # With CHECKPOINTS nodes they lie in pieces on the nodes' disks, one of which is lost with its node's process in the
 # midst of it all.
 #
+# With REPLICAS nodes alone are killed, one at a time and each while no copy is missing: then no step may be replayed,
+# and the job must have begun once.
+#
 # The last line is the verdict; every event is a line as it happens. With LOG a run that was interrupted takes up
 # its job where it was, when it is started again with the same words: the cluster's folder lies beside the log.
 #
@@ -17,10 +20,13 @@
 #   sudo tests/cli/cluster_chaos.sh build/release/cli/fsctl data/tinyshakespeare 200 1 40000 chaos.log
 set -u
 fsctl=$1 data=$2 events=${3:-8} seed=${4:-1} steps=${5:-700} log=${6:-} consistency=${7:-exact} checkpoints=${8:-coordinator}
+replicas=${9:-0}
 about="seed $seed"
 settings=(--preset tiny --steps "$steps")
 [[ $consistency == exact ]] || settings+=(--consistency "$consistency" --gradients int8)
-[[ $checkpoints == coordinator ]] || of_cluster=(--checkpoints "$checkpoints")
+of_cluster=()
+[[ $checkpoints == coordinator ]] || of_cluster+=(--checkpoints "$checkpoints")
+((replicas == 0)) || of_cluster+=(--replicas "$replicas")
 here=$(dirname "${BASH_SOURCE[0]}")
 network=
 "$here/../netns/net.sh" can >/dev/null 2>&1 && network=fs$$
@@ -53,8 +59,11 @@ lose_a_disk() {
 names=(coordinator "${nodes[@]}")
 kinds=(kill kill stop)
 [[ -z $network ]] || kinds+=(cut)
+((replicas == 0)) || { names=("${nodes[@]}") kinds=(kill); }
+all_held() { [[ $(field note) == "replicas $replicas of $replicas"* ]] || ended; }
 for ((; done_events < events; done_events++)); do
   sleep "$((RANDOM % 2)).$((RANDOM % 10))"
+  ((replicas == 0)) || { sleep 1; until_true 60 "the missing copies are not made" all_held; }
   [[ $(state) == finished ]] && break
   for name in "${names[@]}"; do
     kill -0 "${pids[$name]}" 2>/dev/null || fail "$name has ended by itself"
@@ -90,6 +99,10 @@ say "$done_events events; waiting for the job"
 ((2 * done_events >= events)) || fail "the job ended after $done_events of $events events: give more steps"
 if [[ $consistency == exact ]]; then
   ends_as_alone 1200
+  if ((replicas > 0)); then
+    [[ $begun == "1 0" ]] || fail "it began, and replayed, $begun times and steps: 1 0 is right"
+    say "no step was replayed"
+  fi
   say "$done_events events, seed $seed: the same bits, a clean ledger"
 else
   ends_clean 1200

@@ -123,7 +123,8 @@ weights() { FASTSERVE_HOME=$1 "$fsctl" models show "$model" --json | grep -o '"w
 ends_clean() {
   until_true "${1:-120}" "the job does not end" ended
   ask jobs audit "$job" >"$work/audit.log" 2>&1 || fail "the ledger is not clean: $(cat "$work/audit.log")"
-  say "finished: incarnation $(field incarnation), $(field replayed_steps) steps replayed; the ledger is clean"
+  begun="$(field incarnation) $(field replayed_steps)"
+  say "finished: incarnation ${begun% *}, ${begun#* } steps replayed; the ledger is clean"
 }
 # And its weights are those of the same job in one process.
 ends_as_alone() {

@@ -13,6 +13,7 @@ namespace fastserve::simulated {
 /// Counts what happened, so that a test can tell that it did.
 struct Covered {
   int crashes = 0, stops = 0, breaks = 0, coordinators = 0, joins = 0, jumps = 0, stragglers = 0;
+  int promotions = 0, copies = 0, broken_off = 0;
   int64_t incarnations = 0, replayed = 0, repeated = 0, finished = 0, events = 0;
   int64_t older = 0, lost = 0;  // checkpoints taken though there was a newer; jobs without one
 };
@@ -27,8 +28,9 @@ class Cluster {
     faults_ = static_cast<int>(world_.rng.below(9));
     spacing_ = 30 + world_.rng.below(300);
     start_coordinator();
-    const size_t count = 1 + world_.rng.below(4);
-    for (size_t i = 0; i < count; i++) add_node(i == 0);
+    const bool alone = common_.one_at_a_time;
+    begin_with_ = (alone ? 2 : 1) + world_.rng.below(alone ? 3 : 4);
+    for (size_t i = 0; i < begin_with_; i++) add_node(alone || i == 0);
   }
   ~Cluster() {
     for (const auto& made : made_)
@@ -149,6 +151,7 @@ class Cluster {
   std::vector<Between> links_;
   std::vector<std::weak_ptr<Link>> made_;
   int names_ = 0, faults_ = 0;
+  size_t begin_with_ = 1;  // nodes
   uint64_t spacing_ = 1;
   bool finished_ = false;
   std::string trouble_;
@@ -182,7 +185,8 @@ inline void Cluster::look() {
   auto& conductor = coordinator_.conductor;
   if (conductor == nullptr) {
     const auto any = [&](auto member) { return std::any_of(usable.begin(), usable.end(), member); };
-    if (!coordinator_.writing && any([](const Known& node) { return node.trains; }) &&
+    const bool all = !common_.one_at_a_time || usable.size() == begin_with_;
+    if (all && !coordinator_.writing && any([](const Known& node) { return node.trains; }) &&
         any([](const Known& node) { return node.serves; }))
       if (auto from = restored()) begin_incarnation(std::move(*from), std::move(usable));
     return;
@@ -196,6 +200,7 @@ inline void Cluster::look() {
     } else if (end->error().code != ErrorCode::kUnavailable) {
       trouble_ = end->error().message();
     }
+    covered.broken_off += !end->ok() && conductor->at_work();
     say(end->ok() ? "the job has ended" : "the incarnation has ended");
     conductor->close();
     conductor = nullptr;
@@ -224,6 +229,11 @@ inline void Cluster::begin_incarnation(Saved from, std::vector<Known> nodes) {
     const auto it = coordinator_.lanes.find(node);
     return it == coordinator_.lanes.end() ? LinkEnd() : it->second;
   };
+  around.promoted = [this] {
+    say("other nodes lead shards now");
+    covered.promotions++;
+  };
+  around.seeded = [this] { covered.copies++; };
   say("an incarnation begins from step " + std::to_string(around.from.state.steps_done) + " on " +
       std::to_string(around.nodes.size()) + " nodes");
   covered.incarnations++;

@@ -25,10 +25,11 @@ TrainSpec simulated_spec() {
   return spec;
 }
 
-Common made_common(Broken broken = {}, Consistency consistency = {},
-                   bool node_checkpoints = false) {
+Common made_common(Broken broken = {}, Consistency consistency = {}, bool node_checkpoints = false,
+                   int replicas = 0) {
   Common common;
   common.spec = simulated_spec();
+  common.spec.replicas = replicas;
   common.spec.consistency = consistency;
   common.plan = plan_training(common.spec, {1, 1, 1}, 2);
   common.data = made_up_dataset(5000, 60);
@@ -94,6 +95,9 @@ std::string trouble_of(uint64_t seed, const Common& common, std::optional<uint64
   covered.replayed += here.replayed;
   covered.repeated += here.repeated;
   covered.finished += here.finished;
+  covered.promotions += here.promotions;
+  covered.copies += here.copies;
+  covered.broken_off += here.broken_off;
   covered.events += here.events;
   return trouble;
 }
@@ -101,8 +105,8 @@ std::string trouble_of(uint64_t seed, const Common& common, std::optional<uint64
 /// The first of the seeds that ends badly, and how.
 std::optional<std::string> first_trouble(Broken broken, uint64_t seeds,
                                          Consistency consistency = {},
-                                         bool node_checkpoints = false) {
-  const Common common = made_common(broken, consistency, node_checkpoints);
+                                         bool node_checkpoints = false, int replicas = 0) {
+  const Common common = made_common(broken, consistency, node_checkpoints, replicas);
   std::optional<uint64_t> expected;
   if (consistency.exact()) expected = undisturbed();
   Covered covered;
@@ -113,7 +117,7 @@ std::optional<std::string> first_trouble(Broken broken, uint64_t seeds,
 }
 
 /// Runs the seeds; FASTSERVE_SIMULATE names others.
-void check_seeds(const Common& common, std::optional<uint64_t> expected, uint64_t end) {
+Covered check_seeds(const Common& common, std::optional<uint64_t> expected, uint64_t end) {
   uint64_t first = 0;
   if (const char* wanted = std::getenv("FASTSERVE_SIMULATE")) {
     char* rest = nullptr;
@@ -131,14 +135,16 @@ void check_seeds(const Common& common, std::optional<uint64_t> expected, uint64_
           " crashes of nodes, ", covered.coordinators, " of coordinators, ", covered.stops,
           " stops, ", covered.breaks, " broken connections, ", covered.joins, " joins, ",
           covered.stragglers, " changes of pace, ", covered.jumps, " jumps of clocks; ",
-          covered.older, " older checkpoints taken, ", covered.lost, " jobs left without one");
-  if (end - first < 1000) return;
+          covered.older, " older checkpoints taken, ", covered.lost, " jobs left without one; ",
+          covered.promotions, " times others led, ", covered.copies, " copies made");
+  if (end - first < 1000 || common.one_at_a_time) return covered;
   CHECK(covered.incarnations > 2 * static_cast<int64_t>(end - first));
   CHECK(covered.replayed > 0);
   CHECK(covered.repeated > 0);
   for (const int count : {covered.crashes, covered.coordinators, covered.stops, covered.breaks,
                           covered.joins, covered.stragglers, covered.jumps})
     CHECK(count > 0.12 * static_cast<double>(end - first));
+  return covered;
 }
 
 }  // namespace
@@ -169,6 +175,25 @@ TEST_CASE("whatever goes wrong, nodes at their own pace apply each sample once o
   check_seeds(made_common({}, {Consistency::Kind::kAsync, 0}), std::nullopt, 1000);
 }
 
+TEST_CASE("whatever goes wrong, a job whose shards are held twice ends in the same bits") {
+  const Covered covered = check_seeds(made_common({}, {}, false, 1), undisturbed(), 1500);
+  if (covered.finished >= 100) CHECK(covered.promotions > 0);
+  if (covered.finished >= 100) CHECK(covered.copies > 0);
+  check_seeds(made_common({}, {}, false, 2), undisturbed(), 500);
+}
+
+TEST_CASE("one node at a time crashes: no step of a job whose shards are held twice is replayed") {
+  Common common = made_common({}, {}, false, 1);
+  common.one_at_a_time = true;
+  const Covered covered = check_seeds(common, undisturbed(), 1000);
+  CHECK(covered.replayed == 0);
+  CHECK(covered.broken_off == 0);
+  if (covered.finished < 100) return;
+  CHECK(covered.crashes > covered.finished);
+  CHECK(covered.promotions > covered.crashes / 2);
+  CHECK(covered.copies > covered.crashes);
+}
+
 TEST_CASE("the simulator notices when displacements count before they have arrived") {
   const Consistency three{Consistency::Kind::kLocal, 3};
   for (const Broken broken : {Broken{.ledger_unsynced = true}, Broken{.arrivals_presumed = true}}) {
@@ -177,6 +202,14 @@ TEST_CASE("the simulator notices when displacements count before they have arriv
     if (trouble) MESSAGE(*trouble);
   }
   CHECK(first_trouble({.arrivals_presumed = true}, 1500, {Consistency::Kind::kAsync, 0}));
+}
+
+TEST_CASE("the simulator notices when a copy of a shard is not what it is taken for") {
+  for (const Broken broken : {Broken{.copies_presumed = true}, Broken{.promoted_silent = true}}) {
+    const auto trouble = first_trouble(broken, 1000, {}, false, 1);
+    CHECK(trouble);
+    if (trouble) MESSAGE(*trouble);
+  }
 }
 
 TEST_CASE("the simulator notices when a rule of the protocol is broken") {

@@ -152,6 +152,7 @@ struct SimulatedCluster {
         post([=, this] { carry_out(job->shard_ready({s}, step)); });
       });
   }
+  void carry_out(const HoldStill&) {}
   void carry_out(const KeepBest&) { kept_best++; }
   void carry_out(const TakeSnapshot&) {
     last_saved = saved();

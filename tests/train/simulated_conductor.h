@@ -3,6 +3,7 @@
 #pragma once
 
 #include "simulated_node.h"
+#include "train/copy_maker.h"
 #include "train/ledger_file.h"
 
 namespace fastserve::simulated {
@@ -35,6 +36,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     std::function<void(const PieceReport&)> kept;
     std::function<void(const std::string& node)> left;
     std::function<LinkEnd(const std::string& node)> lane;
+    std::function<void()> promoted, seeded;  ///< a node leads shards that another led; holds one
   };
   explicit Conductor(Around around) : around_(std::move(around)) {}
 
@@ -48,6 +50,13 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
         ParameterShard::ranges(const_cast<FakeBackend&>(model), static_cast<int>(owners_.size()));
     owners_.resize(ranges_.size());
     proxies_.resize(ranges_.size());
+    std::vector<std::string> serving;
+    for (const Known& node : around_.nodes)
+      if (node.serves) serving.push_back(node.name);
+    held_.emplace(place_copies(owners_, serving, replicas()),
+                  StepId{static_cast<uint64_t>(around_.from.state.steps_done)});
+    maker_.emplace(*held_, replicas());
+    asked_.resize(ranges_.size());
     if (around_.common->node_checkpoints) copies_of_ = copy_places(owners_, 2);
     for (const Known& node : around_.nodes) order(node, false);
     tick();
@@ -61,6 +70,9 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   bool closed() const { return closed_; }
   const std::optional<Result<TrainEnd>>& end() const { return end_; }
   const std::optional<Saved>& last() const { return last_; }
+  bool at_work() const { return job_.has_value(); }
+  /// The job is at work, and can do without any one node.
+  bool all_copied() const;
   const JobState& state() const { return job_ ? job_->state() : around_.from.state; }
   bool has(const std::string& node) const { return members_.contains(node); }
   /// For a failure's message.
@@ -69,7 +81,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     text += ", copies of " + std::to_string(copies_.size()) + " shards of " +
             std::to_string(ranges_.size());
     for (const auto& [name, member] : members_)
-      text += ", " + name + (owns_any(name) ? " serves" : "") +
+      text += ", " + name + (needed(name) ? " is needed" : "") +
               (member.trainer       ? " trains"
                : member.node.trains ? " will train"
                                     : "") +
@@ -82,19 +94,13 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   void ready(const std::string& node);
   void unit_done(const std::string& node, uint64_t round, uint32_t unit,
                  std::vector<double> losses);
-  void gathered(uint32_t shard, StepId step, std::vector<double> squares) {
-    if (job_)
-      tell(job_channel_, [=, this] { carry_out(job_->shard_gathered({shard}, step, squares)); });
-  }
+  void gathered(const Teller& from, uint32_t shard, StepId step, std::vector<double> squares);
   void displaced(uint32_t shard, StepId step, uint32_t attempt) {
     if (job_) tell(job_channel_, [=, this] { carry_out(job_->displaced({shard}, step, attempt)); });
   }
-  void applied(uint32_t shard, StepId step) {
-    if (job_) tell(job_channel_, [=, this] { carry_out(job_->shard_ready({shard}, step)); });
-  }
-  void state_here(std::shared_ptr<const ShardState> part, bool best) {
-    if (job_ && !best) tell(job_channel_, [=, this] { copied(part); });
-  }
+  void applied(const Teller& from, uint32_t shard, StepId step);
+  void state_here(std::shared_ptr<const ShardState> part, bool best);
+  void seeded(const Teller& from, uint32_t shard, StepId step);
   void shard_copied(uint32_t shard) {
     if (!job_) return;
     auto nothing = std::make_shared<ShardState>();
@@ -104,7 +110,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   void kept(const PieceReport& report) { around_.kept(report); }
   void joins(const Known& node);
   void peer_lost(const std::string& node, const std::string& peer);
-  /// A node without parameters is done without; the loss of another ends the incarnation.
+  /// A node is done without, unless it is the only one to hold some of the parameters.
   void lose(const std::string& node);
   void control_lost(const LinkEnd& control) {
     for (const auto& [name, member] : members_)
@@ -119,6 +125,7 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     Known node;
     PartRef part;
     bool joining = false, ready = false;
+    uint64_t number = 0;
     std::optional<TrainerId> trainer;
   };
   struct Trainer {  // remote_trainer
@@ -131,9 +138,23 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
 
   World& world() { return *around_.world; }
   const Clock& clock() const { return around_.process->clock; }
-  bool owns_any(const std::string& node) const {
-    return std::find(owners_.begin(), owners_.end(), node) != owners_.end();
+  /// Of an earlier life of the node there may still be words under way.
+  bool speaks(const Teller& from) const {
+    const auto it = members_.find(from.node);
+    return it != members_.end() && it->second.number == from.number;
   }
+  bool exact() const { return around_.common->spec.consistency.exact(); }
+  int replicas() const { return around_.common->spec.replicas; }
+  /// Whether the incarnation ends with the node.
+  bool needed(const std::string& node) const { return held_->needed(node); }
+  void gathered(const ShardCopies::Gathered& whole);
+  void ready(const ShardCopies::Ready& whole);
+  void lose_copies(const std::string& node);
+  void tell_holders();
+  void want_copies();
+  void make_copies();
+  void look_at_hold();
+  std::vector<std::string> able() const;
   void fail() {
     if (!end_) end_ = Error{ErrorCode::kUnavailable, "a node is lost", "", ""};
   }
@@ -168,24 +189,28 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   }
   void carry_out(const Commit& commit) { committed_(commit); }
   void carry_out(const ApplyStep& step) {
-    each_shard([order = step.order](Part& part, uint32_t shard) { part.apply(shard, order); });
+    asked_.assign(ranges_.size(), false);
+    each_copy([order = step.order](Part& part, uint32_t shard) { part.apply(shard, order); });
   }
   void carry_out(const CloseRound& round) {
-    each_shard(
+    each_copy(
         [order = round.order](Part& part, uint32_t shard) { part.close_round(shard, order); });
   }
   void carry_out(const SkipStep& order) {
-    each_shard([step = order.step](Part& part, uint32_t shard) { part.skip(shard, step); });
+    asked_.assign(ranges_.size(), false);
+    each_copy([step = order.step](Part& part, uint32_t shard) { part.skip(shard, step); });
   }
   void carry_out(const KeepBest&) {
-    each_shard([](Part& part, uint32_t shard) { part.copy(shard, Part::Copy::kBest, 0); });
+    each_copy([](Part& part, uint32_t shard) { part.copy(shard, Part::Copy::kBest, 0); });
   }
   void carry_out(const TakeSnapshot& order) {
     copied_state_ = order.state;
     copies_.clear();
-    each_shard([step = order.state.steps_done](Part& part, uint32_t shard) {
-      part.copy(shard, Part::Copy::kState, step);
-    });
+    asked_.assign(ranges_.size(), true);
+    for (uint32_t i = 0; i < ranges_.size(); i++) tell(proxies_[i], [=, this] { ask(i); });
+  }
+  void carry_out(const HoldStill&) {
+    tell(hold_channel_, [this] { make_copies(); });
   }
   void carry_out(const Report&) {}
   void carry_out(const Warn&) {}
@@ -196,15 +221,26 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
     }
     ended_ = *order.end;  // what it ends in is with the nodes
     copies_.clear();
-    each_shard([](Part& part, uint32_t shard) { part.copy(shard, Part::Copy::kFinal, 0); });
+    each_copy([](Part& part, uint32_t shard) { part.copy(shard, Part::Copy::kFinal, 0); });
   }
   template <class Say>
-  void each_shard(Say say) {
+  void each_copy(Say say) {
     for (uint32_t i = 0; i < ranges_.size(); i++)
       tell(proxies_[i], [=, this] {
-        const auto it = members_.find(owners_[i]);
-        if (it != members_.end()) it->second.part.tell([=](Part& part) { say(part, i); });
+        for (const std::string& node : held_->holders()[i]) tell_part(node, say, i);
       });
+  }
+  template <class Say>
+  void tell_part(const std::string& node, Say say, uint32_t shard) {
+    const auto it = members_.find(node);
+    if (it != members_.end()) it->second.part.tell([=](Part& part) { say(part, shard); });
+  }
+  /// For the shard's state.
+  void ask(uint32_t shard) {
+    const auto say = [step = copied_state_.steps_done](Part& part, uint32_t i) {
+      part.copy(i, Part::Copy::kState, step);
+    };
+    tell_part(held_->leader(shard), say, shard);
   }
 
   const Around around_;
@@ -215,7 +251,11 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   std::map<std::string, Nanoseconds> left_;
   std::deque<Trainer> trainers_;
   std::deque<Channel> proxies_;  // of shards
-  Channel job_channel_, writer_channel_;
+  std::optional<ShardCopies> held_;
+  std::optional<CopyMaker> maker_;
+  std::vector<bool> asked_;  // for their state, since the last step
+  uint64_t orders_ = 0;
+  Channel job_channel_, writer_channel_, hold_channel_;
   std::optional<TrainingJob> job_;
   std::function<void(const Commit&)> committed_;
   JobState copied_state_;
@@ -226,22 +266,13 @@ class Conductor : public std::enable_shared_from_this<Conductor> {
   bool closed_ = false;
 };
 
-inline void Conductor::opened(const std::string& node, const PartRef& part) {
-  const auto it = members_.find(node);
-  if (it == members_.end()) return;
-  it->second.part = part;
-  if (!it->second.joining) return send_weights(it->second);
-  for (auto& [name, other] : members_)
-    if (name != node)
-      other.part.tell(
-          [node, serves = it->second.node.serves](Part& there) { there.add_peer(node, serves); });
-}
-
 inline void Conductor::ready(const std::string& node) {
   const auto it = members_.find(node);
   if (it == members_.end() || it->second.ready || end_) return;
   it->second.ready = true;
   if (job_) {
+    want_copies();
+    if (!it->second.node.trains) return;
     const TrainerId trainer = add_trainer(it->second);
     tell(job_channel_, [=, this] { trainers_joined({trainer}); });
   } else if (std::all_of(members_.begin(), members_.end(),
@@ -262,13 +293,14 @@ inline void Conductor::unit_done(const std::string& node, uint64_t round, uint32
 inline void Conductor::joins(const Known& node) {
   const auto since = left_.find(node.name);
   const bool too_soon = since != left_.end() && clock().now() - since->second < 2s;
-  if (!job_ || members_.contains(node.name) || too_soon || !node.trains) return;
+  const bool of_use = node.trains || (replicas() > 0 && node.serves);
+  if (!job_ || members_.contains(node.name) || too_soon || !of_use) return;
   order(node, true);
 }
 
 inline void Conductor::peer_lost(const std::string& node, const std::string& peer) {
   if (!members_.contains(node) || !members_.contains(peer)) return;
-  lose(owns_any(peer) && !owns_any(node) ? node : peer);
+  lose(needed(peer) && !needed(node) ? node : peer);
 }
 
 inline void Conductor::lose(const std::string& node) {
@@ -279,9 +311,10 @@ inline void Conductor::lose(const std::string& node) {
   left_[node] = clock().now();
   around_.left(node);
   member.part.tell([](Part& part) { part.close(); });
-  if (owns_any(node) || (!job_ && !member.joining)) return fail();
+  if (needed(node) || (!job_ && !member.joining)) return fail();
   for (auto& [name, other] : members_)
     other.part.tell([node](Part& there) { there.drop_peer(node); });
+  lose_copies(node);
   if (!member.trainer) return;
   trainers_[member.trainer->value].dead = true;
   trainer_down(*member.trainer);

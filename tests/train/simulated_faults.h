@@ -6,8 +6,13 @@
 namespace fastserve::simulated {
 
 inline void Cluster::disturb() {
-  faults_--;
   const auto nodes = alive();
+  if (common_.one_at_a_time) {
+    if (!coordinator_.conductor || !coordinator_.conductor->all_copied()) return;
+    faults_--;
+    return crash(nodes[world_.rng.below(nodes.size())]);
+  }
+  faults_--;
   const auto any_process = [&] {
     const size_t pick = world_.rng.below(nodes.size() + 1);
     return pick == nodes.size() ? coordinator_.process : nodes[pick]->process;

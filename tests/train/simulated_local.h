@@ -244,7 +244,9 @@ inline void Part::close_round(uint32_t index, const RoundClose& order) {
     publish(index, nullptr);
     later(shards_[index].to_deputy, [=, this] {
       tell([=, this] {
-        to_conductor([=](Conductor& conductor) { conductor.applied(index, order.step); }, true);
+        to_conductor([=, from = from_here()](
+                         Conductor& conductor) { conductor.applied(from, index, order.step); },
+                     true);
         look();
       });
     });

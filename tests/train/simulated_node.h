@@ -16,6 +16,7 @@
 #include "train/local_rounds.h"
 #include "train/loose_range.h"
 #include "train/node_work.h"
+#include "train/shard_copies.h"
 #include "train/unit_sum.h"
 #include "train/weight_replica.h"
 
@@ -35,6 +36,8 @@ struct Broken {
   bool overtaken_stay = false;        ///< a pass waits on for weights of a step that is over
   bool arrivals_presumed = false;     ///< a displacement counts as arrived when it is sent
   bool pieces_presumed = false;       ///< a piece counts as kept before the disk has it
+  bool copies_presumed = false;       ///< a shard has gathered when its leading copy has
+  bool promoted_silent = false;       ///< who comes to lead a shard does not send its weights
 };
 
 /// What all simulated processes know.
@@ -46,6 +49,8 @@ struct Common {
   std::optional<EvaluationPlan> evaluation;
   Broken broken;
   bool node_checkpoints = false;
+  bool one_at_a_time =
+      false;  ///< nothing goes wrong but a crash of a node while no copy is missing
 };
 
 /// FakeSource, which remembers what it computed for the same weights and tokens: a thousand jobs of
@@ -91,9 +96,17 @@ struct Order {  // wire_messages::PartOrder
   uint64_t job = 0;
   StepId step;
   std::vector<std::string> owners, peers;
+  ShardHolders holders;
+  uint64_t number = 0;              // of the parts of the incarnation
   std::vector<std::string> copies;  // of each shard's piece; none: the coordinator keeps it all
   bool trains = true, joining = false;
   std::weak_ptr<Conductor> conductor;
+};
+
+/// Who says something to a conductor: a node in one of its lives.
+struct Teller {
+  std::string node;
+  uint64_t number;
 };
 
 /// What a conductor knows a part by.
@@ -103,7 +116,7 @@ struct PartRef {
   void tell(std::function<void(Part&)> what, bool repeatable = false) const;
 };
 
-enum class Tensor { kGradient, kWeights, kMoments, kPiece };
+enum class Tensor { kGradient, kWeights, kMoments, kPiece, kCopy };
 
 /// A tensor under way: `floats` stay the sender's until they arrive.
 struct Parcel {
@@ -138,9 +151,12 @@ class Part : public std::enable_shared_from_this<Part> {
   void copy(uint32_t shard, Copy what, int64_t step);
   void add_peer(const std::string& peer, bool serves);
   void drop_peer(const std::string& peer) {
+    meetings_.erase(peer);
     std::erase(peers_, peer);
     spare_.erase(peer);
   }
+  void held_by(const ShardHolders& holders);
+  void seed(uint32_t shard, const std::string& to);
   void peer_gone(const std::string& peer);
 
   /// A tensor from `peer`: refused, or for one of the part's actors.
@@ -182,8 +198,10 @@ class Part : public std::enable_shared_from_this<Part> {
     Pass pass;
   };
   struct Shard {
-    std::unique_ptr<ParameterShard> owned;  // or
-    std::unique_ptr<UnitSum> elsewhere;
+    std::unique_ptr<ParameterShard> owned;
+    std::unique_ptr<UnitSum> elsewhere;  // of what other nodes get
+    bool gathered = false;
+    std::optional<StepId> copied;       // from another node that holds it
     std::unique_ptr<LocalRange> local;  // or, with local steps, this alone
     std::unique_ptr<LooseRange> loose;  // or, with loose consistency
     std::unique_ptr<GradientPool> slices;
@@ -192,7 +210,7 @@ class Part : public std::enable_shared_from_this<Part> {
   };
 
   void to_conductor(std::function<void(Conductor&)> say, bool repeatable = false);
-  void wait_until(std::function<bool()> met, std::function<void(bool)> then);
+  void wait_until(std::function<bool()> met, std::function<void(bool)> then, bool block = true);
   bool dial(const std::string& peer);
   void build();
   void opened();
@@ -217,6 +235,10 @@ class Part : public std::enable_shared_from_this<Part> {
   void to_shard(uint32_t shard, Channel& channel, std::function<bool()> what);
   void update(uint32_t shard, StepId step, std::function<void()> what);
   void push(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
+  void push_own(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
+  void seeded(const Parcel& parcel, std::vector<float> weights, const std::vector<float>& moments);
+  bool met_all();
+  Teller from_here() const { return {node_.name, order_.number}; }
   void publish(uint32_t shard, const std::string* only);
   void copied(uint32_t shard, Copy what, int64_t step, std::shared_ptr<const ShardState> state);
   void keep_piece(uint32_t shard, int64_t step, std::shared_ptr<const ShardState> state,
@@ -250,6 +272,7 @@ class Part : public std::enable_shared_from_this<Part> {
   void later(Channel& channel, Call call);
 
   Node& node_;
+  HeldShards held_;
   std::vector<ParameterShard::Range> ranges_;
   FakeBackend backend_;
   WeightsGate gate_;
@@ -262,6 +285,7 @@ class Part : public std::enable_shared_from_this<Part> {
   std::vector<Mailbox> takers_;
   std::vector<std::string> peers_;
   std::set<std::string> spare_;  // nodes that have joined, and may keep copies
+  std::set<std::string> meetings_;
   std::deque<Call> mailbox_;
   bool blocked_ = false, draining_ = false, built_ = false, ready_ = false, ended_ = false;
   uint32_t moments_missing_ = 0;

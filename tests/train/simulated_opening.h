@@ -6,6 +6,23 @@
 
 namespace fastserve::simulated {
 
+inline void Conductor::opened(const std::string& node, const PartRef& part) {
+  const auto it = members_.find(node);
+  if (it == members_.end()) return;
+  it->second.part = part;
+  if (!it->second.joining) return send_weights(it->second);
+  if (replicas() > 0)  // it may have been long on its way
+    part.tell([holders = held_->holders()](Part& there) { there.held_by(holders); });
+  for (auto& [name, other] : members_) {
+    if (name == node) continue;
+    other.part.tell(
+        [node, serves = it->second.node.serves](Part& there) { there.add_peer(node, serves); });
+    // What it computes may be for a node that has come since it was ordered to.
+    if (replicas() > 0 && !other.part.part.expired())
+      part.tell([name, serves = other.node.serves](Part& there) { there.add_peer(name, serves); });
+  }
+}
+
 inline void Conductor::order(const Known& known, bool joining) {
   Member& member = members_[known.name];
   member.node = known;
@@ -14,6 +31,8 @@ inline void Conductor::order(const Known& known, bool joining) {
   order.job = around_.job;
   order.step = {static_cast<uint64_t>(around_.from.state.steps_done)};
   order.owners = owners_;
+  order.holders = held_->holders();
+  order.number = member.number = ++orders_;
   if (joining)
     for (const auto& [name, other] : members_) order.peers.push_back(name);
   else
@@ -56,7 +75,9 @@ inline void Conductor::send_weights(const Member& member) {
     };
     send(Tensor::kWeights, run(around_.from.weights), {});
     const bool local = around_.common->spec.consistency.local();
-    if ((local || owners_[shard] == member.node.name) && around_.from.state.steps_done > 0)
+    const auto& nodes = held_->holders()[shard];
+    const bool holds = std::find(nodes.begin(), nodes.end(), member.node.name) != nodes.end();
+    if ((local || holds) && around_.from.state.steps_done > 0)
       send(Tensor::kMoments, run(around_.from.m), run(around_.from.v));
   }
 }
@@ -112,6 +133,67 @@ inline void Conductor::copied(std::shared_ptr<const ShardState> part) {
   if (ended_) return;
   around_.write(std::move(saved));
   carry_out(job_->snapshot_taken());
+}
+
+inline void Part::begin() {
+  node_.sinks[order_.job] = shared_from_this();
+  std::vector<std::string> names{kCoordinator};
+  for (const std::string& peer : order_.peers) {
+    if (peer == node_.name) continue;
+    if (node_.name < peer && !node_.connected(peer) && !dial(peer)) return refuse();
+    peers_.push_back(peer);
+    if (!order_.joining) names.push_back(peer);
+  }
+  const auto all = [this, names] {
+    return std::all_of(names.begin(), names.end(),
+                       [&](const std::string& name) { return node_.connected(name); });
+  };
+  wait_until(all, [this](bool connected) {
+    if (!connected) return refuse();
+    build();
+    opened();
+  });
+}
+
+inline void Part::build() {
+  const StepLayout layout(static_cast<uint32_t>(node_.common.plan.microbatches));
+  gate_.divide(ranges_.size());
+  replica_ = std::make_unique<WeightReplica>(backend_, gate_, ranges_);
+  takers_.resize(static_cast<size_t>(node_.lanes));
+  for (uint32_t i = 0; i < ranges_.size(); i++) {
+    Shard& shard = shards_.emplace_back();
+    const size_t bytes = (ranges_[i].end - ranges_[i].begin) * sizeof(float);
+    shard.slices = std::make_unique<GradientPool>(
+        [this, bytes] { return backend_.allocate(bytes); }, ranges_[i].begin);
+    if (apart()) {
+      build_apart(i);
+      continue;
+    }
+    if (owns(i) && !order_.joining) {
+      shard.owned = std::make_unique<ParameterShard>(backend_, ranges_[i], node_.common.spec,
+                                                     layout, order_.step);
+      moments_missing_ += order_.step.value > 0;
+    }
+    if (shard.owned == nullptr || node_.common.spec.replicas > 0)
+      shard.elsewhere = std::make_unique<UnitSum>(ranges_[i].begin, ranges_[i].end, backend_.ops());
+  }
+  WeightsGate* const gate = node_.common.broken.units_before_weights ? nullptr : &gate_;
+  for (int i = 0; order_.trains && i < node_.lanes; i++) {
+    Trainer& trainer = trainers_.emplace_back();
+    trainer.to_shards.resize(ranges_.size());
+    trainer.worker = std::make_unique<GradientWorker>(
+        std::make_unique<RememberingSource>(backend_), *node_.common.sampler,
+        &*node_.common.evaluation, pool_, [this] { return ended_; }, gate);
+    if (!apart() && gate != nullptr) trainer.worker->wait_by_range(ParameterShard::begins(ranges_));
+  }
+  work_ = std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
+  if (apart()) rounds_.emplace(node_.common.spec, *work_, ranges_);
+  built_ = true;
+}
+
+inline void Part::opened() {
+  const PartRef me{{control_.link, 1 - control_.end}, weak_from_this()};
+  to_conductor([name = node_.name, me](Conductor& conductor) { conductor.opened(name, me); });
 }
 
 }  // namespace fastserve::simulated

@@ -6,11 +6,12 @@
 namespace fastserve::simulated {
 
 inline Part::Part(Node& node, Order order, LinkEnd control)
-    : order_(std::move(order)), control_(std::move(control)), node_(node) {
+    : order_(std::move(order)), control_(std::move(control)), node_(node), held_(node.name) {
+  held_.set(order_.holders);
   ranges_ = ParameterShard::ranges(backend_, static_cast<int>(order_.owners.size()));
 }
 
-inline bool Part::owns(uint32_t shard) const { return order_.owners[shard] == node_.name; }
+inline bool Part::owns(uint32_t shard) const { return held_.holds(shard); }
 
 inline void Part::tell(Call call) {
   if (ended_) return;
@@ -40,18 +41,20 @@ inline void Part::to_conductor(std::function<void(Conductor&)> say, bool repeata
       repeatable);
 }
 
-/// The deputy does nothing else meanwhile.
-inline void Part::wait_until(std::function<bool()> met, std::function<void(bool)> then) {
+/// `block`: the deputy does nothing else meanwhile.
+inline void Part::wait_until(std::function<bool()> met, std::function<void(bool)> then,
+                             bool block) {
   const Nanoseconds until = node_.process->clock.now() + 10s;
   const auto look = std::make_shared<std::function<void()>>();
-  blocked_ = true;
-  *look = [this, self = shared_from_this(), met, then, until, weak = std::weak_ptr(look)] {
+  if (block) blocked_ = true;
+  *look = [this, self = shared_from_this(), met, then, until, block, weak = std::weak_ptr(look)] {
     if (ended_) return;
     const bool done = met();
     if (!done && node_.process->clock.now() < until) {
       node_.world.post(node_.process, 20ms, [again = weak.lock()] { (*again)(); });
       return;
     }
+    if (!block) return tell([then, done] { then(done); });
     blocked_ = false;
     then(done);
     tell([] {});
@@ -60,65 +63,6 @@ inline void Part::wait_until(std::function<bool()> met, std::function<void(bool)
 }
 
 inline bool Part::dial(const std::string& peer) { return node_.dial(node_, peer); }
-
-inline void Part::begin() {
-  node_.sinks[order_.job] = shared_from_this();
-  std::vector<std::string> names{kCoordinator};
-  for (const std::string& peer : order_.peers) {
-    if (peer == node_.name) continue;
-    if (node_.name < peer && !node_.connected(peer) && !dial(peer)) return refuse();
-    peers_.push_back(peer);
-    if (!order_.joining) names.push_back(peer);
-  }
-  const auto all = [this, names] {
-    return std::all_of(names.begin(), names.end(),
-                       [&](const std::string& name) { return node_.connected(name); });
-  };
-  wait_until(all, [this](bool connected) {
-    if (!connected) return refuse();
-    build();
-    opened();
-  });
-}
-
-inline void Part::build() {
-  const StepLayout layout(static_cast<uint32_t>(node_.common.plan.microbatches));
-  gate_.divide(ranges_.size());
-  replica_ = std::make_unique<WeightReplica>(backend_, gate_, ranges_);
-  takers_.resize(static_cast<size_t>(node_.lanes));
-  for (uint32_t i = 0; i < ranges_.size(); i++) {
-    Shard& shard = shards_.emplace_back();
-    const size_t bytes = (ranges_[i].end - ranges_[i].begin) * sizeof(float);
-    shard.slices = std::make_unique<GradientPool>(
-        [this, bytes] { return backend_.allocate(bytes); }, ranges_[i].begin);
-    if (apart()) {
-      build_apart(i);
-    } else if (owns(i)) {
-      shard.owned = std::make_unique<ParameterShard>(backend_, ranges_[i], node_.common.spec,
-                                                     layout, order_.step);
-      moments_missing_ += order_.step.value > 0;
-    } else {
-      shard.elsewhere = std::make_unique<UnitSum>(ranges_[i].begin, ranges_[i].end, backend_.ops());
-    }
-  }
-  WeightsGate* const gate = node_.common.broken.units_before_weights ? nullptr : &gate_;
-  for (int i = 0; order_.trains && i < node_.lanes; i++) {
-    Trainer& trainer = trainers_.emplace_back();
-    trainer.to_shards.resize(ranges_.size());
-    trainer.worker = std::make_unique<GradientWorker>(
-        std::make_unique<RememberingSource>(backend_), *node_.common.sampler,
-        &*node_.common.evaluation, pool_, [this] { return ended_; }, gate);
-    if (!apart() && gate != nullptr) trainer.worker->wait_by_range(ParameterShard::begins(ranges_));
-  }
-  work_ = std::make_unique<NodeWork>(static_cast<uint32_t>(std::max<size_t>(1, trainers_.size())));
-  if (apart()) rounds_.emplace(node_.common.spec, *work_, ranges_);
-  built_ = true;
-}
-
-inline void Part::opened() {
-  const PartRef me{{control_.link, 1 - control_.end}, weak_from_this()};
-  to_conductor([name = node_.name, me](Conductor& conductor) { conductor.opened(name, me); });
-}
 
 inline void Part::refuse() { fail(); }
 
@@ -136,7 +80,9 @@ inline void Part::close() {
 }
 
 inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
-  const bool ours = parcel.shard < ranges_.size() && owns(parcel.shard);
+  // Who sends may have heard before this node that it holds the shard.
+  const bool ours = parcel.shard < ranges_.size() && built_ &&
+                    (apart() ? owns(parcel.shard) : shards_[parcel.shard].owned != nullptr);
   const auto copied = [&] {
     auto slice = shards_[parcel.shard].slices->take().value();
     std::copy(parcel.floats.begin(), parcel.floats.end(), slice->data());
@@ -157,7 +103,8 @@ inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
       return true;
     });
   } else if (parcel.tensor == Tensor::kWeights) {
-    if (peer != kCoordinator && order_.owners[parcel.shard] != peer) return;
+    const bool any = node_.common.spec.replicas > 0;  // who leads it may have changed
+    if (peer != kCoordinator && !any && order_.owners[parcel.shard] != peer) return;
     tell([this, peer, parcel, slice = copied()] {
       Shard& shard = shards_[parcel.shard];
       const auto take = [this, peer, parcel, slice, &shard] {
@@ -172,6 +119,9 @@ inline void Part::arrived(const std::string& peer, const Parcel& parcel) {
         to_mailbox(takers_[taker], take);
       });
     });
+  } else if (parcel.tensor == Tensor::kCopy) {
+    seeded(parcel, {parcel.floats.begin(), parcel.floats.end()},
+           {parcel.more.begin(), parcel.more.end()});
   } else if (peer == kCoordinator && (ours || node_.common.spec.consistency.local())) {
     const std::vector<float> m(parcel.floats.begin(), parcel.floats.end());
     const std::vector<float> v(parcel.more.begin(), parcel.more.end());
@@ -213,7 +163,7 @@ inline bool Part::take_weights(const std::string& peer, const Parcel& parcel) {
 inline void Part::look() {
   if (!built_) return;
   const auto step = ready_ && !apart() ? replica_->newest() : replica_->whole();
-  if (!step || moments_missing_ > 0) return;
+  if (!step || moments_missing_ > 0 || !met_all()) return;
   if (apart() && !ready_) open(*step);
   if (apart())
     carry_out(rounds_->weights_ready(*step));
@@ -295,35 +245,39 @@ inline void Part::work_done(uint32_t trainer, uint64_t round, uint32_t piece,
   pump();
 }
 
-/// What a shard does, or a slice sender in its place.
+/// What a shard does.
 inline void Part::push(uint32_t index, StepId step, Subtree subtree, Subtree whole,
                        GradientHandle sum) {
   Shard& shard = shards_[index];
   if (apart()) return push_apart(index, step, subtree, whole, std::move(sum));
-  if (shard.elsewhere) {
-    const auto unit = shard.elsewhere->add(step, whole, subtree, std::move(sum));
-    if (!unit) return;
-    const size_t n = ranges_[index].end - ranges_[index].begin;
-    return node_.send(
-        order_.owners[index],
-        {Tensor::kGradient, order_.job, step, index, unit->unit, {unit->data, n}, {}, unit->owner},
-        index);
-  }
+  if (shard.owned == nullptr) return;
   const auto added = shard.owned->add(step, subtree, std::move(sum));
   if (!added.ok() || *added != ParameterShard::Added::kComplete) return;
+  shard.gathered = true;
   later(shard.to_deputy, [=, this, squares = shard.owned->squares()] {
     tell([=, this] {
-      to_conductor([=](Conductor& conductor) { conductor.gathered(index, step, squares); }, true);
+      to_conductor([=, from = from_here()](
+                       Conductor& conductor) { conductor.gathered(from, index, step, squares); },
+                   true);
     });
   });
 }
 
 inline void Part::apply(uint32_t index, const ApplyOrder& order) {
-  update(index, order.step, [=, this] { shards_[index].owned->apply(order); });
+  update(index, order.step, [=, this] {
+    const bool gathered = std::exchange(shards_[index].gathered, false);
+    if (!gathered || shards_[index].owned->step() != order.step)
+      node_.world.trouble = "a step is applied that a copy has not got";
+    else
+      shards_[index].owned->apply(order);
+  });
 }
 
 inline void Part::skip(uint32_t index, StepId step) {
-  update(index, step, [=, this] { shards_[index].owned->skip(step); });
+  update(index, step, [=, this] {
+    shards_[index].gathered = false;
+    shards_[index].owned->skip(step);
+  });
 }
 
 inline void Part::ready(uint32_t index, StepId step) {
@@ -331,14 +285,18 @@ inline void Part::ready(uint32_t index, StepId step) {
   later(shards_[index].to_deputy, [=, this] {
     tell([=, this] {
       replica_->applied(index, {step.value + 1});
-      to_conductor([=](Conductor& conductor) { conductor.applied(index, step); }, true);
+      to_conductor(
+          [=, from = from_here()](Conductor& conductor) { conductor.applied(from, index, step); },
+          true);
       look();
     });
   });
 }
 
 inline void Part::publish(uint32_t index, const std::string* only) {
-  const std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers_;
+  if (!apart() && only == nullptr && !held_.leads(index)) return;
+  std::vector<std::string> to = only != nullptr ? std::vector{*only} : peers_;
+  std::erase_if(to, [&](const std::string& peer) { return held_.holds(index, peer); });
   const Shard& shard = shards_[index];
   const auto weights = apart() ? weights_of(shard) : shard.owned->weights();
   const StepId step = apart() ? version_of(shard, only) : shard.owned->step();
@@ -358,24 +316,6 @@ inline void Part::copy(uint32_t index, Copy what, int64_t step) {
   });
 }
 
-inline void Part::add_peer(const std::string& peer, bool serves) {
-  if (!node_.connected(peer) && node_.name < peer && !dial(peer)) return peer_gone(peer);
-  wait_until([this, peer] { return node_.connected(peer); },
-             [this, peer, serves](bool connected) {
-               if (!connected) return peer_gone(peer);
-               if (serves) spare_.insert(peer);
-               if (std::find(peers_.begin(), peers_.end(), peer) == peers_.end())
-                 peers_.push_back(peer);
-               for (uint32_t i = 0; i < shards_.size(); i++)
-                 if (owns(i))
-                   to_shard(i, shards_[i].from_deputy, [=, this] {
-                     if (shards_[i].loose) shards_[i].loose->joined(peer);
-                     publish(i, &peer);
-                     return true;
-                   });
-             });
-}
-
 inline void Part::peer_gone(const std::string& peer) {
   if (peer == kCoordinator) return;  // the conductor's end says so, too
   drop_peer(peer);
@@ -385,6 +325,7 @@ inline void Part::peer_gone(const std::string& peer) {
 
 }  // namespace fastserve::simulated
 
+#include "simulated_copies.h"
 #include "simulated_keeping.h"
 #include "simulated_local.h"
 #include "simulated_opening.h"

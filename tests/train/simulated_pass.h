@@ -30,7 +30,7 @@ inline void Part::to_shard(uint32_t shard, Channel& channel, std::function<bool(
 
 /// Brings an own range to the next step.
 inline void Part::update(uint32_t index, StepId step, std::function<void()> what) {
-  if (!built_ || !owns(index)) return;
+  if (!built_ || shards_[index].owned == nullptr) return;
   to_shard(index, shards_[index].from_deputy, [=, this] {
     const StepId next{step.value + 1};
     if (!gate_.may_write(index, next)) return false;
@@ -132,7 +132,7 @@ inline void Part::end_pass(uint32_t index) {
 inline void Part::push_later(uint32_t trainer, uint32_t shard, const WorkItem& item,
                              GradientHandle sum) {
   to_shard(shard, trainers_[trainer].to_shards[shard], [=, this] {
-    push(shard, item.step, item.subtree, item.whole, sum);
+    push_own(shard, item.step, item.subtree, item.whole, sum);
     return true;
   });
 }
