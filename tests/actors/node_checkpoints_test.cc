@@ -65,6 +65,16 @@ std::vector<Path> pieces_of(const Path& node) {
   return found;
 }
 
+/// (incarnation, step) of what a job's folder names; the job may be at work.
+std::vector<std::pair<uint64_t, int64_t>> kept_in(const Path& folder) {
+  std::vector<std::pair<uint64_t, int64_t>> kept;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (const auto checkpoint = CheckpointDirectory::load(entry.path());
+        checkpoint.ok() && checkpoint->pieces)
+      kept.emplace_back(checkpoint->pieces->incarnation, checkpoint->pieces->step);
+  return kept;
+}
+
 /// Nodes remove when they hear of it.
 bool becomes(size_t pieces, const Path& node) {
   for (int i = 0; i < 500 && pieces_of(node).size() != pieces; i++)
@@ -118,6 +128,41 @@ TEST_CASE("a node is lost with its disk: the job goes on from the copies, on oth
   check_bits(outcome, expected);
   CHECK(job.run().incarnation >= 2);
   CHECK(job.run().replayed_steps < 32);  // from a checkpoint, and not from the beginning
+}
+
+TEST_CASE("a node that has joined keeps copies, and the job outlives the disk that it began on") {
+  constexpr int64_t kSteps = 300;
+  const Bits expected = bits_of_one_process(kSteps);
+  InProcessCluster cluster(log_of_test());
+  cluster.add("one");
+  cluster.wait_for_nodes(1);
+  Folder folder;
+  BackgroundJob job(cluster, job_in(folder, kSteps), 8);
+  REQUIRE(job.wait_for_step(8));
+  cluster.add("two");
+  const auto in_job = [&] {
+    for (const NodeStatus& node : cluster.coordinator().nodes())
+      if (node.name == "two" && node.job == "job") return true;
+    return false;
+  };
+  for (int i = 0; i < 1000 && !in_job(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  REQUIRE(in_job());
+  job.go_on();
+  const auto on_two = [&] {
+    for (const auto& [incarnation, step] : kept_in(folder.path))
+      for (const Path& piece : pieces_of(cluster.disk("two")))
+        if (piece.string().find(std::to_string(step) + "-") != std::string::npos) return true;
+    return false;
+  };
+  REQUIRE(job.wait_for_step(60));
+  for (int i = 0; i < 500 && !on_two(); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(on_two());
+  cluster.kill("one");
+  cluster.lose_disk("one");
+  const auto outcome = job.end();
+  check_bits(outcome, expected);
 }
 
 TEST_CASE("all nodes come back, or others in their number: the job goes on from their disks") {
