@@ -73,8 +73,7 @@ class Conductor {
     if (answer.needs_data) send_data(*parts_, answer.node);
     if (member.joining) {
       const bool replicated = parts_->spec.replicas > 0;
-      if (replicated)
-        self_->send(part, HeldBy{held_->holders()});  // it may have been long on its way
+      if (replicated) self_->send(part, HeldBy{held_->holders()});  // since it was ordered to
       // The shards send their weights to it, and whatever comes after.
       for (auto& [name, other] : members_) {
         if (name == answer.node || !other.part) continue;

@@ -171,6 +171,9 @@ TEST_CASE("copies are refused where they could not stay the same bits, with what
   other.weights_back = WeightsBack::parse("bf16").value();
   CHECK(refused(other).find("weights back as bf16") != std::string::npos);
   other = spec;
+  other.node_checkpoints = true;
+  CHECK(refused(other).find("checkpoints on nodes") != std::string::npos);
+  other = spec;
   other.replicas = 9;
   refused(other);
   other.replicas = -1;
