@@ -238,7 +238,7 @@ class Part : public std::enable_shared_from_this<Part> {
   void push_own(uint32_t shard, StepId step, Subtree subtree, Subtree whole, GradientHandle sum);
   void seeded(const Parcel& parcel, std::vector<float> weights, const std::vector<float>& moments);
   bool met_all();
-  Teller from_here() const { return {node_.name, order_.number}; }
+  Teller from_here() const;
   void publish(uint32_t shard, const std::string* only);
   void copied(uint32_t shard, Copy what, int64_t step, std::shared_ptr<const ShardState> state);
   void keep_piece(uint32_t shard, int64_t step, std::shared_ptr<const ShardState> state,

@@ -13,6 +13,8 @@ inline Part::Part(Node& node, Order order, LinkEnd control)
 
 inline bool Part::owns(uint32_t shard) const { return held_.holds(shard); }
 
+inline Teller Part::from_here() const { return {node_.name, order_.number}; }
+
 inline void Part::tell(Call call) {
   if (ended_) return;
   mailbox_.push_back(std::move(call));
