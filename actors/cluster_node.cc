@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <span>
 #include <thread>
 
+#include "actors/dials.h"
 #include "actors/node_part.h"
 #include "actors/piece_shelf.h"
 #include "actors/remoting.h"
@@ -95,28 +94,6 @@ class Connected {
  private:
   std::mutex& mutex_;
   RegistryActor& known_;
-};
-
-/// Connects to a peer once, whoever wants to at the same time: jobs share the lane.
-class Dials {
- public:
-  Status connect(const LaneHub& hub, const std::string& peer, const std::function<Status()>& dial) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return !under_way_.contains(peer); });
-    if (hub.connected(peer)) return {};
-    under_way_.insert(peer);
-    lock.unlock();
-    const Status status = dial();
-    lock.lock();
-    under_way_.erase(peer);
-    changed_.notify_all();
-    return status;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::set<std::string> under_way_;
 };
 
 }  // namespace
