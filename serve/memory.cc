@@ -39,8 +39,10 @@ DecoderMemory estimate_decoder_memory(const ModelConfig& config,
 
   const uint64_t positions =
       static_cast<uint64_t>(options.kv_blocks) * static_cast<uint64_t>(options.block_tokens);
-  memory.kv = positions * 2 * static_cast<uint64_t>(config.layers) *
-              static_cast<uint64_t>(config.kv_heads) * kv_head_bytes(options.kv, config.head_dim);
+  memory.kv_token = 2 * static_cast<uint64_t>(config.layers) *
+                    static_cast<uint64_t>(config.kv_heads) *
+                    kv_head_bytes(options.kv, config.head_dim);
+  memory.kv = positions * memory.kv_token;
 
   int widest = 0;
   for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));
@@ -51,6 +53,26 @@ DecoderMemory estimate_decoder_memory(const ModelConfig& config,
       (static_cast<uint64_t>(options.max_rows) * row + static_cast<uint64_t>(logits) * vocab) *
       sizeof(float);
   memory.loading = largest * sizeof(float);
+  return memory;
+}
+
+DecoderMemory on_device(DecoderMemory memory, const ModelConfig& config,
+                        const DecoderOptions& options) {
+  // gpu/staging.h's two pieces, and gpu/decode_attention.cc's most for partial results.
+  constexpr uint64_t kPieces = 2 * (uint64_t{8} << 20), kMostPartials = uint64_t{64} << 20;
+  memory.loading = std::min(memory.loading * 2, kPieces);
+  int widest = std::max(config.hidden_size, config.heads * config.head_dim);
+  for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));
+  // Partial results: of each answer's chunks of 128 positions, where there are several.
+  const int64_t pool = int64_t{options.kv_blocks} * options.block_tokens;
+  const uint64_t chunks =
+      static_cast<uint64_t>((std::min<int64_t>(pool, config.max_positions) + 127) / 128);
+  const uint64_t partials = chunks > 1 ? chunks * static_cast<uint64_t>(options.max_logits) *
+                                             static_cast<uint64_t>(config.heads) *
+                                             static_cast<uint64_t>(config.head_dim + 2) * 4
+                                       : 0;
+  const uint64_t rows = static_cast<uint64_t>(options.max_rows) * static_cast<uint64_t>(widest) * 4;
+  memory.activations += (rows + std::min(partials, kMostPartials)) * 5 / 4;
   return memory;
 }
 

@@ -362,6 +362,25 @@ TEST_CASE("what cannot be served is refused before anything is loaded") {
   const Error small = error({model}, 100'000);
   CHECK(small.code == ErrorCode::kResourceExhausted);
   CHECK(small.what.find("97.7 KiB") != std::string::npos);
+  CHECK(small.what.find("the weights alone are too large") != std::string::npos);
+  // Named in what it says, a context that fits is one.
+  ServingSystem::Model other = model;
+  other.name = "second";
+  const auto tokens_that_fit = [&](uint64_t memory) {
+    const std::string what = error({model, other}, memory).what;
+    const auto at = what.find("a context of ");
+    return at == std::string::npos ? 0 : std::stoi(what.substr(at + 13));
+  };
+  uint64_t memory = 1 << 20;
+  while (tokens_that_fit(memory) == 0) memory += 1 << 16;
+  CHECK(error({model, other}, memory).what.find(", of each model") != std::string::npos);
+  const int tokens = tokens_that_fit(memory);
+  for (ServingSystem::Model* m : {&model, &other}) m->options.kv_blocks = tokens / 16;
+  ServingSystem::Config fits;
+  fits.lanes = 1;
+  fits.models = {model, other};
+  fits.memory_limit = memory;
+  CHECK(ServingSystem::start(std::move(fits)).ok());
   ServingSystem::Model mute = model;
   mute.bundle.documents.erase("tokenizer.json");
   CHECK(error({mute}).code == ErrorCode::kNotFound);
