@@ -54,6 +54,7 @@ class StateControl final : public Control {
     s.fail_at = -1;
     s.lose = s.lost = false;
     s.last = cudaSuccess;
+    s.captures = nullptr;
   }
 };
 
