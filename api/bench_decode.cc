@@ -53,20 +53,24 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
 
 /// A loaded decoder and the sequences it runs, each with its blocks of the pool. A step is what the
 /// server's engine does on the device and after it: one ragged batch, logits of every stream, and
-/// each stream's token chosen by the server's sampler.
+/// each stream's token chosen by the server's sampler, or drawn on a device that does so.
 class Streams {
  public:
-  static Result<std::unique_ptr<Streams>> load(const BenchContext& context, BenchModel model,
-                                               WeightFormat format, int streams, int tokens_each) {
+  static Result<std::unique_ptr<Streams>> load(const BenchContext& context,
+                                               const ModelBundle& bundle, int streams,
+                                               int tokens_each, int graphs = 32) {
     auto self = std::unique_ptr<Streams>(new Streams);
     FS_ASSIGN(self->device_, context.device.make(context.lanes));
-    FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(model), format));
     const int blocks_each = (tokens_each + kBlockTokens - 1) / kBlockTokens;
     DecoderOptions options;
     options.kv_blocks = streams * blocks_each;
     options.block_tokens = kBlockTokens;
     options.max_logits = streams;
+    options.graphs = graphs;
+    const SystemClock clock;
+    const Nanoseconds start = clock.now();
     FS_ASSIGN(self->decoder_, Decoder::load(*self->device_, bundle, options));
+    self->load_seconds_ = std::chrono::duration<double>(clock.now() - start).count();
     self->sampler_ = std::make_unique<TokenSampler>(self->decoder_->config().vocab_size);
     for (int s = 0; s < streams; s++) {
       self->blocks_.emplace_back();
@@ -99,6 +103,12 @@ class Streams {
       segments.push_back({static_cast<int>(s), 1, position, blocks_[s]});
       wanted.push_back(static_cast<int32_t>(s));
     }
+    if (decoder_->draws()) {
+      const std::vector<TokenDraw> draws(n);
+      FS_ASSIGN(const auto tokens, decoder_->step_and_draw(last_, segments, wanted, draws));
+      last_.assign(tokens.begin(), tokens.end());
+      return {};
+    }
     FS_ASSIGN(const auto logits, decoder_->step(last_, segments, wanted));
     const size_t vocab = logits.size() / n;
     for (size_t s = 0; s < n; s++) {
@@ -110,6 +120,7 @@ class Streams {
     return {};
   }
   const Decoder& decoder() const { return *decoder_; }
+  double load_seconds() const { return load_seconds_; }
   size_t count() const { return blocks_.size(); }
 
  private:
@@ -119,6 +130,7 @@ class Streams {
   std::unique_ptr<TokenSampler> sampler_;
   std::vector<std::vector<int32_t>> blocks_;
   std::vector<int32_t> last_;
+  double load_seconds_ = 0;
   Rng rng_{11};
 };
 
@@ -149,9 +161,22 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
   result.detail = Json::object({{"format", weight_format_name(format)},
                                 {"streams", streams.count()},
                                 {"weight_bytes", bytes},
-                                {"repetitions", rates.size()}});
+                                {"repetitions", rates.size()},
+                                {"load_seconds", streams.load_seconds()},
+                                {"graph_steps", streams.decoder().graph_steps()}});
   if (streams.count() == 1) result.detail.set("read_gb_per_s", bytes * result.value * 1e-9);
   return result;
+}
+
+/// Tokens/s of each repetition.
+Result<std::vector<double>> decode_rates(const BenchContext& context, const DecodeShape& shape,
+                                         int prompt, Streams& streams) {
+  for (int s = 0; s < shape.streams && prompt > 0; s++) FS_TRY(streams.prefill(s, 0, prompt));
+  const auto repetition = [&]() -> Status {
+    for (int t = 0; t < shape.tokens; t++) FS_TRY(streams.decode(prompt + t));
+    return {};
+  };
+  return measure(context, static_cast<double>(shape.streams) * shape.tokens, repetition);
 }
 
 }  // namespace
@@ -159,21 +184,30 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape) {
   const int prompt =
       shape.streams == 1 ? 0 : kPrompt;  // as llama-bench and llama-batched-bench measure
-  FS_ASSIGN(const auto streams, Streams::load(context, shape.model, shape.format, shape.streams,
-                                              prompt + shape.tokens));
-  for (int s = 0; s < shape.streams && prompt > 0; s++) FS_TRY(streams->prefill(s, 0, prompt));
-  const auto repetition = [&]() -> Status {
-    for (int t = 0; t < shape.tokens; t++) FS_TRY(streams->decode(prompt + t));
-    return {};
-  };
-  FS_ASSIGN(const auto rates,
-            measure(context, static_cast<double>(shape.streams) * shape.tokens, repetition));
-  return result_of(context, rates, *streams, shape.format);
+  FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(shape.model), shape.format));
+  BenchResult result;
+  bool captures = false;
+  {
+    FS_ASSIGN(const auto streams,
+              Streams::load(context, bundle, shape.streams, prompt + shape.tokens));
+    FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
+    FS_ASSIGN(result, result_of(context, rates, *streams, shape.format));
+    captures = streams->decoder().graph_steps() > 0;
+  }
+  if (!captures) return result;
+  // What graphs are worth: the same steps without.
+  FS_ASSIGN(const auto streams,
+            Streams::load(context, bundle, shape.streams, prompt + shape.tokens, /*graphs=*/0));
+  FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
+  FS_ASSIGN(const BenchResult without, result_of(context, rates, *streams, shape.format));
+  result.detail.set("without_graphs", without.value);
+  return result;
 }
 
 Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
                                   WeightFormat format, int tokens) {
-  FS_ASSIGN(const auto streams, Streams::load(context, model, format, 1, tokens));
+  FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(model), format));
+  FS_ASSIGN(const auto streams, Streams::load(context, bundle, 1, tokens));
   const auto repetition = [&] { return streams->prefill(0, 0, tokens); };
   FS_ASSIGN(const auto rates, measure(context, tokens, repetition));
   FS_ASSIGN(BenchResult result, result_of(context, rates, *streams, format));
