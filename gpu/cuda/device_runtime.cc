@@ -211,7 +211,7 @@ class CudaRuntime final : public Runtime {
 
   std::unique_ptr<Graph> end_capture() override {
     FS_CHECK(capturing_);
-    cudaSetDevice(index_);
+    make_current();
     cudaGraph_t graph = nullptr;
     if (std::exchange(stream_captures_, false))
       keep(cudaStreamEndCapture(stream_, &graph), "the captured work");

@@ -127,6 +127,8 @@ void fail_each_call(int code, bool lost, ErrorCode expected) {
   const std::vector<std::string> names = card().calls();
   CHECK(whole.calls > 30);
   for (size_t nth = 0; nth < whole.calls; nth++) {
+    // Where memory cannot be pinned any other does, as another test shows.
+    if (code == kOutOfMemory && names[nth] == "cudaHostAlloc") continue;
     card().reset();
     card().fail(int(nth), code, lost);
     const Outcome outcome = run();
