@@ -29,7 +29,7 @@ add_test(NAME cli_cluster_chaos_pieces
 set_tests_properties(cli_cluster_chaos_pieces PROPERTIES TIMEOUT 600)
 add_test(NAME cli_cluster_chaos_held_twice
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_chaos.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR}/data/tinyshakespeare
-          3 5 3000 "" exact coordinator 1)
+          3 5 1500 "" exact coordinator 1)
 set_tests_properties(cli_cluster_chaos_held_twice PROPERTIES TIMEOUT 600)
 
 add_test(NAME cli_plain_bulk
