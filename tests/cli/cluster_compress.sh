@@ -40,7 +40,7 @@ until_true "the nodes do not come" ready
 
 settings=(--weights int4-g128 --max-perplexity-increase 1000)  # measured before and after
 "${c[@]}" compress poems "${settings[@]}" --name calm >/dev/null || give_up "compress"
-hash_of() { "${c[@]}" models show "$1" --json | grep -o '"weights_hash": *"[0-9a-f]*"'; }
+hash_of() { "$fsctl" models show "$1" --json | grep -o '"weights_hash": *"[0-9a-f]*"'; }
 
 # Stopped as soon as it is at work; one that was too quick counts for nothing.
 field() { "${c[@]}" jobs show "$job" --json | grep -o "\"$1\": *\"[^\"]*\"" | head -1 | cut -d'"' -f4; }

@@ -144,7 +144,7 @@ must_fail 11 "is not a model name" "${c[@]}" models import "$scratch/out-hf" --n
 # A job that has ended can be forgotten, with all its files; one that has not cannot.
 must_fail 17 "is running" "${c[@]}" jobs rm "$job"
 "${c[@]}" jobs rm "$second" | grep -q "removed job $second" || problem "jobs rm of a deployment"
-trained="$("${c[@]}" jobs list | awk '/poems@1 .*finished/ && / train / { print $1; exit }')"
+trained="$("${c[@]}" jobs list | awk '$2 == "train" { print $1; exit }')"
 [ -d "$scratch/head/jobs/$trained" ] || problem "the training job $trained has no folder"
 "${c[@]}" jobs rm "$trained" >/dev/null || problem "jobs rm of a training job"
 [ -e "$scratch/head/jobs/$trained" ] && problem "jobs rm leaves files"
