@@ -201,9 +201,12 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w,
                      static_cast<unsigned>(runtime_.properties().multiprocessors);
   const auto start = [&]<PackedFormat kFormat, int kGroup>() {
     if (rows <= 8) return few.template operator()<kFormat, kGroup, 1>();
-    if (rows <= 32) return few.template operator()<kFormat, kGroup, 4>();
-    if (!fills) return many.template operator()<kFormat, kGroup, 4>();
-    many.template operator()<kFormat, kGroup, 8>();
+    const size_t room = runtime_.properties().shared_memory;  // 99 KiB on some cards
+    if (rows > 32 && fills && ManyRows<kFormat, kGroup, 8>::kShared <= room)
+      return many.template operator()<kFormat, kGroup, 8>();
+    if (rows > 32 && ManyRows<kFormat, kGroup, 4>::kShared <= room)
+      return many.template operator()<kFormat, kGroup, 4>();
+    few.template operator()<kFormat, kGroup, 4>();
   };
   switch (w.format()) {
     case WeightFormat::kBFloat16:

@@ -46,6 +46,20 @@ TEST_CASE("the GPU gates the MLP as the reference does") {
   check_gpu_decode_op("gated MLP", shapes, decode_cases::run_gated);
 }
 
+TEST_CASE("cards with less shared memory multiply in the same bits") {
+  const auto device = emulated_gpu(), less = emulated_gpu({.shared_memory = size_t{163} << 10}),
+             least = emulated_gpu({.shared_memory = size_t{99} << 10});
+  for (const WeightFormat format : kFormats) {
+    const decode_cases::MatmulShape shape{format, 150, {200, 33}, 260};
+    const Outputs expected = decode_cases::run_matmul(*device->make_decode_ops(), shape);
+    for (Device* other : {less.get(), least.get()}) {
+      require_same_bits(shape.text(), expected,
+                        decode_cases::run_matmul(*other->make_decode_ops(), shape));
+      CHECK(other->sync().ok());
+    }
+  }
+}
+
 TEST_CASE("a number that is not finite spoils its own row's product on the GPU, and no other's") {
   const auto device = emulated_gpu();
   const auto ops = device->make_decode_ops();
