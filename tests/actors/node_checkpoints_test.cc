@@ -1,5 +1,6 @@
 // Jobs whose checkpoints lie in pieces on their nodes' disks: the same bits, whoever is lost when,
 // and whichever disk.
+#include <cmath>
 #include <fstream>
 
 #include "background_job.h"
@@ -222,6 +223,44 @@ TEST_CASE("a damaged piece is had from its copy; without one the checkpoint befo
     CHECK(said.has("node one cannot bring its piece of step " + std::to_string(newest)));
     CHECK(said.has("the checkpoint of step " + std::to_string(newest) + " is lost") ==
           (copies == 1));
+  }
+}
+
+TEST_CASE("jobs whose nodes are apart keep their checkpoints on them, too, and go on from them") {
+  for (const Consistency consistency :
+       {Consistency{Consistency::Kind::kLocal, 3}, Consistency{Consistency::Kind::kStale, 2}}) {
+    CAPTURE(consistency.text());
+    Folder folder;
+    InProcessCluster cluster(log_of_test());
+    cluster.add("one");
+    cluster.add("two");
+    cluster.wait_for_nodes(2);
+    const auto config = [&] {
+      TrainingSystem::Config made = job_in(folder);
+      made.spec.consistency = consistency;
+      return made;
+    };
+    {
+      BackgroundJob job(cluster, config(), 22);
+      REQUIRE(job.wait_for_step(22));
+      job.cancel.raise();
+      job.go_on();
+      const auto outcome = job.end();
+      REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+      CHECK(outcome->checkpoint.ok());
+    }
+    const int64_t stopped_at = CheckpointDirectory::newest_state(folder.path)->steps_done;
+    CHECK(stopped_at >= 20);
+    cluster.kill("two");
+    cluster.lose_disk("two");
+    cluster.add("three", 2);
+    cluster.wait_for_nodes(2);
+    const auto outcome = cluster.coordinator().train(config(), "job", {});
+    REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+    CHECK(outcome->steps == 60);
+    CHECK(static_cast<int64_t>(outcome->losses.size()) == 60 - stopped_at);
+    CHECK(std::isfinite(*outcome->validation_loss));
+    CHECK_FALSE(outcome->best_weights.empty());
   }
 }
 
