@@ -17,12 +17,8 @@ using namespace wire_messages;
 
 namespace {
 
-constexpr auto kTick = std::chrono::milliseconds(200);
+constexpr auto kTick = std::chrono::milliseconds(200), kSoon = std::chrono::milliseconds(20);
 constexpr auto kOpening = std::chrono::minutes(2);  // data, weights and all
-
-Error lost_error(const std::string& node, const std::string& why) {
-  return {ErrorCode::kUnavailable, "is lost: " + why, "node " + node, ""};
-}
 
 class Conductor {
  public:
@@ -67,6 +63,9 @@ class Conductor {
     const auto it = members_.find(answer.node);
     if (it == members_.end() || answer.job != parts_->job) return;
     if (!answer.fault.ok()) return failed(answer.node, to_error(answer.fault));
+    // What it says may be here before its lane is: what is sent now would be lost.
+    if (!parts_->hub->connected(answer.node))
+      return self_->delayed_send(self_, kSoon, answer, part);
     MemberState& member = it->second;
     member.part = part;
     self_->monitor(part);

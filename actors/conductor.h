@@ -25,6 +25,9 @@ struct JobNode {
   int lanes = 1;
   bool trains = true, serves = true;  ///< serves: holds parameters
 };
+inline Error lost_error(const std::string& node, const std::string& why) {
+  return {ErrorCode::kUnavailable, "is lost: " + why, "node " + node, ""};
+}
 
 namespace messages {
 struct StateHere {  // a tensor with a shard's state has arrived
