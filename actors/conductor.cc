@@ -63,7 +63,8 @@ class Conductor {
     const auto it = members_.find(answer.node);
     if (it == members_.end() || answer.job != parts_->job) return;
     if (!answer.fault.ok()) return failed(answer.node, to_error(answer.fault));
-    // What it says may be here before its lane is: what is sent now would be lost.
+    // What it says may be here before its lane is, or it may still believe in a lane to who was
+    // the coordinator before: what is sent would be lost.
     if (!parts_->hub->connected(answer.node))
       return self_->delayed_send(self_, kSoon, answer, part);
     MemberState& member = it->second;

@@ -45,7 +45,8 @@ std::vector<ParameterServerActor> ExactPart::begin() {
     const bool here = room_->shards[i] != nullptr;
     if (here) targets.push_back(serve(i));
     if (here && room_->spec.replicas == 0) continue;
-    const auto sender = self_->system().spawn<caf::detached>(slice_sender, room_, i);
+    const auto sender =
+        self_->system().spawn<caf::detached>(slice_sender, room_, i, DeputyActor(self_));
     own_.push_back(caf::actor_cast<caf::strong_actor_ptr>(sender));
     targets.resize(i);
     targets.push_back(sender);
@@ -66,7 +67,9 @@ void ExactPart::joined(const std::string& peer) {
 bool ExactPart::copy_here(const CopyHere& copy) {
   const ShardState& state = *copy.state;
   const auto before = copied_.find(copy.shard);
-  if (before != copied_.end() && before->second >= state.step) return false;
+  // Made already, for a hold that ended when who led was lost: that one's answer counts no more.
+  if (before != copied_.end() && before->second == state.step) return true;
+  if (before != copied_.end() && before->second > state.step) return false;
   if (!room_->replica->restore(copy.shard, state.step, state.weights)) return false;
   const StepLayout layout(static_cast<uint32_t>(room_->plan.microbatches));
   auto shard = std::make_shared<ParameterShard>(*room_->backend, room_->ranges[copy.shard],

@@ -29,7 +29,7 @@ class ExactPart {
   /// Who holds what has changed. Weights that the lost one may not have sent are sent now.
   void held_by(ShardHolders holders);
   void joined(const std::string& peer);
-  /// False when it comes too late, or again.
+  /// Whether this node has the copy now; false when it comes too late.
   bool copy_here(const messages::CopyHere& copy);
 
  private:

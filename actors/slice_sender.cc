@@ -53,10 +53,22 @@ void hand_over(PartRoom& room, uint32_t shard, StepId step, const UnitSum::Whole
   caf::anon_send(server, PushGradient{step, whole.unit, whole.unit, std::move(own), {}, 1});
 }
 
+/// A node that has come to hold the shard, and to which there is no lane yet, will not get what
+/// counts: the job is to do without it, or it would wait for ever.
+void tell_of_unmet(const PartRoom& room, uint32_t shard, const DeputyActor& deputy) {
+  if (room.spec.replicas == 0) return;
+  for (const std::string& holder : room.held.others(shard))
+    if (!room.node->hub->connected(holder))
+      caf::anon_send(
+          deputy,
+          PeerGone{holder, {ErrorCode::kUnavailable, "has no lane yet", "node " + holder, ""}});
+}
+
 }  // namespace
 
 ParameterServerActor::behavior_type slice_sender(ParameterServerActor::pointer self,
-                                                 std::shared_ptr<PartRoom> room, uint32_t shard) {
+                                                 std::shared_ptr<PartRoom> room, uint32_t shard,
+                                                 DeputyActor deputy) {
   const ParameterShard::Range range = room->ranges[shard];
   auto sums = std::make_shared<UnitSum>(range.begin, range.end, room->backend->ops());
   auto owed = std::make_shared<ErrorFeedback>();
@@ -65,6 +77,7 @@ ParameterServerActor::behavior_type slice_sender(ParameterServerActor::pointer s
         const auto whole = sums->add(push.step, push.whole, push.subtree, std::move(push.sum));
         if (!whole) return;
         owed->match_scale(push.scale);
+        tell_of_unmet(*room, shard, deputy);
         send_slice(*room, shard, push.step, whole->unit, whole->data, whole->owner, *owed);
         hand_over(*room, shard, push.step, *whole);
       },

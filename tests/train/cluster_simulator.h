@@ -75,7 +75,8 @@ class Cluster {
     bool writing = false;
     std::shared_ptr<PieceCollector> pieces;
     Nanoseconds pieces_given_up{0};
-    JobState wanted;                           // the checkpoint whose pieces are collected
+    JobState wanted;  // the checkpoint whose pieces are collected
+    std::weak_ptr<Conductor> wanted_by;
     std::optional<Nanoseconds> looking_since;  // for a checkpoint that can be had
   };
   struct Manifest {
@@ -245,6 +246,7 @@ inline void Cluster::begin_incarnation(Saved from, std::vector<Known> nodes) {
 inline void Cluster::write(Saved saved) {
   if (common_.node_checkpoints) {
     coordinator_.wanted = saved.state;
+    coordinator_.wanted_by = coordinator_.conductor;
     coordinator_.pieces->want(epoch_ << 32 | coordinator_.incarnations, saved.state.steps_done);
     return look_at_pieces();
   }

@@ -206,7 +206,7 @@ TEST_CASE("the simulator notices when displacements count before they have arriv
 
 TEST_CASE("the simulator notices when a copy of a shard is not what it is taken for") {
   for (const Broken broken : {Broken{.copies_presumed = true}, Broken{.promoted_silent = true}}) {
-    const auto trouble = first_trouble(broken, 1000, {}, false, 1);
+    const auto trouble = first_trouble(broken, 20000, {}, false, 1);
     CHECK(trouble);
     if (trouble) MESSAGE(*trouble);
   }

@@ -14,7 +14,8 @@ constexpr StepId kFirst{7}, kNext{8};
 
 /// Both copies of shard 0 apply the step.
 void go_on(ShardCopies& copies, StepId step) {
-  for (const std::string& node : ShardHolders(copies.holders())[0]) {
+  const std::vector<std::string> nodes = copies.holders()[0];
+  for (const std::string& node : nodes) {
     CHECK(copies.gathered(node, 0, step, {1.5}).ok());
     copies.applied(node, 0, step);
   }

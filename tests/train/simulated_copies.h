@@ -15,11 +15,15 @@ inline void Part::push_own(uint32_t index, StepId step, Subtree subtree, Subtree
   const auto unit = shard.elsewhere->add(step, whole, subtree, std::move(sum));
   if (!unit) return;
   const size_t n = ranges_[index].end - ranges_[index].begin;
-  for (const std::string& node : held_.others(index))
+  const bool replicated = node_.common.spec.replicas > 0;
+  for (const std::string& node : held_.others(index)) {
+    // A holder that has met this node, and has not been met: it will not get what counts.
+    if (replicated && !node_.connected(node)) tell([=, this] { peer_gone(node); });
     node_.send(
         node,
         {Tensor::kGradient, order_.job, step, index, unit->unit, {unit->data, n}, {}, unit->owner},
         index);
+  }
   if (!owns(index)) return;
   auto own = shard.slices->take().value();  // it is summed further, while the other is under way
   std::copy(unit->data, unit->data + n, own->data());
@@ -57,17 +61,19 @@ inline void Part::seeded(const Parcel& parcel, std::vector<float> weights,
   const StepId step = parcel.step;
   to_shard(index, shards_[index].to_taker, [=, this] {
     Shard& shard = shards_[index];
-    const bool repeated = shard.copied && *shard.copied >= step;
-    if (repeated || replica_->past(index, step)) return true;
-    if (!gate_.may_write(index, step)) return false;
-    if (!replica_->restore(index, step, weights)) return true;
-    const StepLayout layout(static_cast<uint32_t>(node_.common.plan.microbatches));
-    shard.copied = step;
-    shard.owned =
-        std::make_unique<ParameterShard>(backend_, ranges_[index], node_.common.spec, layout, step);
-    const std::span<const float> both(moments);
-    shard.owned->restore_range(both.first(both.size() / 2), both.subspan(both.size() / 2));
-    shard.gathered = false;
+    // Made already, for a hold that ended when who led was lost: it is told of again.
+    if (shard.copied != step) {
+      if (shard.copied > step || replica_->past(index, step)) return true;
+      if (!gate_.may_write(index, step)) return false;
+      if (!replica_->restore(index, step, weights)) return true;
+      const StepLayout layout(static_cast<uint32_t>(node_.common.plan.microbatches));
+      shard.copied = step;
+      shard.owned = std::make_unique<ParameterShard>(backend_, ranges_[index], node_.common.spec,
+                                                     layout, step);
+      const std::span<const float> both(moments);
+      shard.owned->restore_range(both.first(both.size() / 2), both.subspan(both.size() / 2));
+      shard.gathered = false;
+    }
     later(shard.from_taker, [=, this] {
       tell([=, this] {
         look();

@@ -8,7 +8,12 @@ namespace fastserve::simulated {
 
 inline void Conductor::opened(const std::string& node, const PartRef& part) {
   const auto it = members_.find(node);
-  if (it == members_.end()) return;
+  if (closed_ || it == members_.end()) return;
+  // It may still believe in a lane to who was the coordinator before.
+  if (!around_.lane(node).link) {
+    const auto again = [self = shared_from_this(), node, part] { self->opened(node, part); };
+    return world().post(around_.process, 20ms, again);
+  }
   it->second.part = part;
   if (!it->second.joining) return send_weights(it->second);
   if (replicas() > 0)  // it may have been long on its way

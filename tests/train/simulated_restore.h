@@ -10,7 +10,7 @@ inline void Cluster::look_at_pieces() {
   auto ended = coordinator_.pieces->take_ended(false);
   if (!ended) return;
   coordinator_.writing = true;
-  const std::weak_ptr<Conductor> from = coordinator_.conductor;
+  const std::weak_ptr<Conductor> from = coordinator_.wanted_by;
   world_.post(coordinator_.process, world_.delay(1ms, 100ms), [this, from, ended = *ended] {
     coordinator_.writing = false;
     publish(ended);
