@@ -335,6 +335,9 @@ inline std::vector<double> from_bits(const std::vector<uint64_t>& bits) {
   return values;
 }
 
+/// Urgency of tensors that no step waits for.
+inline constexpr uint32_t kAfterTheStep = 1 << 20;
+
 /// Kinds of a BulkTag, whose `job` is PartOrder::job.
 enum class BulkKind : uint64_t {
   kGradient = 1,   ///< step, key: first << 32 | count; one message a shard, which is kind's upper

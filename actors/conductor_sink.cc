@@ -1,5 +1,7 @@
 #include "actors/conductor_sink.h"
 
+#include "actors/state_tensors.h"
+
 namespace fastserve {
 
 using wire_messages::BulkKind;
@@ -16,17 +18,7 @@ Result<BulkPlace> ConductorSink::place(const std::string& peer, const BulkTag& t
   const ParameterShard::Range& range = ranges_[tag.key];
   const size_t n = range.end - range.begin;
   if (bytes != n * sizeof(float) * (best ? 1 : 3)) return refused;
-  auto part = std::make_shared<ShardState>();
-  part->offset = range.begin;
-  part->step = {tag.step};
-  BulkPlace place;
-  for (auto* run : {&part->weights, &part->m, &part->v}) {
-    if (best && run != &part->weights) break;
-    run->resize(n);
-    place.parts.push_back(std::as_writable_bytes(std::span(*run)));
-  }
-  place.owner = std::move(part);
-  return place;
+  return place_state(range, {tag.step}, best);
 }
 
 void ConductorSink::arrived(const std::string&, const BulkTag& tag, BulkPlace place) {

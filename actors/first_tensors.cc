@@ -48,10 +48,9 @@ void send_weights(const ConductorParts& parts, const std::vector<ParameterShard:
     if ((holds || parts.spec.consistency.local()) && step > 0)
       parts.hub->send(node, {static_cast<uint64_t>(BulkKind::kMoments), parts.job, step, shard},
                       {run(parts.m, shard), run(parts.v, shard)}, urgency);
-    constexpr uint32_t kLast = 1 << 20;  // urgency of what no step waits for
     if (parts.collector && parts.best != nullptr && holds)
       parts.hub->send(node, {static_cast<uint64_t>(BulkKind::kBest), parts.job, step, shard},
-                      {run(parts.best, shard)}, kLast);
+                      {run(parts.best, shard)}, wire_messages::kAfterTheStep);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "actors/state_tensors.h"
 #include "model/parameters.h"
 #include "train/token_file.h"
 
@@ -26,19 +27,6 @@ struct HostBuffer final : DeviceBuffer {
 
 BulkPlace place_in(std::span<std::byte> bytes, std::shared_ptr<void> owner) {
   return {{bytes}, std::move(owner)};
-}
-
-BulkPlace place_state(const ParameterShard::Range& range, StepId step) {
-  auto state = std::make_shared<ShardState>();
-  state->offset = range.begin;
-  state->step = step;
-  BulkPlace place;
-  for (auto* run : {&state->weights, &state->m, &state->v}) {
-    run->resize(range.end - range.begin);
-    place.parts.push_back(std::as_writable_bytes(std::span(*run)));
-  }
-  place.owner = std::move(state);
-  return place;
 }
 
 uint64_t kind_of(BulkKind tensor, uint32_t shard = 0) {
@@ -229,11 +217,8 @@ void PartRoom::publish(uint32_t index, StepId at, std::span<const float> weights
 
 void PartRoom::send_copy(uint32_t index, const std::shared_ptr<const ShardState>& state,
                          const std::string& to) {
-  std::vector<BulkSource> parts;
-  for (const auto* run : {&state->weights, &state->m, &state->v})
-    parts.push_back({std::as_bytes(std::span(*run)), state});
   node->hub->send(to, {kind_of(BulkKind::kCopy), order.job, state->step.value, index},
-                  std::move(parts), index);
+                  sources_of(state), index);
 }
 
 Result<uint32_t> PartSink::shard_of(const BulkTag& tag, uint64_t bytes, uint64_t copies) const {

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <set>
 
+#include "actors/state_tensors.h"
+
 namespace fastserve {
 
 using namespace messages;
 using namespace wire_messages;
 
 namespace {
-
-constexpr uint32_t kAfterTheStep = 1 << 20;  // a checkpoint may take its time
 
 class PieceKeeper {
  public:
@@ -89,9 +89,7 @@ class PieceKeeper {
   }
 
   void send_copy(const std::string& to, const KeepPiece& order) const {
-    std::vector<BulkSource> parts;
-    for (const auto* run : {&order.state->weights, &order.state->m, &order.state->v})
-      parts.push_back({std::as_bytes(std::span(*run)), order.state});
+    std::vector<BulkSource> parts = sources_of(order.state);
     if (order.best != nullptr) parts.push_back({std::as_bytes(std::span(*order.best)), order.best});
     room_->node->hub->send(to,
                            {static_cast<uint64_t>(BulkKind::kPieceCopy), room_->order.job,
@@ -160,12 +158,9 @@ void PartCopies::copied(const std::shared_ptr<const ShardState>& part) {
 
 void PartCopies::send(BulkKind tensor, uint32_t shard,
                       const std::shared_ptr<const ShardState>& part) const {
-  std::vector<BulkSource> parts;
-  for (const auto* run : {&part->weights, &part->m, &part->v})
-    if (!run->empty()) parts.push_back({std::as_bytes(std::span(*run)), part});
   room_->node->hub->send(kCoordinatorPeer,
                          {static_cast<uint64_t>(tensor), room_->order.job, part->step.value, shard},
-                         std::move(parts), kAfterTheStep);
+                         sources_of(part), kAfterTheStep);
 }
 
 }  // namespace fastserve

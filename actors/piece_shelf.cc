@@ -10,8 +10,6 @@ using namespace wire_messages;
 
 namespace {
 
-constexpr uint32_t kAfterTheStep = 1 << 20;
-
 Status send(const NodeParts& node, const SendPiece& order) {
   if (!node.hub->connected(kCoordinatorPeer))
     return Error{ErrorCode::kUnavailable, "has no lane to the coordinator yet", "node " + node.name,

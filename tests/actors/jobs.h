@@ -3,24 +3,12 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-#include <filesystem>
-
 #include "actors/training_system.h"
 #include "base/hash.h"
+#include "tests/scratch.h"
 #include "train/fake_backend.h"
 
 namespace fastserve {
-
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  Path path;
-};
 
 inline TrainingSystem::Config made_up_job(int trainers, int shards) {
   TrainingSystem::Config config;

@@ -1,26 +1,7 @@
 #!/usr/bin/env bash
 # cluster_compress.sh FSCTL SOURCE_DIR: the node that compresses is killed in the middle. Another one does it, the
 # model is stored once, and it measures as the one that an undisturbed compression makes.
-source "$(dirname "$0")/session.sh"
-unset FASTSERVE_CLUSTER FASTSERVE_TOKEN FASTSERVE_JOIN_TOKEN
-declare -A pids
-trap 'kill -KILL "${pids[@]}" 2>/dev/null; wait 2>/dev/null; rm -rf "$scratch"' EXIT
-give_up() {
-  problem "$1"
-  for log in "$scratch"/*.log; do echo "== $log"; tail -n 15 "$log"; done >&2
-  finish
-  exit 1
-}
-# until_true WHAT COMMAND...: within a minute.
-until_true() {
-  local what="$1"
-  shift
-  for _ in $(seq 300); do
-    "$@" >/dev/null 2>&1 && return 0
-    sleep 0.2
-  done
-  give_up "$what"
-}
+source "$(dirname "$0")/cluster_session.sh"
 
 export FASTSERVE_HOME="$scratch/head"
 "$fsctl" -q train --data "$source_dir/data/tinyshakespeare" --preset tiny --steps 5 --model poems >/dev/null || give_up "train"

@@ -1,23 +1,8 @@
 #!/usr/bin/env bash
 # cluster_models.sh FSCTL SOURCE_DIR: the whole main job from a client that has a coordinator's address and a token
 # and nothing else: train, deploy, generate, compress, deploy what came of it; nodes are killed and drained meanwhile.
-source "$(dirname "$0")/session.sh"
-unset FASTSERVE_CLUSTER FASTSERVE_TOKEN FASTSERVE_JOIN_TOKEN
+source "$(dirname "$0")/cluster_session.sh"
 data="$source_dir/data/tinyshakespeare"
-declare -A pids
-trap 'kill -KILL "${pids[@]}" 2>/dev/null; wait 2>/dev/null; rm -rf "$scratch"' EXIT
-logs() { for log in "$scratch"/*.log; do echo "== $log"; tail -n 15 "$log"; done >&2; }
-give_up() { problem "$1"; logs; finish; exit 1; }
-# until_true WHAT COMMAND...: within a minute.
-until_true() {
-  local what="$1"
-  shift
-  for _ in $(seq 300); do
-    "$@" >/dev/null 2>&1 && return 0
-    sleep 0.2
-  done
-  give_up "$what"
-}
 
 export FASTSERVE_HOME="$scratch/head"
 "$fsctl" cluster init --json >"$scratch/made" || give_up "init"

@@ -1,14 +1,13 @@
 // A library's attention behind the narrow interface: when it is asked, and what it must leave.
 #include "gpu/attention_engine.h"
 
-#include <unistd.h>
-
 #include <deque>
 
 #include "gpu/kernels/attention.cuh"
 #include "gpu/train_state.h"
 #include "tests/cpu/attention_cases.h"
 #include "tests/gpu/gpu_tests.h"
+#include "tests/scratch.h"
 
 namespace fastserve::harness {
 namespace {
@@ -72,16 +71,6 @@ class ScriptedClock final : public Clock {
 
 const std::vector<AttentionKind> kShortAndLong = {{16, 8, 8, 2, 1}, {16, 64, 12, 1, 2}};
 
-struct PlanFolder {
-  PlanFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~PlanFolder() { std::filesystem::remove_all(path); }
-  Path path;
-};
-
 }  // namespace
 
 TEST_CASE("attention by an engine leaves what our way back needs") {
@@ -110,7 +99,7 @@ TEST_CASE("attention by an engine leaves what our way back needs") {
 }
 
 TEST_CASE("an engine is used for the kinds that it was faster at, and the name says which") {
-  PlanFolder folder;
+  Folder folder;
   Calls calls;
   const auto runtime = simt::make_emulated_runtime();
   // Ours, then theirs, for each kind: begin and end.
@@ -157,7 +146,7 @@ TEST_CASE(
 }
 
 TEST_CASE("without room on the card to measure in, our kernels are used, and it is tried again") {
-  PlanFolder folder;
+  Folder folder;
   Calls calls;
   const std::vector<AttentionKind> kinds = {{16, 8, 8, 64, 2}};
   simt::Options small;

@@ -1,41 +1,18 @@
 // Checkpoints in pieces: what a node's disk keeps of them, when one is complete, and which one a
 // job goes on from.
 #include <doctest/doctest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <numeric>
 
+#include "tests/scratch.h"
 #include "train/checkpoint.h"
 #include "train/piece_store.h"
 
 using namespace fastserve;
 
 namespace {
-
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  Path path;
-};
-
-/// No file of this process may grow beyond `most`.
-struct FullDisk {
-  explicit FullDisk(rlim_t most) {
-    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
-    std::signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit{most, before.rlim_max};
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
-  }
-  ~FullDisk() { ::setrlimit(RLIMIT_FSIZE, &before); }
-  rlimit before{};
-};
 
 struct Floats {
   explicit Floats(size_t n, float first = 1) : w(n), m(n), v(n), best(n) {

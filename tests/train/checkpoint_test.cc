@@ -5,21 +5,12 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "tests/scratch.h"
 #include "train/spec.h"
 
 using namespace fastserve;
 
 namespace {
-
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  Path path;
-};
 
 CheckpointHeader header_at(int64_t step) {
   CheckpointHeader header;

@@ -1,44 +1,17 @@
 // The ledger of a job: what it keeps, what a crash leaves of it, and what an audit finds out.
 #include <doctest/doctest.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <filesystem>
 
 #include "simulated_cluster.h"
+#include "tests/scratch.h"
 #include "train/ledger_audit.h"
 #include "train/ledger_file.h"
 
 using namespace fastserve;
 
 namespace {
-
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fastserve-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  Path path;
-};
-
-/// No file of this process may grow beyond `most`.
-struct FullDisk {
-  explicit FullDisk(rlim_t most) {
-    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
-    limit = {most, before.rlim_max};
-    handler = std::signal(SIGXFSZ, SIG_IGN);
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
-  }
-  ~FullDisk() {
-    ::setrlimit(RLIMIT_FSIZE, &before);
-    std::signal(SIGXFSZ, handler);
-  }
-  rlimit before{}, limit{};
-  void (*handler)(int) = SIG_DFL;
-};
 
 std::string trainer_name(TrainerId trainer) { return "trainer-" + std::to_string(trainer.value); }
 
