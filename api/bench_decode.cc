@@ -32,11 +32,14 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
   auto tensors = std::make_shared<TensorMap>("random weights");
   Json formats = Json::object({});
   Rng rng(7);
+  std::vector<float> drawn(1'048'583);  // a prime: rows begin anywhere in it
+  for (float& v : drawn) v = static_cast<float>(rng.uniform() - 0.5) * 0.07f;
+  size_t next = 0;
   const ParameterLayout layout(config);
   for (const Parameter& p : layout.parameters()) {
     std::vector<float> values(p.size(), 1.0f);
     if (p.decay)
-      for (float& v : values) v = static_cast<float>(rng.uniform() - 0.5) * 0.07f;
+      for (float& v : values) v = drawn[next++ % drawn.size()];
     if (p.decay && p.name.find("embed_tokens") == std::string::npos) {
       FS_ASSIGN(const QuantisedMatrix matrix, quantise(values, p.rows, p.cols, format, p.name));
       add_quantised(*tensors, p.name, matrix);

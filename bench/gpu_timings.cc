@@ -11,6 +11,8 @@
 #include <numeric>
 #include <vector>
 
+#include "base/half.h"
+#include "base/rng.h"
 #include "gpu/loader.h"
 
 namespace {
@@ -21,6 +23,7 @@ struct Bench {
   Device& device;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers;
   Status status;
+  Rng rng{1};
 
   /// `bytes` of zeros; null, and the status says why, when there is no room.
   void* room(size_t bytes) {
@@ -32,7 +35,26 @@ struct Bench {
     buffers.push_back(std::move(*made));
     return buffers.back()->data();
   }
-  float* floats(size_t n) { return static_cast<float*>(room(n * sizeof(float))); }
+  /// Numbers between `low` and 1: zeros would let the card draw less power, and run faster than
+  /// models do.
+  float* floats(size_t n, float low = -1) { return drawn<float>(n, low); }
+  void* halves(size_t n) { return drawn<BFloat16>(n, -1); }
+
+  template <class T>
+  T* drawn(size_t n, float low) {
+    T* const to = static_cast<T*>(room(n * sizeof(T)));
+    std::vector<T> pattern(std::min(n, size_t{1} << 22));
+    for (T& x : pattern) {
+      const float value = low + (1 - low) * static_cast<float>(rng.uniform());
+      if constexpr (std::is_same_v<T, float>)
+        x = value;
+      else
+        x = to_bfloat16(value);
+    }
+    for (size_t at = 0; to != nullptr && at < n; at += pattern.size())
+      device.copy_in(to + at, pattern.data(), std::min(pattern.size(), n - at) * sizeof(T));
+    return to;
+  }
 
   /// The median of several rounds, each of enough calls to outlast the start of one.
   void time(const std::string& op, double bytes, double flops, const std::function<void()>& call) {
@@ -60,8 +82,9 @@ void time_products(Bench& bench, TrainOps& ops) {
   for (const auto& [name, out, in] :
        {std::tuple{"gpt2-124m", 3072, 768}, {"llama-1b", 5632, 2048}}) {
     const auto matrix = ops.make_matrix(out, in);
-    void* x = bench.room(size_t{kRows} * size_t(in) * 2);
-    void* y = bench.room(size_t{kRows} * size_t(out) * 2);
+    void* x = bench.halves(size_t{kRows} * size_t(in));
+    void* y = bench.halves(size_t{kRows} * size_t(out));
+    ops.pack(*matrix, 0, out, bench.floats(size_t(out) * size_t(in)));
     float* gradient = bench.floats(size_t(out) * size_t(in));
     const double flops = 2.0 * kRows * out * in;
     const double bytes = 2.0 * (double(kRows) * (out + in) + double(out) * in);
@@ -89,7 +112,7 @@ void time_rows(Bench& bench, TrainOps& ops) {
   });
   constexpr size_t kParameters = size_t{124} << 20;
   float *p = bench.floats(kParameters), *m = bench.floats(kParameters),
-        *v = bench.floats(kParameters), *g = bench.floats(kParameters);
+        *v = bench.floats(kParameters, 0), *g = bench.floats(kParameters);
   bench.time("adamw", 28.0 * kParameters, 0, [&] {
     ops.adamw({p, m, v, g, kParameters, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1.0f});
   });
@@ -101,6 +124,7 @@ void time_rows(Bench& bench, TrainOps& ops) {
   bench.time("squares of tiles", 4.0 * kParameters, 0, [&] { ops.sums_of_squares(tiles, sums); });
   constexpr int kLossRows = 4096;
   const auto head = ops.make_matrix(kVocab, kChannels);
+  ops.pack(*head, 0, kVocab, bench.floats(size_t{kVocab} * kChannels));
   void* dlogits = bench.room(size_t{kLossRows} * kVocab * 2);
   const std::vector<int32_t> targets(kLossRows, 1);
   double* const losses = static_cast<double*>(bench.room(kLossRows * sizeof(double)));
@@ -118,8 +142,8 @@ void time_attention(Bench& bench, TrainOps& ops) {
     std::vector<int32_t> starts;
     for (int at = 0; at <= kRows; at += tokens) starts.push_back(at);
     const size_t width = size_t(heads.width()), out_width = size_t(heads.heads * heads.head_dim);
-    void *qkv = bench.room(kRows * width * 2), *dqkv = bench.room(kRows * width * 2);
-    void *out = bench.room(kRows * out_width * 2), *dout = bench.room(kRows * out_width * 2);
+    void *qkv = bench.halves(kRows * width), *dqkv = bench.room(kRows * width * 2);
+    void *out = bench.room(kRows * out_width * 2), *dout = bench.halves(kRows * out_width);
     float* stats = bench.floats(size_t(heads.heads) * kRows * 2);
     const AttentionForward forward{heads, qkv, out, stats, starts, 0, 0.125f};
     // Causal: half of the square of scores, two products of it forward and five backward.
@@ -132,9 +156,10 @@ void time_attention(Bench& bench, TrainOps& ops) {
   }
 }
 
-/// Weights that are all alike but for the zeros of 2:4.
+/// Weights drawn at random, but for the zeros of 2:4.
 Result<std::unique_ptr<DecodeMatrix>> make_weights(DecodeOps& ops, WeightFormat format, int out,
                                                    int in, bool pruned) {
+  Rng rng(1);
   QuantisedMatrix quantised;
   std::vector<float> floats;
   const size_t n = size_t(out) * size_t(in);
@@ -143,12 +168,14 @@ Result<std::unique_ptr<DecodeMatrix>> make_weights(DecodeOps& ops, WeightFormat 
     quantised.format = format;
     quantised.rows = out;
     quantised.cols = in;
-    quantised.codes.assign(n, 3);
-    for (size_t i = 0; pruned && i < n; i += 2) quantised.codes[i] = 0;
+    quantised.codes.resize(n);
+    for (size_t i = 0; i < n; i++)
+      quantised.codes[i] = static_cast<uint8_t>(pruned && i % 2 == 0 ? 0 : rng.below(16));
     quantised.scales.assign(size_t(out) * size_t(quantised.groups()), 1.0f / 1024);
     part.quantised = &quantised;
   } else {
-    floats.assign(n, 1.0f / 64);
+    floats.resize(n);
+    for (float& x : floats) x = static_cast<float>(rng.uniform() - 0.5) / 32;
     part.floats = floats;
   }
   return ops.make_matrix({{&part, 1}, in, format, false});
@@ -240,13 +267,13 @@ Status run() {
   FS_ASSIGN(const auto device, loader.make_device(index, {}));
   const auto ops = device->make_train_ops(Precision::kBFloat16);
   for (const auto& part : {time_products, time_rows, time_attention}) {
-    Bench bench{*device, {}, {}};
+    Bench bench{*device, {}, {}, Rng{1}};
     part(bench, *ops);
     FS_TRY(bench.status);
   }
   const auto decode = device->make_decode_ops();
   for (const auto& part : {time_decode_products, time_decode_attention}) {
-    Bench bench{*device, {}, {}};
+    Bench bench{*device, {}, {}, Rng{1}};
     part(bench, *decode);
     FS_TRY(bench.status);
   }

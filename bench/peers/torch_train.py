@@ -1,8 +1,9 @@
 """The training peer: a GPT-2 in plain PyTorch, whole optimiser steps on random tokens.
 
 argv[1] is a JSON object: layers, heads, width, block, batch, vocab, threads, format (bf16,
-bf16-compile or fp32). Prints one line when ready; then for each line with a number of seconds on
-stdin it trains that long and prints the median, 10th and 90th percentile of tokens/s.
+bf16-compile or fp32) and device (cpu, if it is not there, or cuda). Prints one line when ready; then
+for each line with a number of seconds on stdin it trains that long and prints the median, 10th and
+90th percentile of tokens/s.
 """
 import json
 import statistics
@@ -43,7 +44,7 @@ class Gpt(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, ids, targets):
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
         logits = functional.linear(self.norm(x), self.tokens.weight)  # the head is tied
@@ -57,7 +58,8 @@ class Trainer:
         if spec["format"] == "fp32":
             torch.set_float32_matmul_precision("medium")
         self.bf16 = spec["format"].startswith("bf16")
-        self.model = Gpt(spec)
+        self.device = spec.get("device", "cpu")
+        self.model = Gpt(spec).to(self.device)
         self.run = torch.compile(self.model) if spec["format"].endswith("compile") else self.model
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
@@ -65,14 +67,14 @@ class Trainer:
             [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
             lr=1e-4, betas=(0.9, 0.95), fused=True)
         shape = (spec["batch"], spec["block"] + 1)
-        self.data = [torch.randint(0, spec["vocab"], shape) for _ in range(16)]
+        self.data = [torch.randint(0, spec["vocab"], shape, device=self.device) for _ in range(16)]
         self.tokens_per_step = spec["batch"] * spec["block"]
         self.steps = 0
 
     def step(self):
         ids = self.data[self.steps % len(self.data)]
         self.steps += 1
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = self.run(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
