@@ -34,6 +34,10 @@ const std::vector<Row>& rows() {
        [](const BenchContext& c) {
          return bench_training(c, {12, 12, 768, 1024, 64, 50304});
        }},
+      {{"train-1b-card", "Llama-shaped 1.1B, block 2048, batch 8: steps for a GPU"},
+       [](const BenchContext& c) {
+         return bench_training(c, {22, 32, 2048, 2048, 8, 32000, 4, 5632});
+       }},
       {{"decode-110m", "Llama-shaped 110M, int8, one stream"},
        [](const BenchContext& c) {
          return bench_decoding(c, {BenchModel::k110M, WeightFormat::kInt8Group128, 1, 128});

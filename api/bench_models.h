@@ -16,9 +16,10 @@ struct BenchContext {
   const CancelFlag& cancel;
 };
 
-/// GPT-2 shape.
+/// GPT-2's shape, or Llama's where `kv_heads` and `neurons` are given.
 struct TrainShape {
   int layers, heads, hidden, block, batch, vocab;
+  int kv_heads = 0, neurons = 0;
 };
 /// tokens/s of whole optimiser steps (forward, backward, clipping, AdamW) in bf16, by the same
 /// actors that `fsctl train` runs.

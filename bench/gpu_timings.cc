@@ -101,6 +101,73 @@ void time_products(Bench& bench, TrainOps& ops) {
   }
 }
 
+/// GPT-2 124M's, as a training step asks for them: with biases, activations and residuals.
+void time_layer(Bench& bench, TrainOps& ops) {
+  constexpr int kChannels = 768;
+  float *residual = bench.floats(size_t{kRows} * kChannels), *bias = bench.floats(4 * kChannels);
+  float* const dbias = bench.floats(4 * kChannels);
+  struct Layer {
+    const char* name;
+    int out, in;
+    MatmulEpilogue forward;
+    InputGradEpilogue backward;
+  };
+  for (const Layer& l :
+       {Layer{"qkv", 3 * kChannels, kChannels, MatmulEpilogue::kStore,
+              InputGradEpilogue::kStoreFloat},
+        {"attention out", kChannels, kChannels, MatmulEpilogue::kAddResidual,
+         InputGradEpilogue::kStore},
+        {"up", 4 * kChannels, kChannels, MatmulEpilogue::kGelu, InputGradEpilogue::kStoreFloat},
+        {"down", kChannels, 4 * kChannels, MatmulEpilogue::kAddResidual,
+         InputGradEpilogue::kTimesSlope}}) {
+    const auto matrix = ops.make_matrix(l.out, l.in);
+    ops.pack(*matrix, 0, l.out, bench.floats(size_t(l.out) * size_t(l.in)));
+    void* const x = bench.halves(size_t{kRows} * size_t(l.in));
+    void* const dy = bench.halves(size_t{kRows} * size_t(l.out));
+    void* const slope = bench.halves(size_t{kRows} * size_t(std::max(l.in, l.out)));
+    void* const to = bench.room(size_t{kRows} * size_t(std::max(l.in, l.out)) * sizeof(float));
+    const bool adds = l.forward == MatmulEpilogue::kAddResidual;
+    const bool gelu = l.forward == MatmulEpilogue::kGelu;
+    const double in = double(kRows) * l.in, out = double(kRows) * l.out;
+    const double flops = 2.0 * out * l.in;
+    bench.time(fmt::format("{} forward", l.name),
+               2 * in + out * (adds   ? 8
+                               : gelu ? 4
+                                      : 2),
+               flops, [&] {
+                 ops.matmul_forward({matrix.get(), x, kRows, l.in, bias, l.forward, to, l.out,
+                                     adds ? residual : nullptr, gelu ? slope : nullptr});
+               });
+    const bool slopes = l.backward == InputGradEpilogue::kTimesSlope;
+    bench.time(fmt::format("{} backward input", l.name), 2 * out + 4 * in, flops, [&] {
+      ops.matmul_backward_input(
+          {matrix.get(), dy, kRows, l.out, l.backward, to, l.in, slopes ? slope : nullptr, 1});
+    });
+    float* const gradient = bench.floats(size_t(l.out) * size_t(l.in));
+    bench.time(fmt::format("{} backward weight and bias", l.name), 2 * in + 2 * out, flops, [&] {
+      ops.matmul_backward_weight({dy, x, kRows, l.out, l.in, l.out, l.in, gradient, dbias, false});
+    });
+  }
+}
+
+void time_embedding(Bench& bench, TrainOps& ops, float* x, int channels) {
+  constexpr int kVocab = 50304, kBlock = 1024;
+  float* const tokens = bench.floats(size_t{kVocab} * size_t(channels));
+  float* const positions = bench.floats(size_t{kBlock} * size_t(channels));
+  std::vector<int32_t> ids(kRows), places(kRows);
+  for (int i = 0; i < kRows; i++) {
+    ids[size_t(i)] = static_cast<int32_t>(bench.rng.below(kVocab));
+    places[size_t(i)] = i % kBlock;
+  }
+  const double bytes = 4.0 * kRows * channels;
+  bench.time("embed forward", 2 * bytes, 0, [&] {
+    ops.embed_forward({ids, places, tokens, positions, x, channels});
+  });
+  bench.time("embed backward", 4 * bytes, 0, [&] {
+    ops.embed_backward({ids, places, x, tokens, positions, channels});
+  });
+}
+
 void time_rows(Bench& bench, TrainOps& ops) {
   constexpr int kChannels = 768, kVocab = 50304;
   const size_t n = size_t{kRows} * kChannels;
@@ -110,6 +177,12 @@ void time_rows(Bench& bench, TrainOps& ops) {
     ops.norm_forward(
         {NormKind::kLayerNorm, x, weight, weight, 1e-5f, kRows, kChannels, out, stats});
   });
+  float *dx = bench.floats(n), *dy = bench.floats(n), *dweight = bench.floats(kChannels);
+  bench.time("layer norm backward", 18.0 * double(n), 0, [&] {
+    ops.norm_backward({NormKind::kLayerNorm, dy, x, weight, stats, kRows, kChannels, dx, true, out,
+                       dweight, dweight});
+  });
+  time_embedding(bench, ops, x, kChannels);
   constexpr size_t kParameters = size_t{124} << 20;
   float *p = bench.floats(kParameters), *m = bench.floats(kParameters),
         *v = bench.floats(kParameters, 0), *g = bench.floats(kParameters);
@@ -266,7 +339,7 @@ Status run() {
   FS_ASSIGN(const int index, loader.first_usable());
   FS_ASSIGN(const auto device, loader.make_device(index, {}));
   const auto ops = device->make_train_ops(Precision::kBFloat16);
-  for (const auto& part : {time_products, time_rows, time_attention}) {
+  for (const auto& part : {time_products, time_layer, time_rows, time_attention}) {
     Bench bench{*device, {}, {}, Rng{1}};
     part(bench, *ops);
     FS_TRY(bench.status);

@@ -77,11 +77,8 @@ class GpuDecodeOps final : public DecodeOps {
     const int32_t* const on_device = workspace_.upload(targets);
     double* const found = workspace_.take<double>(n);
     launch(runtime_,
-           {"classifier_loss",
-            {static_cast<unsigned>(rows)},
-            {kClassifierThreads},
-            16 * sizeof(float)},
-           classifier_loss<float, 1>, logits, vocab, ld, on_device, found,
+           {"classifier_loss", {static_cast<unsigned>(rows)}, {kFewThreads}, kClassifierShared},
+           classifier_loss<float, 1, kFewThreads>, logits, vocab, ld, on_device, found,
            static_cast<float*>(nullptr), 0, 1.0f);
     runtime_.copy_out(losses, found, n * sizeof(double));
   }

@@ -81,4 +81,11 @@ class MatmulEngine {
 /// mma.sync for bfloat16 and half, fused multiply-adds for float; any shape.
 std::unique_ptr<MatmulEngine> make_mma_engine(Runtime& runtime);
 
+/// `library` for plain products, and for the others with a pass of ours behind it that adds the
+/// bias or makes an activation of what it stored; there a product is rounded once more. The bits of
+/// a row stay its own. What the pass does not take (rows that are not on 16 bytes; SwiGLU without
+/// slopes) the library is not asked for.
+std::unique_ptr<MatmulEngine> make_finishing_engine(std::unique_ptr<MatmulEngine> library,
+                                                    Runtime& runtime);
+
 }  // namespace fastserve::gpu

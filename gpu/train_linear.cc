@@ -98,14 +98,29 @@ void matmul_backward_weight(TrainState& state, const MatmulBackwardWeight& op) {
 
 namespace {
 
-/// Rows of logits at a time: few enough that they are still in the cache when they are read.
-constexpr size_t kLogitBytes = 24 << 20;
+/// Of the rows of logits that are there at a time: enough for long products.
+constexpr size_t kLogitBytes = 256 << 20;
+
+template <class T, int kWide>
+void start_classifier(Runtime& runtime, const ClassifierLoss& op, const float* logits, int ld,
+                      const int32_t* targets, int row, int rows) {
+  T* const dlogits = op.dlogits ? static_cast<T*>(op.dlogits) + at(row, op.dlogits_ld) : nullptr;
+  const int vocab = op.head->out();
+  const auto start = [&]<int kThreads>() {
+    launch(runtime,
+           {"classifier_loss", {static_cast<unsigned>(rows)}, {kThreads}, kClassifierShared},
+           classifier_loss<T, kWide, kThreads>, logits, vocab, ld, targets + row, op.losses + row,
+           dlogits, op.dlogits_ld, op.scale);
+  };
+  if (vocab >= kManyColumns) return start.template operator()<kManyThreads>();
+  start.template operator()<kFewThreads>();
+}
 
 }  // namespace
 
 void classifier_loss(TrainState& state, const ClassifierLoss& op) {
   const auto& head = static_cast<const GpuMatrix&>(*op.head);
-  const int vocab = head.out(), ld = (vocab + 3) / 4 * 4;
+  const int vocab = head.out(), ld = (vocab + 7) / 8 * 8;
   const size_t fitting = kLogitBytes / (static_cast<size_t>(ld) * sizeof(float));
   const int chunk = std::min(op.rows, static_cast<int>(std::max<size_t>(fitting / 128 * 128, 128)));
   const size_t rows = static_cast<size_t>(op.rows);
@@ -114,7 +129,7 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
     return;
   float* const logits = state.workspace.take<float>(at(chunk, ld));
   const int32_t* const targets = state.workspace.upload(op.targets);
-  const bool fours = op.dlogits_ld % 4 == 0 && reinterpret_cast<uintptr_t>(op.dlogits) % 16 == 0;
+  const bool eights = op.dlogits_ld % 8 == 0 && reinterpret_cast<uintptr_t>(op.dlogits) % 16 == 0;
   for (int row = 0; row < op.rows; row += chunk) {
     const int count = std::min(chunk, op.rows - row);
     const size_t bytes = state.element_bytes();
@@ -131,16 +146,8 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
                     .out = logits,
                     .out_ld = ld});
     with_type(state.precision, [&]<class T>() {
-      T* const dlogits =
-          op.dlogits ? static_cast<T*>(op.dlogits) + at(row, op.dlogits_ld) : nullptr;
-      launch(state.runtime,
-             {"classifier_loss",
-              {static_cast<unsigned>(count)},
-              {kClassifierThreads},
-              16 * sizeof(float)},
-             fours ? classifier_loss<T, 4> : classifier_loss<T, 1>,
-             static_cast<const float*>(logits), vocab, ld, targets + row, op.losses + row, dlogits,
-             op.dlogits_ld, op.scale);
+      const auto start = eights ? start_classifier<T, 8> : start_classifier<T, 1>;
+      start(state.runtime, op, logits, ld, targets, row, count);
     });
   }
 }

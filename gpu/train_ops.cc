@@ -107,9 +107,13 @@ class GpuTrainOps final : public TrainOps {
     const Launch how{
         "norm_forward", {blocks_for(static_cast<size_t>(op.rows), kNormWarps)}, {32 * kNormWarps}};
     with_type(state_.precision, [&]<class T>() {
-      launch(runtime_, how, fours ? gpu::norm_forward<T, 4> : gpu::norm_forward<T, 1>, op.x,
-             op.weight, op.bias, op.epsilon, op.kind == NormKind::kLayerNorm, op.rows, op.channels,
-             static_cast<T*>(op.out), op.stats);
+      const auto kernel = !fours                    ? gpu::norm_forward<T, 1>
+                          : op.channels <= 6 * 128  ? norm_forward_held<T, 6>
+                          : op.channels <= 16 * 128 ? norm_forward_held<T, 16>
+                                                    : gpu::norm_forward<T, 4>;
+      launch(runtime_, how, kernel, op.x, op.weight, op.bias, op.epsilon,
+             op.kind == NormKind::kLayerNorm, op.rows, op.channels, static_cast<T*>(op.out),
+             op.stats);
     });
   }
 
@@ -137,12 +141,17 @@ class GpuTrainOps final : public TrainOps {
     const bool fours = op.channels % 4 == 0 && on_fours({op.dy, op.x, op.weight, op.dx,
                                                          static_cast<float*>(op.dx_compute)});
     with_type(state_.precision, [&]<class T>() {
-      launch(runtime_, {"norm_backward", {blocks}, {32 * kNormBackwardWarps}, shared},
-             fours ? gpu::norm_backward<T, 4> : gpu::norm_backward<T, 1>, arguments);
+      const auto kernel = !fours                   ? gpu::norm_backward<T, 1>
+                          : op.channels <= 6 * 128 ? norm_backward_held<T, 6>
+                          : op.channels <= 8 * 128 ? norm_backward_held<T, 8>
+                                                   : gpu::norm_backward<T, 4>;
+      launch(runtime_, {"norm_backward", {blocks}, {32 * kNormBackwardWarps}, shared}, kernel,
+             arguments);
     });
-    sum_columns_into(runtime_, Precision::kFloat32, sums, parts, op.channels, wide, op.dweight,
-                     true, room);
-    if (op.dbias)
+    const bool adjacent = op.dbias == op.dweight + op.channels;
+    sum_columns_into(runtime_, Precision::kFloat32, sums, parts, adjacent ? wide : op.channels,
+                     wide, op.dweight, true, room);
+    if (op.dbias && !adjacent)
       sum_columns_into(runtime_, Precision::kFloat32, sums + op.channels, parts, op.channels, wide,
                        op.dbias, true, room);
   }

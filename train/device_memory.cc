@@ -11,7 +11,7 @@ namespace fastserve {
 DeviceNeed device_need(const ModelConfig& config, const ParameterLayout& layout,
                        Precision precision, int rows, const DeviceShare& share,
                        Recompute recompute) {
-  constexpr uint64_t kMostLogits = 32 << 20;  // bytes of them that an operation holds at once
+  constexpr uint64_t kMostLogits = 320 << 20;  // bytes of them that an operation holds at once
   const uint64_t elements = layout.elements();
   const uint64_t logits = static_cast<uint64_t>(rows) * static_cast<uint64_t>(config.vocab_size);
   DeviceNeed need;

@@ -1,7 +1,7 @@
-"""The training peer: a GPT-2 in plain PyTorch, whole optimiser steps on random tokens.
+"""The training peer: a GPT-2 or a Llama in plain PyTorch, whole optimiser steps on random tokens.
 
 argv[1] is a JSON object: layers, heads, width, block, batch, vocab, threads, format (bf16,
-bf16-compile or fp32) and device (cpu, if it is not there, or cuda). Prints one line when ready; then
+bf16-compile or fp32), device (cpu, if it is not there, or cuda) and, for a Llama, kv_heads and hidden. Prints one line when ready; then
 for each line with a number of seconds on stdin it trains that long and prints the median, 10th and
 90th percentile of tokens/s.
 """
@@ -51,6 +51,53 @@ class Gpt(nn.Module):
         return functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
+class LlamaBlock(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        width, self.heads, self.kv_heads = spec["width"], spec["heads"], spec["kv_heads"]
+        self.dim = width // self.heads
+        linear = lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False)
+        self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv, self.out = linear(width, (self.heads + 2 * self.kv_heads) * self.dim), linear(width, width)
+        self.gate_up, self.down = linear(width, 2 * spec["hidden"]), linear(spec["hidden"], width)
+
+    def turned(self, x, cos, sin):
+        low, high = x.chunk(2, -1)
+        return (x * cos + torch.cat((-high, low), -1) * sin).type_as(x)
+
+    def forward(self, x, cos, sin):
+        batch, length, width = x.shape
+        heads = self.qkv(self.norm1(x)).view(batch, length, -1, self.dim).transpose(1, 2)
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
+        mixed = functional.scaled_dot_product_attention(self.turned(q, cos, sin), self.turned(k, cos, sin), v,
+                                                        is_causal=True, enable_gqa=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
+        return x + self.down(functional.silu(gate) * up)
+
+
+class Llama(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        width, dim = spec["width"], spec["width"] // spec["heads"]
+        self.tokens, self.head = nn.Embedding(spec["vocab"], width), nn.Linear(width, spec["vocab"], bias=False)
+        self.blocks = nn.ModuleList(LlamaBlock(spec) for _ in range(spec["layers"]))
+        self.norm = nn.RMSNorm(width)
+        angles = torch.outer(torch.arange(spec["block"]), 10000.0 ** (-torch.arange(0, dim, 2) / dim)).repeat(1, 2)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+        for parameter in self.parameters():
+            if parameter.dim() >= 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, ids, targets):
+        x = self.tokens(ids)
+        for block in self.blocks:
+            x = block(x, self.cos, self.sin)
+        logits = self.head(self.norm(x))
+        return functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+
 class Trainer:
     def __init__(self, spec):
         torch.manual_seed(1)
@@ -59,7 +106,7 @@ class Trainer:
             torch.set_float32_matmul_precision("medium")
         self.bf16 = spec["format"].startswith("bf16")
         self.device = spec.get("device", "cpu")
-        self.model = Gpt(spec).to(self.device)
+        self.model = (Llama if "kv_heads" in spec else Gpt)(spec).to(self.device)
         self.run = torch.compile(self.model) if spec["format"].endswith("compile") else self.model
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]

@@ -18,8 +18,8 @@ cudaDataType_t out_type(const Product& p) {
 
 }  // namespace
 
-CublasLtCall::CublasLtCall(const CublasLt& library, const Product& product)
-    : library_(library), product_(product) {
+CublasLtCall::CublasLtCall(const CublasLt& library, const Product& product, bool may_split)
+    : library_(library), product_(product), may_split_(may_split) {
   describe_operation();
   describe_matrices();
 }
@@ -62,16 +62,19 @@ void CublasLtCall::describe_matrices() {
   keep(library_.cublasLtMatrixLayoutCreate(&d_, out_type(product_), n, m, product_.out_ld));
 }
 
-bool CublasLtCall::sums_in_one_block(const cublasLtMatmulAlgo_t& algorithm) const {
+bool CublasLtCall::sums_in_order(const cublasLtMatmulAlgo_t& algorithm) const {
   uint32_t splits = 0, reduction = CUBLASLT_REDUCTION_SCHEME_MASK;
   size_t written = 0;
   const auto ask = [&](cublasLtMatmulAlgoConfigAttributes_t which, uint32_t& into) {
     return library_.cublasLtMatmulAlgoConfigGetAttribute(&algorithm, which, &into, sizeof into,
                                                          &written) == CUBLAS_STATUS_SUCCESS;
   };
-  return ask(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, splits) &&
-         ask(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, reduction) && splits <= 1 &&
-         reduction == CUBLASLT_REDUCTION_SCHEME_NONE;
+  if (!ask(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, splits) ||
+      !ask(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, reduction))
+    return false;
+  if (splits <= 1) return reduction == CUBLASLT_REDUCTION_SCHEME_NONE;
+  // The parts lie in the workspace, and another kernel adds them.
+  return may_split_ && reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 }
 
 cublasStatus_t CublasLtCall::choose(cublasLtHandle_t handle, size_t workspace,
@@ -86,7 +89,8 @@ cublasStatus_t CublasLtCall::choose(cublasLtHandle_t handle, size_t workspace,
           library_.cublasLtMatmulPreferenceSetAttribute(preference, which, &value, sizeof value);
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace);
-  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  const uint32_t parts = may_split_ ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : 0;
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_NONE | parts);
   for (const auto which :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -100,7 +104,7 @@ cublasStatus_t CublasLtCall::choose(cublasLtHandle_t handle, size_t workspace,
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   for (int i = 0; i < count; i++) {
     if (found[size_t(i)].state != CUBLAS_STATUS_SUCCESS) continue;
-    if (!sums_in_one_block(found[size_t(i)].algo)) continue;
+    if (!sums_in_order(found[size_t(i)].algo)) continue;
     chosen = found[size_t(i)].algo;
     return CUBLAS_STATUS_SUCCESS;
   }
@@ -109,7 +113,7 @@ cublasStatus_t CublasLtCall::choose(cublasLtHandle_t handle, size_t workspace,
 
 bool CublasLtCall::runs(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
                         size_t workspace) const {
-  if (status_ != CUBLAS_STATUS_SUCCESS || !sums_in_one_block(algorithm)) return false;
+  if (status_ != CUBLAS_STATUS_SUCCESS || !sums_in_order(algorithm)) return false;
   cublasLtMatmulHeuristicResult_t result{};
   return library_.cublasLtMatmulAlgoCheck(handle, operation_, a_, b_, d_, d_, &algorithm,
                                           &result) == CUBLAS_STATUS_SUCCESS &&

@@ -14,7 +14,8 @@ namespace fastserve::gpu {
 /// Threads: one caller at a time.
 class CublasLtCall {
  public:
-  CublasLtCall(const CublasLt& library, const Product& product);
+  /// `may_split`: a sum over k may be cut into parts that are added in order, in float.
+  CublasLtCall(const CublasLt& library, const Product& product, bool may_split = false);
   ~CublasLtCall();
   CublasLtCall(const CublasLtCall&) = delete;
   CublasLtCall& operator=(const CublasLtCall&) = delete;
@@ -22,7 +23,7 @@ class CublasLtCall {
   /// CUBLAS_STATUS_SUCCESS when every descriptor could be made.
   cublasStatus_t status() const { return status_; }
 
-  /// The heuristic's first algorithm that sums each element in one block.
+  /// The heuristic's first algorithm that sums each element in one block, or as `may_split` says.
   cublasStatus_t choose(cublasLtHandle_t handle, size_t workspace, cublasLtMatmulAlgo_t& chosen);
   /// Whether the algorithm runs these sizes with that workspace.
   bool runs(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm, size_t workspace) const;
@@ -37,10 +38,11 @@ class CublasLtCall {
   }
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value);
-  bool sums_in_one_block(const cublasLtMatmulAlgo_t& algorithm) const;
+  bool sums_in_order(const cublasLtMatmulAlgo_t& algorithm) const;
 
   const CublasLt& library_;
   const Product& product_;
+  const bool may_split_;
   cublasStatus_t status_ = CUBLAS_STATUS_SUCCESS;
   cublasLtMatmulDesc_t operation_ = nullptr;
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, d_ = nullptr;

@@ -19,8 +19,13 @@ bool on_sixteen_bytes(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-/// The number of rows in the batch: what a plan is not chosen by.
+/// The number of rows in the batch: what a plan is not chosen by, but for those of a weight
+/// gradient that are many and round: its sums go over them, and small matrices fill the card only
+/// if the sums are cut into parts.
 int& rows_of(Product& p) { return p.kind == ProductKind::kWeightGrad ? p.k : p.m; }
+bool by_rows(const Product& p) {
+  return p.kind == ProductKind::kWeightGrad && p.k >= kRowsOfChoice && p.k % 1024 == 0;
+}
 
 std::string shape_of(const Product& p) {
   static constexpr const char* kKinds[] = {"forward", "input-grad", "weight-grad"};
@@ -32,7 +37,8 @@ std::string shape_of(const Product& p) {
           : floats ? " float "
                    : " store ") +
          precision_name(p.precision) + " " + std::to_string(p.n) + " " +
-         std::to_string(weight_grad ? p.m : p.k) + (p.bias != nullptr ? " bias" : "");
+         std::to_string(weight_grad ? p.m : p.k) + (p.bias != nullptr ? " bias" : "") +
+         (by_rows(p) ? " over " + std::to_string(p.k) : "");
 }
 
 class CublasLtEngine final : public MatmulEngine {
@@ -41,7 +47,7 @@ class CublasLtEngine final : public MatmulEngine {
                  const Path& folder)
       : library_(library),
         runtime_(runtime),
-        name_("cublaslt-" + version),
+        name_("cublaslt2-" + version),
         cache_(folder, name_, card(runtime.properties())) {}
 
   ~CublasLtEngine() override {
@@ -114,8 +120,8 @@ class CublasLtEngine final : public MatmulEngine {
       if (runs_all(p, plan)) return plan;
     }
     Product at_choice = p;
-    rows_of(at_choice) = kRowsOfChoice;
-    CublasLtCall call(library_, at_choice);
+    if (!by_rows(p)) rows_of(at_choice) = kRowsOfChoice;
+    CublasLtCall call(library_, at_choice, by_rows(p));
     cublasLtMatmulAlgo_t plan{};
     if (call.choose(handle_, kWorkspace, plan) != CUBLAS_STATUS_SUCCESS || !runs_all(p, plan))
       return std::nullopt;
@@ -124,6 +130,7 @@ class CublasLtEngine final : public MatmulEngine {
   }
 
   bool runs_all(const Product& p, const cublasLtMatmulAlgo_t& plan) const {
+    if (by_rows(p)) return CublasLtCall(library_, p, true).runs(handle_, plan, kWorkspace);
     for (const int rows : kRowsThatMustRun) {
       Product with_rows = p;
       rows_of(with_rows) = rows;

@@ -15,7 +15,8 @@ namespace fastserve::gpu {
 /// The algorithm is chosen once for all numbers of rows: by the library's heuristic at
 /// kRowsOfChoice rows, among those that sum over k in one block (no split-k, no reduction between
 /// blocks), and kept in `folder`. So an element's bits do not depend on how many rows share the
-/// call.
+/// call. A weight gradient over many rows, a multiple of 1024, has an algorithm for that number of
+/// them, which may also sum parts of them apart and then add those in order.
 ///
 /// Errors: kUnsupported when the library does not start on the card; kResourceExhausted and
 /// kUnavailable as the runtime tells them.

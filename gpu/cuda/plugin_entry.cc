@@ -29,7 +29,7 @@ class CudaPlugin final : public GpuPlugin {
     std::unique_ptr<MatmulEngine> fast;
     if (const auto& library = cublaslt(); library.table != nullptr) {
       auto engine = make_cublaslt_engine(*library.table, library.found.version, *runtime, plans);
-      if (engine.ok()) fast = std::move(*engine);
+      if (engine.ok()) fast = make_finishing_engine(std::move(*engine), *runtime);
       // A library that does not run on this card is done without; numerics_id() tells. What is
       // wrong with the card itself is not.
       else if (engine.error().code != ErrorCode::kUnsupported)

@@ -28,8 +28,6 @@ struct AttentionArguments {
   float* delta;      ///< [heads, rows]: dout . out
 };
 
-constexpr float kLog2E = 1.44269504088896f;
-
 FS_DEVICE int qkv_width(const AttentionArguments& p) {
   return (p.heads + 2 * p.kv_heads) * p.head_dim;
 }

@@ -7,56 +7,75 @@
 
 namespace fastserve::gpu {
 
-constexpr int kClassifierThreads = 256;
+/// A running maximum of logits, in units of log 2, and the sum of 2^(logit - maximum).
+struct RunningSoftmax {
+  float peak = -INFINITY, sum = 0;
+
+  /// Takes the first `count` numbers of x.
+  template <int kWide>
+  FS_DEVICE void take(const Wide<kWide>& x, int count) {
+    float top = x.v[0];
+    FS_UNROLL
+    for (int i = 1; i < kWide; ++i)
+      if (i < count) top = fmaxf(top, x.v[i]);
+    top *= kLog2E;
+    if (top > peak) {
+      sum *= exp2f(peak - top);
+      peak = top;
+    }
+    const float base = peak == -INFINITY ? 0.0f : peak;  // all of them may be masked
+    FS_UNROLL
+    for (int i = 0; i < kWide; ++i)
+      if (i < count) sum += exp2f(fmaf(x.v[i], kLog2E, -base));
+  }
+};
+
+/// Threads that a row is worth.
+constexpr int kFewThreads = 256, kManyThreads = 1024, kManyColumns = 8192;
+constexpr size_t kClassifierShared = 2 * 32 * sizeof(float);
 
 /// losses[r] = log(sum exp(logits)) - logits[target], 0 where the target is -1; with `dlogits`, row
 /// r = (softmax - onehot) * scale, zero past the vocabulary and where not counted.
 ///
-/// Grid: rows. Block: kClassifierThreads. Shared: 2 * 8 floats.
-/// Needs: kWide = 4: logits and dlogits on 16 bytes, ld and dlogits_ld multiples of 4.
-/// Bits: thread t takes kWide columns of every 256 kWide; a running maximum with its sum, then a
-/// fixed tree.
-template <class T, int kWide>
-__global__ void classifier_loss(const float* logits, int vocab, int ld, const int32_t* targets,
-                                double* losses, T* dlogits, int dlogits_ld, float scale) {
+/// Grid: rows. Block: kThreads. Shared: kClassifierShared.
+/// Needs: kWide > 1: logits and dlogits on 16 bytes, ld and dlogits_ld multiples of kWide.
+/// Bits: thread t takes kWide columns of every kThreads * kWide; a running maximum with its sum,
+/// then a fixed tree.
+template <class T, int kWide, int kThreads>
+__global__ void __launch_bounds__(kThreads)
+    classifier_loss(const float* logits, int vocab, int ld, const int32_t* targets, double* losses,
+                    T* dlogits, int dlogits_ld, float scale) {
+  constexpr int kAcross = kThreads * kWide;
   FS_SHARED(float, room);
-  const int row = blockIdx.x, target = targets[row];
+  const int row = blockIdx.x, target = targets[row], own = threadIdx.x * kWide;
   const float* const x = logits + at(row, ld);
   T* const dx = dlogits ? dlogits + at(row, dlogits_ld) : nullptr;
   if (target < 0) {
     if (threadIdx.x == 0) losses[row] = 0;
     if (dx)
-      for (int c = threadIdx.x * kWide; c < dlogits_ld; c += kClassifierThreads * kWide)
-        store_wide(dx + c, Wide<kWide>{});
+      for (int c = own; c < dlogits_ld; c += kAcross) store_wide(dx + c, Wide<kWide>{});
     return;
   }
-  float peak = -INFINITY, sum = 0;
-  for (int c = threadIdx.x * kWide; c < vocab; c += kClassifierThreads * kWide) {
-    const Wide<kWide> in =
-        load_wide<kWide>(x + c);  // past the vocabulary: inside ld, not looked at
-    FS_UNROLL
-    for (int i = 0; i < kWide; ++i) {
-      if (c + i >= vocab) continue;
-      const float v = in.v[i];
-      if (v > peak) {
-        sum *= expf(peak - v);
-        peak = v;
-      }
-      sum += expf(v - peak);
-    }
-  }
-  const float all = block_reduce<Max>(peak, room);
-  sum = block_reduce<Add>(peak == -INFINITY ? 0.0f : sum * expf(peak - all), room + 8);
-  if (threadIdx.x == 0) losses[row] = double(all) + log(double(sum)) - double(x[target]);
+  RunningSoftmax mine;
+  const int whole = vocab / kWide * kWide;  // what follows it lies inside ld, and is not looked at
+  for (int c = own; c < whole; c += kAcross) mine.take(load_wide<kWide>(x + c), kWide);
+  if (whole < vocab && own == whole % kAcross)
+    mine.take(load_wide<kWide>(x + whole), vocab - whole);
+  const float all = block_reduce<Max>(mine.peak, room);
+  const float sum = block_reduce<Add>(mine.sum == 0 ? 0.0f : mine.sum * exp2f(mine.peak - all),
+                                      room + kThreads / 32);
+  if (threadIdx.x == 0)
+    losses[row] = double(all) / double(kLog2E) + log(double(sum)) - double(x[target]);
   if (!dx) return;
-  const float inverse = 1.0f / sum;
-  for (int c = threadIdx.x * kWide; c < dlogits_ld; c += kClassifierThreads * kWide) {
+  const float by = scale / sum;
+  for (int c = own; c < dlogits_ld; c += kAcross) {
     Wide<kWide> d = c < vocab ? load_wide<kWide>(x + c) : Wide<kWide>{};
     FS_UNROLL
-    for (int i = 0; i < kWide; ++i)
-      d.v[i] = c + i < vocab
-                   ? (expf(d.v[i] - all) * inverse - (c + i == target ? 1.0f : 0.0f)) * scale
-                   : 0.0f;
+    for (int i = 0; i < kWide; ++i) {
+      d.v[i] = exp2f(fmaf(d.v[i], kLog2E, -all)) * by;
+      if (c + i == target) d.v[i] -= scale;
+      if (c + i >= vocab) d.v[i] = 0;
+    }
     store_wide(dx + c, d);
   }
 }

@@ -57,8 +57,67 @@ __global__ void norm_forward(const float* x, const float* weight, const float* b
   stats[at(row, 2, 1)] = s.y;
 }
 
+/// A row of a multiple of four floats in a warp's registers: lane l has columns 4 l .. 4 l + 3 of
+/// every 128.
+template <int kHeld>
+struct HeldRow {
+  Wide<4> numbers[kHeld];
+  int channels;
+
+  FS_DEVICE HeldRow(const float* from, int count) : channels(count) {
+    FS_UNROLL
+    for (int k = 0; k < kHeld; ++k)
+      numbers[k] = column(k) < channels ? load_wide<4>(from + column(k)) : Wide<4>{};
+  }
+  static FS_DEVICE int column(int k) { return (threadIdx.x & 31) * 4 + k * 128; }
+  /// body(k, number) for each that is there, in the order of columns.
+  template <class Body>
+  FS_DEVICE void each(const Body& body) const {
+    FS_UNROLL
+    for (int k = 0; k < kHeld; ++k) {
+      if (column(k) >= channels) continue;
+      FS_UNROLL
+      for (int i = 0; i < 4; ++i) body(k, numbers[k].v[i]);
+    }
+  }
+};
+
+/// norm_forward with the row in registers: read once, all of it on its way at once.
+///
+/// Grid, block, bits: norm_forward's with kWide = 4, and its needs.
+/// Needs: channels <= 128 kHeld.
+template <class T, int kHeld>
+__global__ void norm_forward_held(const float* x, const float* weight, const float* bias,
+                                  float epsilon, bool centred, int rows, int channels, T* out,
+                                  float* stats) {
+  const int row = blockIdx.x * kNormWarps + threadIdx.x / 32, lane = threadIdx.x & 31;
+  if (row >= rows) return;
+  const HeldRow<kHeld> in(x + at(row, channels), channels);
+  float mean = 0, square = 0;
+  if (centred) {
+    in.each([&](int, float v) { mean += v; });
+    mean = warp_reduce<Add>(mean) / float(channels);
+  }
+  in.each([&](int, float v) { square += (v - mean) * (v - mean); });
+  const float inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(channels) + epsilon);
+  FS_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    const int c = in.column(k);
+    if (c >= channels) continue;
+    Wide<4> y = in.numbers[k];
+    const Wide<4> w = load_wide<4>(weight + c);
+    const Wide<4> b = bias ? load_wide<4>(bias + c) : Wide<4>{};
+    FS_UNROLL
+    for (int i = 0; i < 4; ++i) y.v[i] = (y.v[i] - mean) * inverse * w.v[i] + b.v[i];
+    store_wide(out + at(row, channels, c), y);
+  }
+  if (lane != 0) return;
+  stats[at(row, 2)] = mean;
+  stats[at(row, 2, 1)] = inverse;
+}
+
 constexpr int kNormBackwardWarps = 8;
-constexpr int kNormBackwardRows = 32;  ///< rows whose weight gradients one block sums
+constexpr int kNormBackwardRows = 64;  ///< rows whose weight gradients one block sums
 
 struct NormBackwardArguments {
   const float *dy, *x, *weight, *stats;
@@ -143,6 +202,84 @@ __global__ void norm_backward(NormBackwardArguments p) {
     store_wide(p.partials + at(blockIdx.x, 2 * p.channels, p.channels + c),
                load_wide<kWide>(dbias + c));
   }
+}
+
+FS_DEVICE void add_or_store(float* to, Wide<4> x, bool add) {
+  if (add) {
+    const Wide<4> before = load_wide<4>(to);
+    FS_UNROLL
+    for (int i = 0; i < 4; ++i) x.v[i] += before.v[i];
+  }
+  store_wide(to, x);
+}
+
+/// norm_backward with a warp's rows and sums in registers: each number is read once. A warp takes
+/// every kNormBackwardWarps-th of the block's rows.
+///
+/// Grid:   rows / kNormBackwardRows, rounded up. Block: 32 * kNormBackwardWarps.
+/// Shared: 2 * channels floats.
+/// Needs:  as norm_forward_held. Bits: a row's means as there; a column's sums by row within a
+///         warp, then by warp.
+template <class T, int kHeld>
+__global__ void __launch_bounds__(32 * kNormBackwardWarps)
+    norm_backward_held(NormBackwardArguments p) {
+  FS_SHARED(float, sums);  // [2 * channels]: dweight, dbias
+  const int warp = threadIdx.x / 32, channels = p.channels;
+  const int first = blockIdx.x * kNormBackwardRows;
+  Wide<4> dweight[kHeld] = {}, dbias[kHeld] = {};
+  FS_NO_UNROLL
+  for (int r = warp; r < kNormBackwardRows && first + r < p.rows; r += kNormBackwardWarps) {
+    const int row = first + r;
+    const HeldRow<kHeld> x(p.x + at(row, channels), channels);
+    const HeldRow<kHeld> dy(p.dy + at(row, channels), channels);
+    const float mean = p.stats[at(row, 2)], inverse = p.stats[at(row, 2, 1)];
+    float g_mean = 0, gh_mean = 0;
+    FS_UNROLL
+    for (int k = 0; k < kHeld; ++k) {
+      const int c = x.column(k);
+      if (c >= channels) continue;
+      const Wide<4> w = load_wide<4>(p.weight + c);
+      FS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float g = dy.numbers[k].v[i] * w.v[i];
+        g_mean += g;
+        gh_mean += g * ((x.numbers[k].v[i] - mean) * inverse);
+      }
+    }
+    g_mean = p.centred ? warp_reduce<Add>(g_mean) / float(channels) : 0.0f;
+    gh_mean = warp_reduce<Add>(gh_mean) / float(channels);
+    FS_UNROLL
+    for (int k = 0; k < kHeld; ++k) {
+      const int c = x.column(k);
+      if (c >= channels) continue;
+      const size_t e = at(row, channels, c);
+      const Wide<4> w = load_wide<4>(p.weight + c);
+      Wide<4> dx = p.accumulate ? load_wide<4>(p.dx + e) : Wide<4>{};
+      FS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float h = (x.numbers[k].v[i] - mean) * inverse, d = dy.numbers[k].v[i];
+        dweight[k].v[i] += d * h;
+        dbias[k].v[i] += d;
+        dx.v[i] += inverse * (d * w.v[i] - g_mean - h * gh_mean);
+      }
+      store_wide(p.dx + e, dx);
+      if (p.dx_compute) store_wide(static_cast<T*>(p.dx_compute) + e, dx);
+    }
+  }
+  for (int turn = 0; turn < kNormBackwardWarps; ++turn) {
+    if (turn == warp) {
+      FS_UNROLL
+      for (int k = 0; k < kHeld; ++k) {
+        const int c = HeldRow<kHeld>::column(k);
+        if (c >= channels) continue;
+        add_or_store(sums + c, dweight[k], turn > 0);
+        add_or_store(sums + channels + c, dbias[k], turn > 0);
+      }
+    }
+    __syncthreads();
+  }
+  for (int c = threadIdx.x * 4; c < 2 * channels; c += 128 * kNormBackwardWarps)
+    store_wide(p.partials + at(blockIdx.x, 2 * channels, c), load_wide<4>(sums + c));
 }
 
 }  // namespace fastserve::gpu

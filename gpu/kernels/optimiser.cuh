@@ -99,13 +99,29 @@ struct SquaresPiece {
 /// partials[block] = the sum of squares of the block's piece, in double.
 ///
 /// Grid: pieces. Block: kFlatThreads. Shared: 8 doubles.
-/// Bits: thread t takes every 256th; a fixed tree.
+/// Bits: thread t takes four of every 1024; a fixed tree.
 static __global__ void sum_squares(const SquaresPiece* pieces, double* partials) {
   FS_SHARED(double, room);
   const SquaresPiece piece = pieces[blockIdx.x];
   double sum = 0;
-  for (int i = threadIdx.x; i < piece.n; i += kFlatThreads)
-    sum += double(piece.x[i]) * double(piece.x[i]);
+  const bool fours = reinterpret_cast<uintptr_t>(piece.x) % 16 == 0;
+  FS_UNROLL
+  for (int at = 0; at < kSquareElements; at += 4 * kFlatThreads) {
+    const int i = at + 4 * threadIdx.x, count = piece.n - i < 4 ? piece.n - i : 4;
+    float4 x{};
+    if (fours && count == 4) {
+      x = *reinterpret_cast<const float4*>(piece.x + i);
+    } else {
+      if (count > 0) x.x = piece.x[i];
+      if (count > 1) x.y = piece.x[i + 1];
+      if (count > 2) x.z = piece.x[i + 2];
+      if (count > 3) x.w = piece.x[i + 3];
+    }
+    sum += double(x.x) * double(x.x);
+    sum += double(x.y) * double(x.y);
+    sum += double(x.z) * double(x.z);
+    sum += double(x.w) * double(x.w);
+  }
   sum = block_reduce<Add>(sum, room);
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }

@@ -25,17 +25,22 @@ struct Activation {
   float value, slope;
 };
 
-/// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) and its derivative.
+constexpr float kLog2E = 1.44269504088896f;
+
+/// 1 / (1 + exp(-x)), within a few units of the last place.
+FS_DEVICE float sigmoid(float x) { return divide_fast(1.0f, 1.0f + exp2f(-kLog2E * x)); }
+
+/// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x sigmoid(2 sqrt(2/pi) (..)), and its
+/// derivative.
 FS_DEVICE Activation gelu(float x) {
-  constexpr float kRoot = 0.7978845608f, kCubic = 0.044715f;
-  const float square = x * x, t = tanhf(kRoot * x * (1.0f + kCubic * square));
-  return {0.5f * x * (1.0f + t),
-          0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * kRoot * (1.0f + 3.0f * kCubic * square)};
+  constexpr float kRoot = 2 * 0.7978845608f, kCubic = 0.044715f;
+  const float square = x * x, s = sigmoid(kRoot * x * (1.0f + kCubic * square));
+  return {x * s, s + x * s * (1.0f - s) * kRoot * (1.0f + 3.0f * kCubic * square)};
 }
 
 /// x sigmoid(x) and its derivative.
 FS_DEVICE Activation silu(float x) {
-  const float s = 1.0f / (1.0f + expf(-x));
+  const float s = sigmoid(x);
   return {x * s, s * (1.0f + x * (1.0f - s))};
 }
 

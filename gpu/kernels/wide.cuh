@@ -29,10 +29,17 @@ FS_DEVICE Wide<kWide> load_wide(const T* from) {
 
 template <int kWide, class T>
 FS_DEVICE void store_wide(T* to, const Wide<kWide>& x) {
-  Packed<kWide, T> out;
-  FS_UNROLL
-  for (int i = 0; i < kWide; ++i) out.numbers[i] = from_float<T>(x.v[i]);
-  *reinterpret_cast<Packed<kWide, T>*>(to) = out;
+  if constexpr (sizeof(T) == 2 && kWide % 2 == 0) {
+    Packed<kWide / 2, uint32_t> out;
+    FS_UNROLL
+    for (int i = 0; i < kWide; i += 2) out.numbers[i / 2] = pack_two<T>(x.v[i], x.v[i + 1]);
+    *reinterpret_cast<Packed<kWide / 2, uint32_t>*>(to) = out;
+  } else {
+    Packed<kWide, T> out;
+    FS_UNROLL
+    for (int i = 0; i < kWide; ++i) out.numbers[i] = from_float<T>(x.v[i]);
+    *reinterpret_cast<Packed<kWide, T>*>(to) = out;
+  }
 }
 
 }  // namespace fastserve::gpu

@@ -30,7 +30,8 @@ inline Array weights(Rng& rng, Precision precision, const MatmulShape& s) {
   return random_floats(rng, reference::at(s.out, s.in), 1.0 / std::sqrt(s.in), precision);
 }
 
-inline Outputs run_forward(TrainOps& ops, const MatmulShape& s) {
+/// `roundings`: of an activation; more than one where the product is stored before it is made one.
+inline Outputs run_forward_rounded(TrainOps& ops, const MatmulShape& s, double roundings) {
   Rng rng(21);
   const Precision precision = ops.precision();
   const int x_ld = s.in + 5, out_ld = s.out + 3;
@@ -64,19 +65,25 @@ inline Outputs run_forward(TrainOps& ops, const MatmulShape& s) {
     Array gelu = unwritten_compute(precision, reference::at(s.rows, s.out));
     Array slope = unwritten_compute(precision, reference::at(s.rows, s.out));
     forward(MatmulEpilogue::kGelu, biased, gelu, s.out, nullptr, slope.data());
-    outputs.push_back(compute_output("gelu" + with, precision, gelu, s.in));
-    outputs.push_back(compute_output("gelu slope" + with, precision, slope, s.in));
+    outputs.push_back(compute_output("gelu" + with, precision, gelu, s.in, roundings));
+    outputs.push_back(compute_output("gelu slope" + with, precision, slope, s.in, roundings));
     forward(MatmulEpilogue::kGelu, biased, gelu, s.out, nullptr, nullptr);
-    outputs.push_back(compute_output("gelu without slope" + with, precision, gelu, s.in));
+    outputs.push_back(
+        compute_output("gelu without slope" + with, precision, gelu, s.in, roundings));
 
     Array silu = unwritten_compute(precision, reference::at(s.rows, s.out / 2));
     forward(MatmulEpilogue::kSwiGlu, biased, silu, s.out / 2, nullptr, slope.data());
-    outputs.push_back(compute_output("swiglu" + with, precision, silu, s.in));
-    outputs.push_back(compute_output("swiglu slope" + with, precision, slope, s.in));
+    outputs.push_back(compute_output("swiglu" + with, precision, silu, s.in, roundings));
+    outputs.push_back(compute_output("swiglu slope" + with, precision, slope, s.in, roundings));
     forward(MatmulEpilogue::kSwiGlu, biased, silu, s.out / 2, nullptr, nullptr);
-    outputs.push_back(compute_output("swiglu without slope" + with, precision, silu, s.in));
+    outputs.push_back(
+        compute_output("swiglu without slope" + with, precision, silu, s.in, roundings));
   }
   return outputs;
+}
+
+inline Outputs run_forward(TrainOps& ops, const MatmulShape& s) {
+  return run_forward_rounded(ops, s, 1);
 }
 
 inline Outputs run_backward_input(TrainOps& ops, const MatmulShape& s) {

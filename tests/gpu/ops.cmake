@@ -4,6 +4,7 @@ fastserve_test(gpu_ops
           ${CMAKE_CURRENT_LIST_DIR}/beside_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/emulator_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/finishing_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/graph_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/decode_graph_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/gpu_step_test.cc

@@ -1,0 +1,105 @@
+#include <algorithm>
+
+#include "gpu/gemm_start.h"
+#include "gpu/kernels/finish.cuh"
+#include "gpu/train_state.h"
+
+namespace fastserve::gpu {
+namespace {
+
+constexpr int kWide = 8;  // halves on 16 bytes
+
+class FinishingEngine final : public MatmulEngine {
+ public:
+  FinishingEngine(std::unique_ptr<MatmulEngine> library, Runtime& runtime)
+      : library_(std::move(library)), runtime_(runtime) {}
+
+  std::string name() const override { return library_->name() + "+finish"; }
+
+  bool supports(const Product& p) const override {
+    if (p.precision == Precision::kFloat32 || p.m <= 0) return false;
+    if (plain(p)) return library_->supports(p);
+    if (at(p.m, p.n) >> 32 != 0) return false;
+    if (p.n % (p.epilogue == ProductEpilogue::kSwiGlu ? 2 * kWide : kWide) != 0) return false;
+    for (const int ld : {p.out_ld, p.slope != nullptr ? p.slope_ld : 0})
+      if (ld % kWide != 0) return false;
+    for (const void* pointer : {static_cast<const void*>(p.out), static_cast<const void*>(p.slope),
+                                static_cast<const void*>(p.residual)})
+      if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) return false;
+    // Gates and ups are twice as wide as what comes of them: without slopes there is no room.
+    if (p.epilogue == ProductEpilogue::kSwiGlu && p.slope == nullptr) return false;
+    return library_->supports(unfinished(p));
+  }
+
+  void run(const Product& p) override {
+    if (plain(p)) return library_->run(p);
+    const Product first = unfinished(p);
+    library_->run(first);
+    with_half(p.precision, [&]<class T>() { finish<T>(p, first); });
+  }
+
+ private:
+  /// Those that the library has a word for. A bias it would add in another pass over fewer bytes,
+  /// but not in one order and type on every card.
+  static bool plain(const Product& p) {
+    using enum ProductEpilogue;
+    return p.bias == nullptr &&
+           (p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual);
+  }
+
+  /// The product alone, where its epilogue finds it.
+  static Product unfinished(const Product& p) {
+    using enum ProductEpilogue;
+    Product q = p;
+    q.bias = nullptr;
+    q.slope = nullptr;
+    q.slope_ld = 0;
+    if (p.epilogue == kStoreFloat || p.epilogue == kAddResidual) return q;
+    q.epilogue = kStore;
+    if ((p.epilogue == kGelu || p.epilogue == kSwiGlu) && p.slope != nullptr)
+      q.out = p.slope, q.out_ld = p.slope_ld;
+    if (p.epilogue == kTimesSlope && p.slope_parts == 2)  // the half that is written last
+      q.out = static_cast<uint16_t*>(p.out) + p.n;
+    return q;
+  }
+
+  template <class Body>
+  static void with_half(Precision precision, const Body& body) {
+    if (precision == Precision::kBFloat16) return body.template operator()<BFloat16>();
+    body.template operator()<Float16>();
+  }
+
+  template <class T>
+  void finish(const Product& p, const Product& first) {
+    using enum ProductEpilogue;
+    ProductArguments arguments = arguments_of(p);
+    const Launch how{"finish_product",
+                     {blocks_for(at(p.m, p.epilogue == kSwiGlu ? p.n / 2 : p.n),
+                                 size_t{kWide} * kFinishThreads)},
+                     {kFinishThreads}};
+    if (p.epilogue == kSwiGlu)
+      return launch(runtime_, how, finish_gated_product<T, kWide>, arguments,
+                    static_cast<const T*>(first.out), first.out_ld);
+    if (p.epilogue == kStoreFloat || p.epilogue == kAddResidual) {
+      arguments.epilogue = kStoreFloat;  // what it is added to, the library has added
+      return launch(runtime_, how, finish_product<ProductKind::kForward, T, float, kWide>,
+                    arguments, static_cast<const float*>(first.out), first.out_ld);
+    }
+    const auto kernel = p.kind == ProductKind::kForward
+                            ? finish_product<ProductKind::kForward, T, T, kWide>
+                            : finish_product<ProductKind::kInputGrad, T, T, kWide>;
+    launch(runtime_, how, kernel, arguments, static_cast<const T*>(first.out), first.out_ld);
+  }
+
+  const std::unique_ptr<MatmulEngine> library_;
+  Runtime& runtime_;
+};
+
+}  // namespace
+
+std::unique_ptr<MatmulEngine> make_finishing_engine(std::unique_ptr<MatmulEngine> library,
+                                                    Runtime& runtime) {
+  return std::make_unique<FinishingEngine>(std::move(library), runtime);
+}
+
+}  // namespace fastserve::gpu
