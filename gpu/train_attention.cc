@@ -23,12 +23,24 @@ AttentionArguments arguments_of(const AttentionForward& op) {
           .delta = nullptr};
 }
 
-std::vector<AttentionTile> tiles_of(std::span<const int32_t> starts) {
-  std::vector<AttentionTile> tiles;
+enum class TileOf { kQueries, kKeys };
+
+/// Adds the sequences' tiles of `rows` rows, those with most to do first: what starts last, beside
+/// idle multiprocessors, is then short.
+void add_tiles(std::vector<AttentionTile>& tiles, std::span<const int32_t> starts, int rows,
+               int window, TileOf of) {
+  const auto begin = static_cast<std::ptrdiff_t>(tiles.size());
   for (size_t s = 0; s + 1 < starts.size(); ++s)
-    for (int row = starts[s]; row < starts[s + 1]; row += kFlashRows)
+    for (int row = starts[s]; row < starts[s + 1]; row += rows)
       tiles.push_back({starts[s], starts[s + 1], row, 0});
-  return tiles;
+  const auto work = [&](const AttentionTile& t) {
+    const int last = std::min(t.first + rows, t.end);
+    const int met = of == TileOf::kQueries ? last - t.start : t.end - t.first;
+    return window > 0 ? std::min(met, window + rows) : met;
+  };
+  std::stable_sort(
+      tiles.begin() + begin, tiles.end(),
+      [&](const AttentionTile& a, const AttentionTile& b) { return work(a) > work(b); });
 }
 
 std::vector<int32_t> sequence_of_rows(std::span<const int32_t> starts) {
@@ -59,26 +71,28 @@ void with_flash_shape(Precision precision, int head_dim, const Body& body) {
 /// Shapes that the flash kernels know, on cards whose blocks have the shared memory for them.
 bool flash_takes(const TrainState& state, const AttentionForward& op, bool backward) {
   const int dim = op.shape.head_dim;
+  const auto aligned = [](const void* rows) { return reinterpret_cast<uintptr_t>(rows) % 16 == 0; };
   if (state.precision == Precision::kFloat32 || dim % 8 != 0 || dim > kFlashMaxDim ||
-      reinterpret_cast<uintptr_t>(op.qkv) % 16 != 0)
+      !aligned(op.qkv) || !aligned(op.out))
     return false;
   size_t shared = 0;
   with_flash_shape(state.precision, dim, [&]<class T, int kDim>() {
-    using Shape = FlashShape<T, kDim>;
-    shared = backward ? Shape::kBackwardShared : Shape::kForwardShared;
+    shared = backward ? std::max(QueryShape<T, kDim>::kShared, KeyShape<T, kDim>::kShared)
+                      : ForwardShape<T, kDim>::kShared;
   });
   return shared <= state.runtime.properties().shared_memory;
 }
 
 void flash_forward_on(TrainState& state, const AttentionForward& op) {
   const AttentionArguments arguments = arguments_of(op);
-  const std::vector<AttentionTile> tiles = tiles_of(op.starts);
-  if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()))) return;
-  const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
-  const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(op.shape.heads));
   with_flash_shape(state.precision, op.shape.head_dim, [&]<class T, int kDim>() {
-    launch(state.runtime,
-           {"flash_forward", grid, {kFlashThreads}, FlashShape<T, kDim>::kForwardShared},
+    using Shape = ForwardShape<T, kDim>;
+    std::vector<AttentionTile> tiles;
+    add_tiles(tiles, op.starts, Shape::kRows, op.window, TileOf::kQueries);
+    if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()))) return;
+    const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
+    const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(op.shape.heads));
+    launch(state.runtime, {"flash_forward", grid, {kFlashThreads}, Shape::kShared},
            flash_forward<T, kDim>, arguments, on_device);
   });
 }
@@ -100,25 +114,33 @@ void start_delta(TrainState& state, const AttentionArguments& arguments) {
   });
 }
 
-void flash_backward_on(TrainState& state, AttentionArguments arguments,
+void flash_backward_on(TrainState& state, const AttentionArguments& arguments,
                        std::span<const int32_t> starts) {
-  const std::vector<AttentionTile> tiles = tiles_of(starts);
-  const size_t deltas = static_cast<size_t>(arguments.rows) * static_cast<size_t>(arguments.heads);
-  if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()) +
-                             Workspace::room<float>(deltas)))
-    return;
-  const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
-  arguments.delta = state.workspace.take<float>(deltas);
-  start_delta(state, arguments);
-  const unsigned n = static_cast<unsigned>(tiles.size());
+  const unsigned heads = static_cast<unsigned>(arguments.heads);
+  const unsigned kv_heads = static_cast<unsigned>(arguments.kv_heads);
+  const size_t items = at(arguments.rows, arguments.heads);
   with_flash_shape(state.precision, arguments.head_dim, [&]<class T, int kDim>() {
-    const dim3 queries(n, static_cast<unsigned>(arguments.heads));
-    const dim3 keys(n, static_cast<unsigned>(arguments.kv_heads), FlashShape<T, kDim>::kParts);
-    constexpr size_t kShared = FlashShape<T, kDim>::kBackwardShared;
-    launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, kShared}, flash_dq<T, kDim>,
-           arguments, on_device);
-    launch(state.runtime, {"flash_dkv", keys, {kFlashThreads}, kShared}, flash_dkv<T, kDim>,
-           arguments, on_device);
+    using Queries = QueryShape<T, kDim>;
+    using Keys = KeyShape<T, kDim>;
+    std::vector<AttentionTile> tiles;
+    add_tiles(tiles, starts, Queries::kRows, arguments.window, TileOf::kQueries);
+    const size_t n = tiles.size();
+    add_tiles(tiles, starts, Keys::kRows, arguments.window, TileOf::kKeys);
+    if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()) +
+                               Workspace::room<float2>(items)))
+      return;
+    const AttentionTile* const uploaded = state.workspace.upload(std::span(std::as_const(tiles)));
+    float2* const pairs = state.workspace.take<float2>(items);
+    constexpr int kLanes = kDim <= 32 ? 4 : kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;
+    const dim3 deltas(blocks_for(items, kFlashDeltaThreads / kLanes));
+    launch(state.runtime, {"flash_delta", deltas, {kFlashDeltaThreads}}, flash_delta<T, kLanes>,
+           arguments, pairs);
+    const dim3 queries(static_cast<unsigned>(n), heads);
+    launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, Queries::kShared},
+           flash_dq<T, kDim>, arguments, pairs, uploaded);
+    const dim3 keys(static_cast<unsigned>(tiles.size() - n), kv_heads, Keys::kParts);
+    launch(state.runtime, {"flash_dkv", keys, {kFlashThreads}, Keys::kShared}, flash_dkv<T, kDim>,
+           arguments, pairs, uploaded + n);
   });
 }
 

@@ -6,137 +6,302 @@
 
 namespace fastserve::gpu {
 
+/// What a tile of queries walks over keys with. A warp has 255 registers: room for 32 rows of
+/// gradients up to heads of 128.
+template <int kDim>
+using QueryTiles = FlashShape<kDim, (kDim <= 128 ? 2 : 1), 32, (kDim <= 64 ? 3 : 2)>;
+template <class T, int kDim>
+struct QueryShape : QueryTiles<kDim> {
+  using Tiles = QueryTiles<kDim>;
+  static constexpr bool kHeld = kDim <= 64;
+  static constexpr size_t kRing = Tiles::kStages * 2 * Tiles::kOther;
+  static constexpr size_t kShared = (kRing + 2 * Tiles::kOwn) * sizeof(T);
+};
+
+/// What a tile of keys walks over queries with: of both of its gradients there are 32 rows up to
+/// heads of 64.
+template <int kDim>
+using KeyTiles = FlashShape<kDim, (kDim <= 64 ? 2 : 1), (kDim <= 64 || kDim > 128 ? 32 : 64),
+                            (kDim <= 64 ? 3 : 2)>;
+template <class T, int kDim>
+struct KeyShape : KeyTiles<kDim> {
+  using Tiles = KeyTiles<kDim>;
+  /// Parts of head_dim whose gradients of keys and values a block keeps in registers.
+  static constexpr int kParts = kDim <= 128 ? 1 : 2, kPart = kDim / kParts;
+  static constexpr size_t kRing = Tiles::kStages * 2 * Tiles::kOther;
+  static constexpr size_t kShared =
+      (kRing + 2 * Tiles::kOwn) * sizeof(T) + Tiles::kStages * Tiles::kStep * sizeof(float2);
+};
+
+constexpr int kFlashDeltaThreads = 128;
+
+/// pairs [heads, rows]: of each query stats' first number, and dout . out.
+///
+/// Grid:   (rows * heads * kDim / 8 / kFlashDeltaThreads, rounded up); a group of kDim / 8 lanes a
+///         head, rounded up to a power of two. Block: kFlashDeltaThreads.
+/// Needs:  head_dim a multiple of 8 up to kDim, out and dout on 16 bytes.
+template <class T, int kLanes>
+__global__ void flash_delta(AttentionArguments p, float2* pairs) {
+  const int item = (blockIdx.x * kFlashDeltaThreads + threadIdx.x) / kLanes;
+  const int c = threadIdx.x % kLanes * 8;
+  const bool there = item < p.rows * p.heads;
+  float sum = 0;
+  if (there && c < p.head_dim) {
+    const uint4 a =
+        *reinterpret_cast<const uint4*>(static_cast<const T*>(p.out) + at(item, p.head_dim, c));
+    const uint4 b =
+        *reinterpret_cast<const uint4*>(static_cast<const T*>(p.dout) + at(item, p.head_dim, c));
+    const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+    FS_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      sum = fmaf(as_float(T{uint16_t(x[i])}), as_float(T{uint16_t(y[i])}), sum);
+      sum = fmaf(as_float(T{uint16_t(x[i] >> 16)}), as_float(T{uint16_t(y[i] >> 16)}), sum);
+    }
+  }
+  FS_UNROLL
+  for (int by = kLanes / 2; by > 0; by >>= 1) sum += __shfl_xor_sync(kWholeWarp, sum, by);
+  if (!there || c != 0) return;
+  const size_t stat = at(item % p.heads, p.rows, item / p.heads);
+  pairs[stat] = float2{p.stats[2 * stat], sum};
+}
+
 /// The gradient of queries.
 ///
-/// Grid:   (tiles, heads). Block: kFlashThreads. Shared: FlashShape::kBackwardShared.
-/// Needs:  as flash_forward; stats and delta. Bits: keys kStep at a time from the sequence's start.
+/// Grid:   (tiles, heads). Block: kFlashThreads. Shared: QueryShape::kShared.
+/// Needs:  as flash_forward; pairs. Bits: keys kStep at a time from the sequence's start.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
-    flash_dq(AttentionArguments p, const AttentionTile* tiles) {
-  using Shape = FlashShape<T, kDim>;
-  constexpr int kTiles = Shape::kStep / 8;
+    flash_dq(AttentionArguments p, const float2* pairs, const AttentionTile* tiles) {
+  using Shape = QueryShape<T, kDim>;
+  constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles;
   FS_SHARED(T, shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, head = blockIdx.y;
   const AttentionTile me = tiles[blockIdx.x];
   const HeadColumns<T> heads(p, head);
-  const KeyRing<T, kDim> ring(p, me, heads, shared);
-  T* const q_tile = shared + 4 * Shape::kOther;
+  const KeyRing<T, kDim, Shape> ring(p, me, heads, shared);
+  T* const q_tile = shared + Shape::kRing;
   T* const dout_tile = q_tile + Shape::kOwn;
-  load_rows<kFlashRows, kDim>(q_tile, heads.queries(p), heads.width, p.head_dim, me.first, me.end);
-  load_rows<kFlashRows, kDim>(dout_tile, heads.gradient(p), heads.out_width, p.head_dim, me.first,
-                              me.end);
-  ring.load(0);
+  load_rows<Shape::kRows, kDim>(q_tile, heads.queries(p), heads.width, p.head_dim, me.first,
+                                me.end);
+  load_rows<Shape::kRows, kDim>(dout_tile, heads.gradient(p), heads.out_width, p.head_dim, me.first,
+                                me.end);
   copy_commit();
-
-  const int row = me.first + warp * 16 + (lane >> 2);
-  float all[2], delta[2];
   FS_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    const size_t stat = at(head, p.rows, row + i * 8 < me.end ? row + i * 8 : me.first);
-    all[i] = p.stats[2 * stat];
-    delta[i] = p.delta[stat];
-  }
-  float acc[kDim / 8][4] = {};
-  for (int step = 0; step < ring.steps(); ++step) {
-    ring.load(step + 1);
+  for (int step = 0; step + 1 < Shape::kStages; ++step) {
+    ring.load(step);
     copy_commit();
-    copy_wait<1>();
-    __syncthreads();
-    float s[kTiles][4], ds[kTiles][4];
-    scores<T, kDim>(s, q_tile + warp * 16 * Shape::kLd, ring.keys(step));
-    scores<T, kDim>(ds, dout_tile + warp * 16 * Shape::kLd, ring.values(step));
+  }
+
+  const int first = me.first + warp * 16 * kHigh, row = first + (lane >> 2);
+  float2 pair[kHigh][2];
+  FS_UNROLL
+  for (int m = 0; m < kHigh; ++m) {
     FS_UNROLL
-    for (int n = 0; n < kTiles; ++n) {
+    for (int i = 0; i < 2; ++i) {
+      const int mine = row + m * 16 + i * 8;
+      pair[m][i] = pairs[at(head, p.rows, mine < me.end ? mine : me.first)];
+    }
+  }
+  copy_wait<Shape::kStages - 1>();
+  __syncthreads();
+  const OwnRows<T, kDim, kHigh, Shape::kHeld> queries(q_tile), gradients(dout_tile);
+  const float scale = p.scale * kLog2E;
+  float acc[kHigh][kDim / 8][4] = {};
+  for (int step = 0; step < ring.steps(); ++step) {
+    copy_wait<Shape::kStages - 2>();
+    __syncthreads();  // what is filled next has been read by all
+    ring.load(step + Shape::kStages - 1);
+    copy_commit();
+    const int key = ring.first(step);
+    const Sight seen = sight(p, first, first + 16 * kHigh - 1, key, key + Shape::kStep - 1);
+    if (seen == Sight::kNone) continue;
+    float s[kHigh][kTiles][4], ds[kHigh][kTiles][4];
+    scores(s, queries, ring.keys(step));
+    scores(ds, gradients, ring.values(step));
+    FS_UNROLL
+    for (int m = 0; m < kHigh; ++m) {
       FS_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int key = ring.first(step) + n * 8 + (lane & 3) * 2 + (e & 1), i = e >> 1;
-        const bool seen = row + i * 8 < me.end && sees(p, row + i * 8, key);
-        ds[n][e] = seen ? exp2f(s[n][e] * p.scale * kLog2E - all[i]) * (ds[n][e] - delta[i]) : 0.0f;
+      for (int n = 0; n < kTiles; ++n) {
+        FS_UNROLL
+        for (int e = 0; e < 4; ++e)
+          ds[m][n][e] = fast_exp2(fmaf(s[m][n][e], scale, -pair[m][e >> 1].x)) *
+                        (ds[m][n][e] - pair[m][e >> 1].y);
+      }
+    }
+    if (seen == Sight::kSome) {
+      FS_UNROLL
+      for (int m = 0; m < kHigh; ++m) {
+        FS_UNROLL
+        for (int n = 0; n < kTiles; ++n) {
+          FS_UNROLL
+          for (int e = 0; e < 4; ++e)
+            if (!sees(p, row + m * 16 + (e >> 1) * 8, key + n * 8 + (lane & 3) * 2 + (e & 1)))
+              ds[m][n][e] = 0;
+        }
       }
     }
     weigh<T, kDim>(acc, ds, ring.keys(step));
-    __syncthreads();  // this buffer is filled next
   }
-  const float scale[2] = {p.scale, p.scale};
-  store_rows(acc, scale, static_cast<T*>(p.dqkv) + heads.q, heads.width, p.head_dim,
-             me.first + warp * 16, me.end);
+  const float scales[2] = {p.scale, p.scale};
+  FS_UNROLL
+  for (int m = 0; m < kHigh; ++m)
+    store_rows(acc[m], scales, static_cast<T*>(p.dqkv) + heads.q, heads.width, p.head_dim,
+               first + m * 16, me.end);
 }
+
+/// The queries that see a tile of keys, with their gradients and pairs: head after head of the
+/// group, kStep at a time.
+template <class T, int kDim>
+class QueryRing {
+ public:
+  using Shape = KeyShape<T, kDim>;
+  FS_DEVICE QueryRing(const AttentionArguments& p, const float2* pairs, const AttentionTile& me,
+                      int first_head, int kv, T* ring, float2* ring_pairs)
+      : p_(p),
+        from_(pairs),
+        me_(me),
+        ring_(ring),
+        pairs_(ring_pairs),
+        kv_(kv),
+        head_(first_head),
+        first_(me.first) {
+    const int key_end = me.first + Shape::kRows < me.end ? me.first + Shape::kRows : me.end;
+    end_ = end_seeing(p, key_end - 1, me.end);
+    steps_ = (end_ - me.first + Shape::kStep - 1) / Shape::kStep * (p.heads / p.kv_heads);
+  }
+  FS_DEVICE int steps() const { return steps_; }
+  /// Where queries of a head end.
+  FS_DEVICE int end() const { return end_; }
+  FS_DEVICE const T* queries(int step) const {
+    return ring_ + step % Shape::kStages * 2 * Shape::kOther;
+  }
+  FS_DEVICE const T* gradients(int step) const { return queries(step) + Shape::kOther; }
+  FS_DEVICE const float2* pairs(int step) const {
+    return pairs_ + step % Shape::kStages * Shape::kStep;
+  }
+  /// The step after the one loaded last.
+  FS_DEVICE void load_next() {
+    if (loaded_ >= steps_) return;
+    const HeadColumns<T> heads(p_, head_, kv_);
+    T* const to = ring_ + loaded_ % Shape::kStages * 2 * Shape::kOther;
+    load_rows<Shape::kStep, kDim>(to, heads.queries(p_), heads.width, p_.head_dim, first_, me_.end);
+    load_rows<Shape::kStep, kDim>(to + Shape::kOther, heads.gradient(p_), heads.out_width,
+                                  p_.head_dim, first_, me_.end);
+    if (threadIdx.x < Shape::kStep) {
+      const int row = first_ + threadIdx.x;
+      const bool there = row < me_.end;
+      copy_async_8(pairs_ + loaded_ % Shape::kStages * Shape::kStep + threadIdx.x,
+                   from_ + at(head_, p_.rows, there ? row : me_.first), there);
+    }
+    ++loaded_;
+    first_ += Shape::kStep;
+    if (first_ < end_) return;
+    first_ = me_.first;
+    ++head_;
+  }
+
+ private:
+  const AttentionArguments& p_;
+  const float2* from_;
+  const AttentionTile& me_;
+  T* ring_;
+  float2* pairs_;
+  int kv_, head_, first_, end_, steps_, loaded_ = 0;
+};
 
 /// The gradients of keys and values.
 ///
 /// Grid:   (tiles, kv_heads, kParts): a block keeps a part of head_dim's columns, and all of the
 ///         scores, so that gradients of long heads fit in registers. Block: kFlashThreads. Shared:
-///         FlashShape::kBackwardShared.
+///         KeyShape::kShared.
 /// Needs:  as flash_dq.
 /// Bits:   query heads of the group in order, queries kStep at a time from the tile's first row.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
-    flash_dkv(AttentionArguments p, const AttentionTile* tiles) {
-  using Shape = FlashShape<T, kDim>;
-  constexpr int kTiles = Shape::kStep / 8, kColumns = Shape::kPart / 8;
+    flash_dkv(AttentionArguments p, const float2* pairs, const AttentionTile* tiles) {
+  using Shape = KeyShape<T, kDim>;
+  constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles, kColumns = Shape::kPart / 8;
   FS_SHARED(T, shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, part = blockIdx.z * Shape::kPart;
   const AttentionTile me = tiles[blockIdx.x];
   const int kv = blockIdx.y, group = p.heads / p.kv_heads;
   const HeadColumns<T> own(p, kv * group, kv);
-  T* const k_tile = shared + 4 * Shape::kOther;
+  T* const k_tile = shared + Shape::kRing;
   T* const v_tile = k_tile + Shape::kOwn;
-  float* const stats = reinterpret_cast<float*>(v_tile + Shape::kOwn);  // [2][2][kStep]
-  const int key_end = me.first + kFlashRows < me.end ? me.first + kFlashRows : me.end;
-  const int query_end = end_seeing(p, key_end - 1, me.end);
-  const int tiles_each = (query_end - me.first + Shape::kStep - 1) / Shape::kStep;
-  const int steps = tiles_each * group;
-  // Queries and their dout, with the logarithm of their sums and delta.
-  const auto load = [&](int step) {
-    const HeadColumns<T> heads(p, kv * group + step / tiles_each, kv);
-    const int first = me.first + step % tiles_each * Shape::kStep;
-    T* const to = shared + (step & 1) * 2 * Shape::kOther;
-    load_rows<Shape::kStep, kDim>(to, heads.queries(p), heads.width, p.head_dim, first, me.end);
-    load_rows<Shape::kStep, kDim>(to + Shape::kOther, heads.gradient(p), heads.out_width,
-                                  p.head_dim, first, me.end);
-    if (threadIdx.x >= 2 * Shape::kStep) return;
-    const int row = first + threadIdx.x % Shape::kStep;
-    const size_t stat = at(kv * group + step / tiles_each, p.rows, row < me.end ? row : me.first);
-    stats[(step & 1) * 2 * Shape::kStep + threadIdx.x] =
-        threadIdx.x < Shape::kStep ? p.stats[2 * stat] : p.delta[stat];
-  };
-  load_rows<kFlashRows, kDim>(k_tile, own.keys(p), own.width, p.head_dim, me.first, me.end);
-  load_rows<kFlashRows, kDim>(v_tile, own.values(p), own.width, p.head_dim, me.first, me.end);
-  load(0);
+  QueryRing<T, kDim> ring(p, pairs, me, kv * group, kv, shared,
+                          reinterpret_cast<float2*>(v_tile + Shape::kOwn));
+  load_rows<Shape::kRows, kDim>(k_tile, own.keys(p), own.width, p.head_dim, me.first, me.end);
+  load_rows<Shape::kRows, kDim>(v_tile, own.values(p), own.width, p.head_dim, me.first, me.end);
   copy_commit();
-
-  const int key = me.first + warp * 16 + (lane >> 2);
-  float dk[kColumns][4] = {}, dv[kColumns][4] = {};
-  for (int step = 0; step < steps; ++step) {
-    if (step + 1 < steps) load(step + 1);
+  FS_UNROLL
+  for (int step = 0; step + 1 < Shape::kStages; ++step) {
+    ring.load_next();
     copy_commit();
-    copy_wait<1>();
-    __syncthreads();
-    const T* const q_tile = shared + (step & 1) * 2 * Shape::kOther;
-    const T* const dout_tile = q_tile + Shape::kOther;
-    const float* const all = stats + (step & 1) * 2 * Shape::kStep;
-    float w[kTiles][4], ds[kTiles][4];
-    scores<T, kDim>(w, k_tile + warp * 16 * Shape::kLd, q_tile);
-    scores<T, kDim>(ds, v_tile + warp * 16 * Shape::kLd, dout_tile);
+  }
+  copy_wait<Shape::kStages - 1>();
+  __syncthreads();
+  const OwnRows<T, kDim, kHigh, false> keys(k_tile), values(v_tile);
+
+  const int first = me.first + warp * 16 * kHigh;
+  const float scale = p.scale * kLog2E;
+  int query = me.first;
+  float dk[kHigh][kColumns][4] = {}, dv[kHigh][kColumns][4] = {};
+  for (int step = 0; step < ring.steps(); ++step) {
+    copy_wait<Shape::kStages - 2>();
+    __syncthreads();  // what is filled next has been read by all
+    ring.load_next();
+    copy_commit();
+    const int here = query;
+    query = here + Shape::kStep < ring.end() ? here + Shape::kStep : me.first;
+    const Sight seen = sight(p, here, here + Shape::kStep - 1, first, first + 16 * kHigh - 1);
+    if (seen == Sight::kNone) continue;
+    const float2* const pair = ring.pairs(step) + (lane & 3) * 2;
+    float w[kHigh][kTiles][4], ds[kHigh][kTiles][4];
+    scores(w, keys, ring.queries(step));
     FS_UNROLL
     for (int n = 0; n < kTiles; ++n) {
+      const float4 two = *reinterpret_cast<const float4*>(pair + n * 8);
       FS_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int c = n * 8 + (lane & 3) * 2 + (e & 1);
-        const int query = me.first + step % tiles_each * Shape::kStep + c;
-        const bool seen = query < me.end && sees(p, query, key + (e >> 1) * 8);
-        w[n][e] = seen ? exp2f(w[n][e] * p.scale * kLog2E - all[c]) : 0.0f;
-        ds[n][e] = w[n][e] * (ds[n][e] - all[Shape::kStep + c]);
+      for (int m = 0; m < kHigh; ++m) {
+        FS_UNROLL
+        for (int e = 0; e < 4; ++e)
+          w[m][n][e] = fast_exp2(fmaf(w[m][n][e], scale, -(e & 1 ? two.z : two.x)));
       }
     }
-    weigh<T, kDim>(dv, w, dout_tile + part);
-    weigh<T, kDim>(dk, ds, q_tile + part);
-    __syncthreads();  // this buffer is filled next
+    if (seen == Sight::kSome) {
+      FS_UNROLL
+      for (int m = 0; m < kHigh; ++m) {
+        FS_UNROLL
+        for (int n = 0; n < kTiles; ++n) {
+          FS_UNROLL
+          for (int e = 0; e < 4; ++e)
+            if (!sees(p, here + n * 8 + (lane & 3) * 2 + (e & 1),
+                      first + m * 16 + (lane >> 2) + (e >> 1) * 8))
+              w[m][n][e] = 0;
+        }
+      }
+    }
+    weigh<T, kDim>(dv, w, ring.gradients(step) + part);
+    scores(ds, values, ring.gradients(step));
+    FS_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      const float4 two = *reinterpret_cast<const float4*>(pair + n * 8);
+      FS_UNROLL
+      for (int m = 0; m < kHigh; ++m) {
+        FS_UNROLL
+        for (int e = 0; e < 4; ++e)
+          ds[m][n][e] = w[m][n][e] * (ds[m][n][e] - (e & 1 ? two.w : two.y));
+      }
+    }
+    weigh<T, kDim>(dk, ds, ring.queries(step) + part);
   }
-  const float scale[2] = {p.scale, p.scale}, one[2] = {1, 1};
+  const float scales[2] = {p.scale, p.scale}, one[2] = {1, 1};
   T* const out = static_cast<T*>(p.dqkv) + part;
-  store_rows(dk, scale, out + own.k, own.width, p.head_dim - part, me.first + warp * 16, me.end);
-  store_rows(dv, one, out + own.v, own.width, p.head_dim - part, me.first + warp * 16, me.end);
+  FS_UNROLL
+  for (int m = 0; m < kHigh; ++m) {
+    store_rows(dk[m], scales, out + own.k, own.width, p.head_dim - part, first + m * 16, me.end);
+    store_rows(dv[m], one, out + own.v, own.width, p.head_dim - part, first + m * 16, me.end);
+  }
 }
 
 }  // namespace fastserve::gpu

@@ -54,8 +54,8 @@ enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kDone };
 struct AsyncCopy {
   void* to;
   const void* from;
-  int bytes;       ///< of 16; the rest becomes zero
-  unsigned group;  ///< lands when this group is waited for
+  int bytes, size;  ///< copied, and written: what lies between becomes zero
+  unsigned group;   ///< lands when this group is waited for
 };
 
 struct Fiber {

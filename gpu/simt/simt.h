@@ -93,15 +93,26 @@ FS_DEVICE uint32_t pack_two(float low, float high) {
 template <>
 FS_DEVICE uint32_t pack_two<BFloat16>(float low, float high) {
   uint32_t both;
-  asm("cvt.rn.bf16x2.f32 %0,%1,%2;" : "=r"(both) : "f"(high), "f"(low));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
 template <>
 FS_DEVICE uint32_t pack_two<Float16>(float low, float high) {
   uint32_t both;
-  asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(both) : "f"(high), "f"(low));
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
+#endif
+
+/// 2^x to about two units in the last place; 0 where that is below the least normal number.
+#if defined(__CUDACC__)
+FS_DEVICE float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#else
+inline float fast_exp2(float x) { return exp2f(x); }
 #endif
 
 }  // namespace fastserve::gpu

@@ -125,7 +125,22 @@ void warp_load(uint32_t (&r)[4], const void* row, std::source_location at) {
 
 void land(const simt::AsyncCopy& copy) {
   if (copy.bytes != 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
-  std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, static_cast<size_t>(16 - copy.bytes));
+  std::memset(static_cast<char*>(copy.to) + copy.bytes, 0,
+              static_cast<size_t>(copy.size - copy.bytes));
+}
+
+void start(simt::AsyncCopy copy) {
+  Fiber& me = *simt::running->current;
+  const auto aligned = [&](const void* address) {
+    return reinterpret_cast<uintptr_t>(address) % static_cast<size_t>(copy.size) == 0;
+  };
+  if (!aligned(copy.to) || !aligned(copy.from))
+    simt::running->fail(copy.size == 16 ? "cp.async of addresses that are not 16-byte aligned"
+                                        : "cp.async of addresses that are not 8-byte aligned");
+  copy.group = me.copy_group;
+  if (simt::running->early_copies) return land(copy);
+  const Quiet quiet;
+  me.copies.push_back(copy);
 }
 
 }  // namespace
@@ -158,14 +173,9 @@ void load_matrix_transposed(uint32_t (&r)[4], const void* row, std::source_locat
   warp_load<true>(r, row, at);
 }
 
-void copy_async(void* to, const void* from, int bytes) {
-  Fiber& me = *simt::running->current;
-  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
-    simt::running->fail("cp.async of addresses that are not 16-byte aligned");
-  const simt::AsyncCopy copy{to, from, bytes, me.copy_group};
-  if (simt::running->early_copies) return land(copy);
-  const Quiet quiet;
-  me.copies.push_back(copy);
+void copy_async(void* to, const void* from, int bytes) { start({to, from, bytes, 16, 0}); }
+void copy_async_8(void* to, const void* from, bool there) {
+  start({to, from, there ? 8 : 0, 8, 0});
 }
 
 void copy_commit() {

@@ -63,6 +63,12 @@ FS_DEVICE void copy_async(void* to, const void* from, int bytes) {
       "cp.async.cg.shared.global [%0],[%1],16,%2;\n" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
       "l"(from), "r"(bytes));
 }
+/// 8 bytes, or 8 bytes of zero.
+FS_DEVICE void copy_async_8(void* to, const void* from, bool there) {
+  asm volatile(
+      "cp.async.ca.shared.global [%0],[%1],8,%2;\n" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
+      "l"(from), "r"(there ? 8 : 0));
+}
 FS_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;\n"); }
 /// Waits until at most N of this thread's groups are on their way.
 template <int N>
@@ -80,6 +86,7 @@ void mma_sparse_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], 
 void load_matrix(uint32_t (&r)[4], const void* row, FS_AT);
 void load_matrix_transposed(uint32_t (&r)[4], const void* row, FS_AT);
 void copy_async(void* to, const void* from, int bytes);
+void copy_async_8(void* to, const void* from, bool there);
 void copy_commit();
 void copy_wait_for(unsigned groups_left);
 template <int N>

@@ -106,12 +106,15 @@ TEST_CASE("the GPU attends as the reference does, forward and backward") {
                                                                   {{1, 1, 136}, {40}, 0},
                                                                   {{2, 2, 192}, {5, 67}, 20},
                                                                   {{4, 2, 64}, {130, 31}, 50},
-                                                                  {{2, 1, 64}, {150, 31}, 140}},
+                                                                  {{2, 2, 96}, {200, 7}, 0},
+                                                                  {{4, 2, 128}, {9, 150}, 100},
+                                                                  {{4, 2, 64}, {290, 31}, 140}},
                      attention_cases::run_attention);
   // The last shapes, run in other orders, walk over each of a ring's buffers more than once.
-  check_gpu_train_op("attention",
-                     std::vector<attention_cases::AttentionShape>{{{1, 1, 256}, {70}, 0}},
-                     attention_cases::run_attention);
+  for (const int dim : {128, 256})
+    check_gpu_train_op("attention",
+                       std::vector<attention_cases::AttentionShape>{{{2, 1, dim}, {170, 3}, 0}},
+                       attention_cases::run_attention);
 }
 
 TEST_CASE("a card whose blocks have little shared memory attends all the same") {
