@@ -7,13 +7,15 @@
 namespace fastserve::gpu {
 
 /// What a tile of queries walks over keys with. A warp has 255 registers: room for 32 rows of
-/// gradients up to heads of 128.
+/// gradients up to heads of 128. Above 192 steps are short, so that two blocks fit on a
+/// multiprocessor.
 template <int kDim>
-using QueryTiles = FlashShape<kDim, (kDim <= 128 ? 2 : 1), 32, (kDim <= 64 ? 3 : 2)>;
+using QueryTiles =
+    FlashShape<kDim, (kDim <= 128 ? 2 : 1), (kDim <= 192 ? 32 : 16), (kDim <= 64 ? 3 : 2)>;
 template <class T, int kDim>
 struct QueryShape : QueryTiles<kDim> {
   using Tiles = QueryTiles<kDim>;
-  static constexpr bool kHeld = kDim <= 64;
+  static constexpr bool kHeldQueries = kDim <= 64 || kDim > 128, kHeldGradients = kDim <= 64;
   static constexpr size_t kRing = Tiles::kStages * 2 * Tiles::kOther;
   static constexpr size_t kShared = (kRing + 2 * Tiles::kOwn) * sizeof(T);
 };
@@ -21,7 +23,11 @@ struct QueryShape : QueryTiles<kDim> {
 /// What a tile of keys walks over queries with: of both of its gradients there are 32 rows up to
 /// heads of 64.
 template <int kDim>
-using KeyTiles = FlashShape<kDim, (kDim <= 64 ? 2 : 1), (kDim <= 64 || kDim > 128 ? 32 : 64),
+using KeyTiles = FlashShape<kDim, (kDim <= 64 ? 2 : 1),
+                            (kDim <= 64    ? 32
+                             : kDim <= 128 ? 64
+                             : kDim <= 192 ? 32
+                                           : 16),
                             (kDim <= 64 ? 3 : 2)>;
 template <class T, int kDim>
 struct KeyShape : KeyTiles<kDim> {
@@ -104,7 +110,8 @@ __global__ void __launch_bounds__(kFlashThreads)
   }
   copy_wait<Shape::kStages - 1>();
   __syncthreads();
-  const OwnRows<T, kDim, kHigh, Shape::kHeld> queries(q_tile), gradients(dout_tile);
+  const OwnRows<T, kDim, kHigh, Shape::kHeldQueries> queries(q_tile);
+  const OwnRows<T, kDim, kHigh, Shape::kHeldGradients> gradients(dout_tile);
   const float scale = p.scale * kLog2E;
   float acc[kHigh][kDim / 8][4] = {};
   for (int step = 0; step < ring.steps(); ++step) {
@@ -258,6 +265,7 @@ __global__ void __launch_bounds__(kFlashThreads)
     const float2* const pair = ring.pairs(step) + (lane & 3) * 2;
     float w[kHigh][kTiles][4], ds[kHigh][kTiles][4];
     scores(w, keys, ring.queries(step));
+    scores(ds, values, ring.gradients(step));
     FS_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       const float4 two = *reinterpret_cast<const float4*>(pair + n * 8);
@@ -282,7 +290,6 @@ __global__ void __launch_bounds__(kFlashThreads)
       }
     }
     weigh<T, kDim>(dv, w, ring.gradients(step) + part);
-    scores(ds, values, ring.gradients(step));
     FS_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       const float4 two = *reinterpret_cast<const float4*>(pair + n * 8);
