@@ -21,25 +21,35 @@ class MeasuredAttention final : public AttentionEngine {
         clock_(clock),
         cache_(folder, "attention-" + engine_->name(), card(runtime.properties())) {}
 
-  /// "cudnn-9.19.0:0110": a digit for each kind.
+  /// "cudnn-9.19.0:0110b0010": a digit for each kind, forward and backward.
   std::string name() override {
-    std::string choices;
-    for (const bool chosen : choices_of()) choices += chosen ? '1' : '0';
-    return engine_->name() + ":" + choices;
+    std::string forward, backward;
+    for (const Choice& choice : choices_of()) {
+      forward += choice.forward ? '1' : '0';
+      backward += choice.backward ? '1' : '0';
+    }
+    return engine_->name() + ":" + forward + "b" + backward;
   }
 
   bool supports(const AttentionForward& op, Precision precision) override {
-    const auto kind = std::find_if(kinds_.begin(), kinds_.end(), [&](const AttentionKind& k) {
-      return op.shape.head_dim <= k.head_dim && longest(op) <= k.longest;
-    });
-    return kind != kinds_.end() && choices_of()[static_cast<size_t>(kind - kinds_.begin())] &&
-           engine_->supports(op, precision);
+    return choice_of(op).forward && engine_->supports(op, precision);
+  }
+  bool supports(const AttentionBackward& op, Precision precision) override {
+    return choice_of(op.forward).backward && engine_->supports(op, precision);
   }
   void forward(const AttentionForward& op, Precision precision) override {
     engine_->forward(op, precision);
   }
+  void backward(const AttentionBackward& op, Precision precision) override {
+    engine_->backward(op, precision);
+  }
 
  private:
+  /// Whether the engine is the faster one.
+  struct Choice {
+    bool forward = false, backward = false;
+  };
+
   static std::string card(const DeviceProperties& p) {
     return p.name + " " + std::to_string(p.major) + "." + std::to_string(p.minor);
   }
@@ -50,62 +60,95 @@ class MeasuredAttention final : public AttentionEngine {
     return most;
   }
 
-  const std::vector<bool>& choices_of() {
+  const std::vector<Choice>& choices_of() {
     if (choices_) return *choices_;
     choices_.emplace();
     for (const AttentionKind& kind : kinds_) choices_->push_back(choose(kind));
     return *choices_;
   }
-
-  bool choose(const AttentionKind& kind) {
-    const std::string shape = "forward " + std::to_string(kind.head_dim) + " x " +
-                              std::to_string(kind.tokens) + " of " + std::to_string(kind.heads) +
-                              " heads";
-    if (const auto known = cache_.find(shape)) return (*known)[0] == 1;
-    const std::optional<Times> times = measure(kind);
-    if (!times) return false;  // no room for it, perhaps for once: it is not kept
-    PlanBytes plan{};
-    plan[0] = times->theirs < times->ours ? 1 : 0;
-    plan[1] = static_cast<uint64_t>(times->ours.count());
-    plan[2] = static_cast<uint64_t>(times->theirs.count());
-    cache_.put(shape, plan);
-    return plan[0] == 1;
+  Choice choice_of(const AttentionForward& op) {
+    const auto kind = std::find_if(kinds_.begin(), kinds_.end(), [&](const AttentionKind& k) {
+      return op.shape.head_dim <= k.head_dim && longest(op) <= k.longest;
+    });
+    return kind == kinds_.end() ? Choice{}
+                                : choices_of()[static_cast<size_t>(kind - kinds_.begin())];
   }
 
   struct Times {
     Nanoseconds ours, theirs;
   };
+  /// What one kind is measured on.
+  struct Trial {
+    std::vector<Memory> memory;
+    std::vector<int32_t> starts;
+    AttentionBackward op{};
+  };
 
-  /// Nothing where the card has no room for it. An engine that fails is slower than any.
-  std::optional<Times> measure(const AttentionKind& kind) {
+  Choice choose(const AttentionKind& kind) {
+    std::optional<Trial> trial;  // what it needs is had once for both ways, if for any
+    const auto faster = [&](const char* way, const auto& measure) {
+      const std::string shape = std::string(way) + " " + std::to_string(kind.head_dim) + " x " +
+                                std::to_string(kind.tokens) + " of " + std::to_string(kind.heads) +
+                                " heads";
+      if (const auto known = cache_.find(shape)) return (*known)[0] == 1;
+      if (!trial) trial = trial_of(kind);
+      const std::optional<Times> times = trial ? measure(*trial) : std::nullopt;
+      if (!times) return false;  // no room for it, perhaps for once: it is not kept
+      PlanBytes plan{};
+      plan[0] = times->theirs < times->ours ? 1 : 0;
+      plan[1] = static_cast<uint64_t>(times->ours.count());
+      plan[2] = static_cast<uint64_t>(times->theirs.count());
+      cache_.put(shape, plan);
+      return plan[0] == 1;
+    };
+    Choice choice;
+    choice.forward = faster("forward", [&](const Trial& on) {
+      return measure(
+          on.op.forward, [&](TrainState& own) { attention_forward(own, on.op.forward); },
+          [&] { engine_->forward(on.op.forward, Precision::kBFloat16); });
+    });
+    choice.backward = faster("backward", [&](const Trial& on) {
+      return measure(
+          on.op, [&](TrainState& own) { attention_backward(own, on.op); },
+          [&] { engine_->backward(on.op, Precision::kBFloat16); });
+    });
+    return choice;
+  }
+
+  /// Nothing where the card has no room for it.
+  std::optional<Trial> trial_of(const AttentionKind& kind) {
+    Trial made;
     const int rows = kind.tokens * kind.sequences;
     const HeadShape heads{kind.heads, kind.heads, kind.head_dim};
     const size_t in = at(rows, heads.width()) * 2, out = at(rows, kind.heads * kind.head_dim) * 2;
-    const auto room = [&](size_t bytes) {
+    for (const size_t bytes : {in, in, out, out, at(rows, kind.heads) * 8}) {
       auto memory = Memory::allocate(runtime_, bytes);
-      return memory.ok() ? std::move(memory).value() : Memory();
-    };
-    const Memory qkv = room(in), result = room(out), stats = room(at(rows, kind.heads) * 8);
-    if (!qkv.data() || !result.data() || !stats.data()) {
-      static_cast<void>(runtime_.sync().ok());
-      return std::nullopt;
+      if (!memory.ok()) {
+        static_cast<void>(runtime_.sync().ok());
+        return std::nullopt;
+      }
+      made.memory.push_back(std::move(memory).value());
     }
-    std::vector<int32_t> starts;
-    for (int s = 0; s <= kind.sequences; s++) starts.push_back(s * kind.tokens);
-    const AttentionForward op{.shape = heads,
-                              .qkv = qkv.data(),
-                              .out = result.data(),
-                              .stats = static_cast<float*>(stats.data()),
-                              .starts = starts,
-                              .window = 0,
-                              .scale = 0.125f};
+    for (int s = 0; s <= kind.sequences; s++) made.starts.push_back(s * kind.tokens);
+    const AttentionForward forward{.shape = heads,
+                                   .qkv = made.memory[0].data(),
+                                   .out = made.memory[2].data(),
+                                   .stats = static_cast<float*>(made.memory[4].data()),
+                                   .starts = {made.starts.data(), made.starts.size()},
+                                   .window = 0,
+                                   .scale = 0.125f};
+    made.op = {forward, made.memory[3].data(), made.memory[1].data()};
+    return made;
+  }
+
+  /// Nothing where our kernels do not run. An engine that fails is slower than any.
+  template <class Op, class Ours, class Theirs>
+  std::optional<Times> measure(const Op& op, const Ours& ours, const Theirs& theirs) {
     TrainState own(runtime_, {}, Precision::kBFloat16);
-    const auto ours = time([&] { attention_forward(own, op); });
-    if (!ours) return std::nullopt;
-    const bool runs = engine_->supports(op, Precision::kBFloat16);
-    const auto theirs =
-        runs ? time([&] { engine_->forward(op, Precision::kBFloat16); }) : std::nullopt;
-    return Times{*ours, theirs.value_or(Nanoseconds::max())};
+    const auto by_us = time([&] { ours(own); });
+    if (!by_us) return std::nullopt;
+    const auto by_them = engine_->supports(op, Precision::kBFloat16) ? time(theirs) : std::nullopt;
+    return Times{*by_us, by_them.value_or(Nanoseconds::max())};
   }
 
   /// Of kRuns, after one that loads and plans.
@@ -124,7 +167,7 @@ class MeasuredAttention final : public AttentionEngine {
   const std::vector<AttentionKind> kinds_;
   const Clock& clock_;
   PlanCache cache_;
-  std::optional<std::vector<bool>> choices_;
+  std::optional<std::vector<Choice>> choices_;
 };
 
 }  // namespace

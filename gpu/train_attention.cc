@@ -153,6 +153,13 @@ void store_log_sums(Runtime& runtime, const float* log_sums, int sequences, int 
          log_sums_to_stats, log_sums, sequences, tokens, heads, stats);
 }
 
+void load_log_sums(Runtime& runtime, const float* stats, int sequences, int tokens, int heads,
+                   float* log_sums) {
+  const size_t items = at(sequences, tokens) * static_cast<size_t>(heads);
+  launch(runtime, {"stats_to_log_sums", {blocks_for(items, kLogSumThreads)}, {kLogSumThreads}},
+         stats_to_log_sums, stats, sequences, tokens, heads, log_sums);
+}
+
 void attention_forward(TrainState& state, const AttentionForward& op) {
   if (op.starts.back() == 0) return;
   if (state.attention != nullptr && state.attention->supports(op, state.precision))
@@ -174,6 +181,8 @@ void attention_forward(TrainState& state, const AttentionForward& op) {
 
 void attention_backward(TrainState& state, const AttentionBackward& op) {
   if (op.forward.starts.back() == 0) return;
+  if (state.attention != nullptr && state.attention->supports(op, state.precision))
+    return state.attention->backward(op, state.precision);
   AttentionArguments arguments = arguments_of(op.forward);
   arguments.dout = op.dout;
   arguments.dqkv = op.dqkv;

@@ -125,43 +125,76 @@ struct Operands {
   }
 };
 
-Result<double> attention_time(Runtime& runtime, const Cudnn& library, cudnnHandle_t handle,
-                              const SdpaShape& shape, SdpaPass pass) {
+struct AttentionFound {
+  double seconds;
+  bool same_bits;  ///< backward: of all gradients, in kTimesAgain runs after the first
+};
+constexpr int kTimesAgain = 4;
+
+Result<std::vector<std::byte>> gradients(Runtime& runtime, const Operands& operands,
+                                         const SdpaShape& s) {
+  const int64_t bytes = s.sequences * s.tokens * s.heads.width() * 2;
+  std::vector<std::byte> copied(static_cast<size_t>(bytes));
+  runtime.copy_out(copied.data(), operands.pointers.at(kSdpaQueryGrad), copied.size());
+  FS_TRY(runtime.sync());
+  return copied;
+}
+
+Result<AttentionFound> attention(Runtime& runtime, const Cudnn& library, cudnnHandle_t handle,
+                                 const SdpaShape& shape, SdpaPass pass) {
   Operands operands;
   FS_TRY(operands.add_all(runtime, shape));
-  if (pass == SdpaPass::kForward)
-    std::erase_if(operands.pointers, [](const auto& named) {
-      return named.first == kSdpaOne || named.first >= kSdpaOutGrad;
-    });
+  std::erase_if(operands.pointers, [&](const auto& named) {
+    if (pass == SdpaPass::kForward) return named.first == kSdpaOne || named.first >= kSdpaOutGrad;
+    return pass == SdpaPass::kBackward && named.first == kSdpaQuerySums;
+  });
   FS_ASSIGN(const SdpaPlan plan, SdpaPlan::make(library, shape, pass, {handle, ""}));
   const auto wanted = static_cast<size_t>(plan.workspace_bytes());
   FS_ASSIGN(const Memory workspace, Memory::allocate(runtime, wanted));
   Status ran;
-  FS_ASSIGN(const double took, seconds(runtime, 10, [&] {
-              if (ran.ok()) ran = plan.run(handle, operands.pointers, workspace.data());
-            }));
+  const auto once = [&] {
+    if (ran.ok()) ran = plan.run(handle, operands.pointers, workspace.data());
+  };
+  AttentionFound found{0, true};
+  FS_ASSIGN(found.seconds, seconds(runtime, 10, once));
+  if (pass != SdpaPass::kForward) {
+    FS_ASSIGN(const auto first, gradients(runtime, operands, shape));
+    for (int i = 0; i < kTimesAgain; i++) {
+      once();
+      FS_ASSIGN(const auto again, gradients(runtime, operands, shape));
+      found.same_bits = found.same_bits && again == first;
+    }
+  }
   FS_TRY(ran);
-  return took;
+  return found;
 }
 
-/// `"forward 12 x 64, 1024 tokens": 1.2e-4, ...`; what cuDNN cannot do is not there.
-std::string attention_times(Runtime& runtime) {
+/// `"cudnn_attention": {"forward 12 x 64, 1024 tokens": 1.2e-4, ...}`, and which of those backward
+/// gave the same bits each time. What cuDNN cannot do is not there.
+std::string attentions(Runtime& runtime) {
   const Cudnn* library = cudnn().table;
   cudnnHandle_t handle = nullptr;
-  std::string text;
-  if (library == nullptr || library->cudnnCreate(&handle) != CUDNN_STATUS_SUCCESS) return text;
-  library->cudnnSetStream(handle, static_cast<cudaStream_t>(runtime.stream()));
-  for (const AttentionShape& a : kAttention)
-    for (const auto& [pass, word] :
-         {std::pair{SdpaPass::kForward, "forward"}, {SdpaPass::kBackward, "backward"}}) {
-      const auto took = attention_time(runtime, *library, handle, a.shape, pass);
-      if (took.ok())
-        text += fmt::format("{}\"{} {}\": {:.4e}", text.empty() ? "" : ", ", word, a.name, *took);
-      else
-        fmt::print(stderr, "gpu_ceilings: {} {}: {}\n", word, a.name, took.error().message());
-    }
-  library->cudnnDestroy(handle);
-  return text;
+  std::string times, bits;
+  if (library != nullptr && library->cudnnCreate(&handle) == CUDNN_STATUS_SUCCESS) {
+    library->cudnnSetStream(handle, static_cast<cudaStream_t>(runtime.stream()));
+    for (const AttentionShape& a : kAttention)
+      for (const auto& [pass, word] : {std::pair{SdpaPass::kForward, "forward"},
+                                       {SdpaPass::kBackwardAtomic, "backward"},
+                                       {SdpaPass::kBackward, "backward deterministic"}}) {
+        const std::string what = fmt::format("{} {}", word, a.name);
+        const auto found = attention(runtime, *library, handle, a.shape, pass);
+        if (!found.ok()) {
+          fmt::print(stderr, "gpu_ceilings: {}: {}\n", what, found.error().message());
+          continue;
+        }
+        times += fmt::format("{}\"{}\": {:.4e}", times.empty() ? "" : ", ", what, found->seconds);
+        if (pass != SdpaPass::kForward)
+          bits += fmt::format("{}\"{}\": {}", bits.empty() ? "" : ", ", what, found->same_bits);
+      }
+    library->cudnnDestroy(handle);
+  }
+  return fmt::format("\"cudnn_attention\": {{{}}}, \"cudnn_attention_same_bits\": {{{}}}", times,
+                     bits);
 }
 
 Status run() {
@@ -175,8 +208,8 @@ Status run() {
   FS_ASSIGN(const double multiplied, multiply_rate(*runtime));
   fmt::print(
       "{{\"card\": \"{}\", \"capability\": \"{}.{}\", \"hbm_bytes_per_second\": {:.4e}, "
-      "\"tensor_bf16_flops\": {:.4e}, \"cudnn_attention\": {{{}}}}}\n",
-      gpu.name, gpu.major, gpu.minor, copied, multiplied, attention_times(*runtime));
+      "\"tensor_bf16_flops\": {:.4e}, {}}}\n",
+      gpu.name, gpu.major, gpu.minor, copied, multiplied, attentions(*runtime));
   return {};
 }
 

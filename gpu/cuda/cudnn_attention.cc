@@ -12,6 +12,18 @@ namespace fastserve::gpu {
 namespace {
 
 constexpr int kLargestHead = 128;
+/// A way back's scores' gradients take no more than this part of the card's memory.
+constexpr size_t kPartBackward = 64;
+
+/// What a graph is given by value; read when it is started.
+struct Numbers {
+  float scale, never = std::numeric_limits<float>::lowest(), one = 1;
+};
+
+/// Queries of all heads.
+size_t rows_of(const SdpaShape& shape) {
+  return static_cast<size_t>(shape.sequences * shape.tokens * shape.heads.heads);
+}
 
 /// Nothing where the sequences are not all of one length.
 std::optional<SdpaShape> shape_of(const AttentionForward& op, Precision precision) {
@@ -23,9 +35,27 @@ std::optional<SdpaShape> shape_of(const AttentionForward& op, Precision precisio
   return SdpaShape{sequences, tokens, op.shape, precision};
 }
 
+/// Bytes that lie between cuDNN's products backward, above all: a sequence's scores' gradients.
+size_t scores_bytes(const SdpaShape& shape) {
+  const auto side = static_cast<size_t>((shape.tokens + 63) / 64 * 64);
+  return static_cast<size_t>(shape.heads.heads) * side * side * 2;
+}
+
 bool on_sixteen_bytes(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
+
+/// Where each of queries, keys and values begins in the fused rows.
+struct Fused {
+  uint16_t *query, *key, *value;
+
+  /// From row `row` on.
+  Fused(const void* rows, const HeadShape& heads, int64_t row) {
+    query = static_cast<uint16_t*>(const_cast<void*>(rows)) + row * heads.width();
+    key = query + heads.heads * heads.head_dim;
+    value = key + heads.kv_heads * heads.head_dim;
+  }
+};
 
 class CudnnAttention final : public AttentionEngine {
  public:
@@ -39,50 +69,78 @@ class CudnnAttention final : public AttentionEngine {
   std::string name() override { return name_; }
 
   bool supports(const AttentionForward& op, Precision precision) override {
-    const HeadShape& heads = op.shape;
-    if (precision == Precision::kFloat32 || op.window > 0 || heads.head_dim % 8 != 0 ||
-        heads.head_dim > kLargestHead || !on_sixteen_bytes(op.qkv) || !on_sixteen_bytes(op.out) ||
-        runtime_.failed())
-      return false;
+    if (!takes(op, precision)) return false;
     const auto shape = shape_of(op, precision);
-    return shape && start() && plan_of(*shape) != nullptr;
+    return shape && start() && plan_of(*shape, SdpaPass::kForward) != nullptr;
+  }
+  bool supports(const AttentionBackward& op, Precision precision) override {
+    if (!takes(op.forward, precision) || op.forward.stats == nullptr ||
+        !on_sixteen_bytes(op.dout) || !on_sixteen_bytes(op.dqkv))
+      return false;
+    const auto shape = shape_of(op.forward, precision);
+    const auto some = shape ? at_once(*shape) : std::nullopt;
+    return some && start() && plan_of(*some, SdpaPass::kBackward) != nullptr;
   }
 
   void forward(const AttentionForward& op, Precision precision) override {
     if (runtime_.failed()) return;
     const auto shape = shape_of(op, precision);
     FS_CHECK(shape);
-    const SdpaPlan* const plan = plan_of(*shape);
+    const SdpaPlan* const plan = plan_of(*shape, SdpaPass::kForward);
     FS_CHECK(plan != nullptr);
-    const int heads = op.shape.heads;
-    const auto sums =
-        static_cast<size_t>(shape->sequences * shape->tokens) * static_cast<size_t>(heads);
+    const size_t sums = rows_of(*shape);
     const auto scratch = static_cast<size_t>(plan->workspace_bytes());
     if (!workspace_.begin(Workspace::room<float>(sums) + Workspace::room<std::byte>(scratch)))
       return;
     float* const log_sums = workspace_.take<float>(sums);
     auto* const room = workspace_.take<std::byte>(scratch);
-    auto* const query = static_cast<uint16_t*>(const_cast<void*>(op.qkv));
-    uint16_t* const key = query + heads * op.shape.head_dim;
-    uint16_t* const value = key + op.shape.kv_heads * op.shape.head_dim;
-    float scale = op.scale, never = std::numeric_limits<float>::lowest();
+    const Fused in(op.qkv, op.shape, 0);
+    Numbers numbers{op.scale};
     const Status status = plan->run(handle_,
-                                    {{kSdpaQuery, query},
-                                     {kSdpaKey, key},
-                                     {kSdpaValue, value},
+                                    {{kSdpaQuery, in.query},
+                                     {kSdpaKey, in.key},
+                                     {kSdpaValue, in.value},
                                      {kSdpaOut, op.out},
                                      {kSdpaStats, log_sums},
-                                     {kSdpaScale, &scale},
-                                     {kSdpaNever, &never}},
+                                     {kSdpaScale, &numbers.scale},
+                                     {kSdpaNever, &numbers.never}},
                                     room);
     if (!status.ok()) return runtime_.report(status.error());
     if (op.stats != nullptr)
       store_log_sums(runtime_, log_sums, static_cast<int>(shape->sequences),
-                     static_cast<int>(shape->tokens), heads, op.stats);
+                     static_cast<int>(shape->tokens), op.shape.heads, op.stats);
+  }
+
+  void backward(const AttentionBackward& op, Precision precision) override {
+    if (runtime_.failed()) return;
+    const auto shape = shape_of(op.forward, precision);
+    FS_CHECK(shape);
+    const auto some = at_once(*shape);
+    FS_CHECK(some);
+    const SdpaPlan* const plan = plan_of(*some, SdpaPass::kBackward);
+    FS_CHECK(plan != nullptr);
+    const auto scratch = static_cast<size_t>(plan->workspace_bytes());
+    if (!workspace_.begin(Workspace::room<float>(rows_of(*shape)) +
+                          Workspace::room<float>(rows_of(*some)) +
+                          Workspace::room<std::byte>(scratch)))
+      return;
+    float* const log_sums = workspace_.take<float>(rows_of(*shape));
+    float* const row_dots = workspace_.take<float>(rows_of(*some));
+    auto* const room = workspace_.take<std::byte>(scratch);
+    load_log_sums(runtime_, op.forward.stats, static_cast<int>(shape->sequences),
+                  static_cast<int>(shape->tokens), op.forward.shape.heads, log_sums);
+    Numbers numbers{op.forward.scale};
+    for (int64_t done = 0; done < shape->sequences; done += some->sequences) {
+      auto operands = operands_from(op, shape->heads, done * shape->tokens, numbers);
+      operands[kSdpaStats] = log_sums + done * shape->tokens * shape->heads.heads;
+      operands[kSdpaRowDots] = row_dots;
+      const Status status = plan->run(handle_, operands, room);
+      if (!status.ok()) return runtime_.report(status.error());
+    }
   }
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int, int, int, Precision>;
+  using Key = std::tuple<int64_t, int64_t, int, int, int, Precision, SdpaPass>;
 
   /// Once; false where it does not, on this card.
   bool start() {
@@ -97,14 +155,57 @@ class CudnnAttention final : public AttentionEngine {
     return handle_ != nullptr;
   }
 
+  /// What both ways ask for.
+  bool takes(const AttentionForward& op, Precision precision) const {
+    const HeadShape& heads = op.shape;
+    return precision != Precision::kFloat32 && op.window <= 0 && heads.head_dim % 8 == 0 &&
+           heads.head_dim <= kLargestHead && on_sixteen_bytes(op.qkv) && on_sixteen_bytes(op.out) &&
+           !runtime_.failed();
+  }
+
+  /// As many of the sequences as a part of the card's memory has room for, the same number each
+  /// time; nothing where that is none.
+  std::optional<SdpaShape> at_once(SdpaShape shape) const {
+    const size_t most = runtime_.properties().memory / kPartBackward / scores_bytes(shape);
+    int64_t some = std::min(shape.sequences, static_cast<int64_t>(most));
+    if (some == 0) return std::nullopt;
+    while (shape.sequences % some != 0) some--;
+    shape.sequences = some;
+    return shape;
+  }
+
+  /// What lies in the op's own memory, from row `row` on.
+  static std::map<SdpaOperand, void*> operands_from(const AttentionBackward& op,
+                                                    const HeadShape& heads, int64_t row,
+                                                    Numbers& numbers) {
+    const int64_t width = int64_t{heads.heads} * heads.head_dim;
+    const Fused in(op.forward.qkv, heads, row), grad(op.dqkv, heads, row);
+    return {{kSdpaQuery, in.query},
+            {kSdpaKey, in.key},
+            {kSdpaValue, in.value},
+            {kSdpaOut, static_cast<uint16_t*>(op.forward.out) + row * width},
+            {kSdpaOutGrad, static_cast<uint16_t*>(const_cast<void*>(op.dout)) + row * width},
+            {kSdpaQueryGrad, grad.query},
+            {kSdpaKeyGrad, grad.key},
+            {kSdpaValueGrad, grad.value},
+            {kSdpaScale, &numbers.scale},
+            {kSdpaNever, &numbers.never},
+            {kSdpaOne, &numbers.one}};
+  }
+
   /// Null when the library has none; made once for each shape.
-  const SdpaPlan* plan_of(const SdpaShape& shape) {
-    const Key key{shape.sequences,      shape.tokens,         shape.heads.heads,
-                  shape.heads.kv_heads, shape.heads.head_dim, shape.precision};
+  const SdpaPlan* plan_of(const SdpaShape& shape, SdpaPass pass) {
+    const Key key{shape.sequences,
+                  shape.tokens,
+                  shape.heads.heads,
+                  shape.heads.kv_heads,
+                  shape.heads.head_dim,
+                  shape.precision,
+                  pass};
     auto known = plans_.find(key);
     if (known == plans_.end()) {
       runtime_.stream();
-      auto plan = SdpaPlan::make(library_, shape, SdpaPass::kForward, {handle_, ""});
+      auto plan = SdpaPlan::make(library_, shape, pass, {handle_, ""});
       known = plans_.emplace(key, std::nullopt).first;
       if (plan.ok()) known->second.emplace(std::move(plan).value());
     }

@@ -72,7 +72,7 @@ Result<Descriptor> sdpa_forward_graph(const Cudnn& library, const SdpaShape& sha
 }
 
 Result<Descriptor> sdpa_backward_graph(const Cudnn& library, const SdpaShape& shape,
-                                       cudnnHandle_t handle) {
+                                       QueryGradient how, cudnnHandle_t handle) {
   GraphBuilder g(library);
   const Tensors t{g, shape};
   const int64_t kv_heads = shape.heads.kv_heads, heads = shape.heads.heads;
@@ -129,8 +129,13 @@ Result<Descriptor> sdpa_backward_graph(const Cudnn& library, const SdpaShape& sh
 
   const GraphTensor key_by_row =
       g.between(t.sized(kv_heads, t.dim), t.type, {tokens * width, t.dim, width, 1});
-  const GraphTensor sums = t.floats(kSdpaQuerySums, t.per_head());
   g.reshape(key, key_by_row);
+  // What cuDNN tells its algorithms by: it has no attribute for this, and its notes do not tell.
+  if (how == QueryGradient::kWhole) {
+    g.matmul(score_grad, key_by_row, query_grad);
+    return g.finish(handle);
+  }
+  const GraphTensor sums = t.floats(kSdpaQuerySums, t.per_head());
   g.matmul(score_grad, key_by_row, sums);
   g.pointwise(CUDNN_POINTWISE_IDENTITY, query_grad, sums);
   return g.finish(handle);

@@ -1,5 +1,6 @@
 #include "gpu/cuda/sdpa_plan.h"
 
+#include <algorithm>
 #include <array>
 
 #include "gpu/cuda/sdpa_graph.h"
@@ -45,17 +46,37 @@ Result<std::vector<Descriptor>> propose(const Cudnn& library, const Descriptor& 
   return proposed;
 }
 
-int64_t engine_number(const Cudnn& library, const Descriptor& config) {
+Result<Descriptor> graph_of(const Cudnn& library, const SdpaShape& shape, SdpaPass pass,
+                            cudnnHandle_t handle) {
+  if (pass == SdpaPass::kForward) return sdpa_forward_graph(library, shape, handle);
+  const bool whole = pass == SdpaPass::kBackward;
+  return sdpa_backward_graph(library, shape, whole ? QueryGradient::kWhole : QueryGradient::kSums,
+                             handle);
+}
+
+struct Engine {
+  int64_t number = -1;
+  bool keeps_bits = true;  ///< false where the library itself says otherwise
+};
+
+Engine engine_of(const Cudnn& library, const Descriptor& config) {
+  Engine found;
   Descriptor engine(library, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t raw = engine.raw();
-  int64_t count = 0, number = -1;
-  if (engine.status().ok() &&
+  int64_t count = 0;
+  if (!engine.status().ok() ||
       library.cudnnBackendGetAttribute(config.raw(), CUDNN_ATTR_ENGINECFG_ENGINE,
                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
-                                       &raw) == CUDNN_STATUS_SUCCESS)
-    library.cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1,
-                                     &count, &number);
-  return number;
+                                       &raw) != CUDNN_STATUS_SUCCESS)
+    return found;
+  library.cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count,
+                                   &found.number);
+  std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
+  library.cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                   notes.size(), &count, notes.data());
+  const auto end = notes.begin() + std::min<int64_t>(count, notes.size());
+  found.keeps_bits = std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) == end;
+  return found;
 }
 
 }  // namespace
@@ -63,12 +84,15 @@ int64_t engine_number(const Cudnn& library, const Descriptor& config) {
 Result<SdpaPlan> SdpaPlan::make(const Cudnn& library, const SdpaShape& shape, SdpaPass pass,
                                 const SdpaTarget& target) {
   FS_ASSIGN(const auto card, describe(library, target));
-  FS_ASSIGN(const Descriptor graph, pass == SdpaPass::kForward
-                                        ? sdpa_forward_graph(library, shape, target.handle)
-                                        : sdpa_backward_graph(library, shape, target.handle));
+  FS_ASSIGN(const Descriptor graph, graph_of(library, shape, pass, target.handle));
   FS_ASSIGN(const std::vector<Descriptor> proposed, propose(library, graph, card.get()));
   Status last;
   for (const Descriptor& config : proposed) {
+    const Engine engine = engine_of(library, config);
+    if (!engine.keeps_bits && pass != SdpaPass::kBackwardAtomic) {
+      last = Error{ErrorCode::kUnsupported, "has no engine that keeps its bits", "cuDNN", ""};
+      continue;
+    }
     Descriptor plan(library, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     if (target.handle != nullptr)
       plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, target.handle);
@@ -77,7 +101,7 @@ Result<SdpaPlan> SdpaPlan::make(const Cudnn& library, const SdpaShape& shape, Sd
     plan.finalize();
     last = plan.status();
     if (!last.ok()) continue;
-    SdpaPlan made(std::move(plan), engine_number(library, config));
+    SdpaPlan made(std::move(plan), engine.number);
     int64_t count = 0;
     library.cudnnBackendGetAttribute(made.plan_.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                      CUDNN_TYPE_INT64, 1, &count, &made.workspace_bytes_);

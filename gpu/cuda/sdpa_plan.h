@@ -17,7 +17,11 @@ struct SdpaShape {
   Precision precision = Precision::kBFloat16;  ///< or kFloat16
 };
 
-enum class SdpaPass { kForward, kBackward };
+enum class SdpaPass {
+  kForward,
+  kBackward,        ///< the same bits from run to run; room for tokens^2 of each head
+  kBackwardAtomic,  ///< not: others' bits each time, to measure what that costs
+};
 
 /// The operands of an execution, by name.
 enum SdpaOperand : int64_t {
@@ -34,7 +38,7 @@ enum SdpaOperand : int64_t {
   kSdpaValueGrad,
   kSdpaOne,        ///< by value: 1
   kSdpaRowDots,    ///< float [sequences, heads, tokens]: room for backward
-  kSdpaQuerySums,  ///< float [sequences, heads, tokens, head_dim]: zeroed by the caller
+  kSdpaQuerySums,  ///< float [sequences, heads, tokens, head_dim]: room for kBackwardAtomic
 };
 
 /// What a plan is made for: a card through its handle, or a card's description without one.
@@ -46,8 +50,8 @@ struct SdpaTarget {
 /// Threads: one caller at a time.
 class SdpaPlan {
  public:
-  /// The heuristic's first engine whose plan can be built. kUnsupported with cuDNN's words when
-  /// there is none: the caller's own kernels run the shape then.
+  /// The heuristic's first engine that promises the pass and can be built. kUnsupported with
+  /// cuDNN's words when there is none: the caller's own kernels run the shape then.
   static Result<SdpaPlan> make(const Cudnn& library, const SdpaShape& shape, SdpaPass pass,
                                const SdpaTarget& target);
 

@@ -50,6 +50,20 @@ TEST_CASE("cuDNN plans causal attention, forward and backward, for the shapes th
     }
 }
 
+// The algorithm that adds nothing up in memory keeps the gradients of all scores there instead.
+TEST_CASE("backward, cuDNN's plan is that of the algorithm that keeps its bits") {
+  if (library() == nullptr) return;
+  const SdpaShape shape{4, 1024, {12, 12, 64}};
+  const auto room = [&](SdpaPass pass) {
+    const auto plan = SdpaPlan::make(*library(), shape, pass, h200());
+    REQUIRE_MESSAGE(plan.ok(), plan.error().message());
+    return plan->workspace_bytes();
+  };
+  const int64_t scores = shape.sequences * 12 * shape.tokens * shape.tokens * 2;
+  CHECK(room(SdpaPass::kBackward) >= scores);
+  CHECK(room(SdpaPass::kBackwardAtomic) < scores);
+}
+
 TEST_CASE("a shape that cuDNN has no kernel for is refused with its words, not with a crash") {
   if (library() == nullptr) return;
   const auto plan = SdpaPlan::make(*library(), {1, 128, {3, 2, 7}}, SdpaPass::kForward, h200());
