@@ -64,3 +64,10 @@ target_compile_definitions(gpu_card_ops_test PRIVATE FASTSERVE_ON_CARD)
 set_tests_properties(gpu_card_ops PROPERTIES SKIP_REGULAR_EXPRESSION "skipped:"
   ENVIRONMENT FASTSERVE_CUDA_PLUGIN=$<TARGET_FILE:fastserve_cuda>)
 add_dependencies(gpu_card_ops_test fastserve_cuda)
+
+fastserve_test(gpu_cudnn_attention SOURCES ${CMAKE_CURRENT_LIST_DIR}/cudnn_attention_test.cc
+  ${stand_ins}/cudnn.cc ${stand_ins}/cudnn_graph.cc ${CMAKE_CURRENT_LIST_DIR}/../cpu/op_harness.cc
+  ${PROJECT_SOURCE_DIR}/gpu/cuda/cudnn_attention.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/cudnn_graph.cc
+  ${PROJECT_SOURCE_DIR}/gpu/cuda/sdpa_graph.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/sdpa_plan.cc
+  USES gpu gpu_emulated cpu serve LABELS sanitized)
+target_include_directories(gpu_cudnn_attention_test SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
