@@ -191,13 +191,13 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
                   split ? static_cast<unsigned>(chunks) : 1);
   const auto attend = [&]<class Kv, int kWide>() {
     const size_t shared = AttendShared<kWide>::floats(dim) * sizeof(float);
-    launch(runtime, {"decode_attend", grid, {kAttendThreads}, shared}, decode_attend<Kv, kWide>,
-           arguments);
+    launch_chained(runtime, {"decode_attend", grid, {kAttendThreads}, shared},
+                   decode_attend<Kv, kWide>, arguments);
   };
   const auto start = [&]<class Kv>() {
-    launch(runtime,
-           {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
-           append_heads<Kv>, arguments);
+    launch_chained(
+        runtime, {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
+        append_heads<Kv>, arguments);
     // int8: sixteen at once would be 32 KiB of slices, and half the blocks a multiprocessor holds.
     constexpr int kWide = sizeof(Kv) == 4 ? 4 : 8;
     if (dim % kWide == 0)  // then every key and value of the pool is on that many numbers
@@ -212,8 +212,9 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
   else
     start.template operator()<float>();
   if (split)
-    launch(runtime, {"join_chunks", {n, static_cast<unsigned>(op.shape.heads)}, {kAttendThreads}},
-           join_chunks, arguments);
+    launch_chained(runtime,
+                   {"join_chunks", {n, static_cast<unsigned>(op.shape.heads)}, {kAttendThreads}},
+                   join_chunks, arguments);
 }
 
 }  // namespace fastserve::gpu

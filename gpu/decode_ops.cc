@@ -50,9 +50,9 @@ class GpuDecodeOps final : public DecodeOps {
                                      : op.position_table ? workspace_.upload(op.positions)
                                                          : nullptr;
     const auto start = [&]<class T>() {
-      launch(runtime_, {"embed_forward", {static_cast<unsigned>(rows)}, {128}}, embed_forward<T>,
-             tokens, positions, static_cast<const T*>(op.token_table), op.position_table, op.out,
-             op.channels);
+      launch_chained(runtime_, {"embed_forward", {static_cast<unsigned>(rows)}, {128}},
+                     embed_forward<T>, tokens, positions, static_cast<const T*>(op.token_table),
+                     op.position_table, op.out, op.channels);
     };
     if (op.type == DType::kBF16) return start.template operator()<BFloat16>();
     if (op.type == DType::kF16) return start.template operator()<Float16>();
@@ -84,7 +84,9 @@ class GpuDecodeOps final : public DecodeOps {
   }
 
  private:
-  void packed_product(const GpuDecodeMatrix& w, const DecodeProductArguments& arguments);
+  void packed_product(const GpuDecodeMatrix& w, const DecodeProductArguments& arguments,
+                      const PrepareArguments& prepare);
+  void prepare(int rows, const PrepareArguments& arguments);
 
   Runtime& runtime_;
   Workspace workspace_;
@@ -104,6 +106,8 @@ PrepareArguments prepare_arguments(const DecodeMatmul& op) {
   p.epsilon = op.norm->epsilon;
   return p;
 }
+
+bool on_16_bytes(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
 void GpuDecodeOps::matmul(const DecodeMatmul& op) {
   const auto& w = static_cast<const GpuDecodeMatrix&>(*op.weight);
@@ -131,7 +135,12 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
                                    .x_scale_ld = prepare.scale_ld,
                                    .bias = op.bias,
                                    .y = op.out,
-                                   .y_ld = op.out_ld};
+                                   .y_ld = op.out_ld,
+                                   .tiles = op.epilogue == DecodeEpilogue::kSwiGlu
+                                                ? (w.out() / 2 + 7) / 8
+                                                : (w.out() + kProductOutputs - 1) / kProductOutputs,
+                                   .units = w.x_ld() / kProductUnit,
+                                   .stages = 0};
   if (quantised || bfloat || op.norm || op.resident_gather || !op.gather.empty()) {
     prepare.gather = op.resident_gather;
     if (!op.gather.empty()) prepare.gather = workspace_.upload(op.gather);
@@ -144,66 +153,86 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
     } else {
       prepare.floats = static_cast<float*>(x);
     }
-    launch(
-        runtime_,
-        {"prepare_rows", {static_cast<unsigned>(op.rows)}, {kPrepareThreads}, 16 * sizeof(float)},
-        prepare_rows, prepare);
+    prepare.fours = (prepare.in | prepare.x_ld | prepare.ld) % 4 == 0 && on_16_bytes(prepare.x) &&
+                    on_16_bytes(prepare.weight) && on_16_bytes(prepare.bias);
     arguments.x = x;
     arguments.x_ld = w.x_ld();
     arguments.x_scales = prepare.scales;
+    if (quantised || bfloat) return packed_product(w, arguments, prepare);
+    this->prepare(op.rows, prepare);
   }
-  if (quantised || bfloat) return packed_product(w, arguments);
   const int outputs = op.epilogue == DecodeEpilogue::kSwiGlu ? w.out() / 2 : w.out();
   const Launch how{"decode_vector_product",
                    {ceil_div(outputs, kVectorWarps), ceil_div(op.rows, kVectorRows)},
                    {32 * kVectorWarps}};
-  const bool fours = w.in() % 4 == 0 && arguments.x_ld % 4 == 0 &&
-                     reinterpret_cast<uintptr_t>(arguments.x) % 16 == 0;
+  const bool fours = w.in() % 4 == 0 && arguments.x_ld % 4 == 0 && on_16_bytes(arguments.x);
   if (format == WeightFormat::kFloat16)
-    launch(runtime_, how,
-           fours ? decode_vector_product<Float16, 4> : decode_vector_product<Float16, 1>,
-           arguments);
+    launch_chained(runtime_, how,
+                   fours ? decode_vector_product<Float16, 4> : decode_vector_product<Float16, 1>,
+                   arguments);
   else
-    launch(runtime_, how, fours ? decode_vector_product<float, 4> : decode_vector_product<float, 1>,
-           arguments);
+    launch_chained(runtime_, how,
+                   fours ? decode_vector_product<float, 4> : decode_vector_product<float, 1>,
+                   arguments);
 }
 
-/// Few rows wait for the weights, many for the tensor cores. Both kernels add in the same order, so
+void GpuDecodeOps::prepare(int rows, const PrepareArguments& arguments) {
+  launch_chained(runtime_,
+                 {"prepare_rows",
+                  {static_cast<unsigned>(rows)},
+                  {kPrepareThreads},
+                  PrepareRoom::floats(1, ceil_div(arguments.ld, kPreparedRun)) * sizeof(float)},
+                 prepare_rows, arguments);
+}
+
+/// Few rows wait for the weights, many for the tensor cores. All kernels add in the same order, so
 /// the batch's size chooses between them and no row's bits change.
-void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w,
-                                  const DecodeProductArguments& arguments) {
-  const int rows = arguments.rows;
-  const int tiles = arguments.epilogue == DecodeEpilogue::kSwiGlu
-                        ? (w.out() / 2 + 7) / 8
-                        : (w.out() + kProductOutputs - 1) / kProductOutputs;
-  const auto few = [&]<PackedFormat kFormat, int kGroup, int kTiles>() {
-    launch(runtime_,
-           {"decode_product",
-            {static_cast<unsigned>(tiles), ceil_div(rows, 8 * kTiles)},
-            {32 * kProductSlices},
-            FewRows<kFormat, kGroup, kTiles>::kShared},
-           decode_product<kFormat, kGroup, kTiles>, arguments);
+void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductArguments& arguments,
+                                  const PrepareArguments& prepared) {
+  const DeviceProperties& card = runtime_.properties();
+  const size_t room = card.shared_memory;  // 99 KiB on some cards
+  const int rows = arguments.rows, tiles = arguments.tiles;
+  // As many blocks as the card runs at once: each goes on to its next tile without a halt.
+  const auto few = [&]<PackedFormat kFormat, int kGroup, int kTiles, bool kOwn>() {
+    using Few = FewRows<kFormat, kGroup, kTiles, kOwn>;
+    DecodeProductArguments with = arguments;
+    with.stages = Few::kStages;
+    if (Few::shared(rows, with.units, with.stages) > room) with.stages = Few::kLeastStages;
+    const size_t shared = Few::shared(rows, with.units, with.stages);
+    constexpr size_t kReserved = 1 << 10;  // the card's own, of each block
+    const size_t fit =
+        std::clamp<size_t>((room + kReserved) / (shared + kReserved), 1, Few::kBlocks);
+    const auto blocks = static_cast<unsigned>(fit) * static_cast<unsigned>(card.multiprocessors);
+    launch_chained(runtime_,
+                   {"decode_product",
+                    {std::min(static_cast<unsigned>(tiles), blocks), ceil_div(rows, 8 * kTiles)},
+                    {32 * kProductSlices},
+                    shared},
+                   decode_product<kFormat, kGroup, kTiles, kOwn>, with, prepared);
   };
   const auto many = [&]<PackedFormat kFormat, int kGroup, int kRowTiles>() {
     using Many = ManyRows<kFormat, kGroup, kRowTiles>;
-    launch(runtime_,
-           {"decode_tiles",
-            {ceil_div(rows, Many::kRows), ceil_div(tiles, Many::kOutputTiles)},
-            {Many::kThreads},
-            Many::kShared},
-           decode_tiles<kFormat, kGroup, kRowTiles>, arguments, tiles);
+    launch_chained(runtime_,
+                   {"decode_tiles",
+                    {ceil_div(rows, Many::kRows), ceil_div(tiles, Many::kOutputTiles)},
+                    {Many::kThreads},
+                    Many::kShared},
+                   decode_tiles<kFormat, kGroup, kRowTiles>, arguments);
   };
   // Smaller tiles where larger ones would leave multiprocessors without a block.
-  const bool fills = ceil_div(rows, 128) * ceil_div(tiles, 8) >=
-                     static_cast<unsigned>(runtime_.properties().multiprocessors);
+  const bool fills =
+      ceil_div(rows, 128) * ceil_div(tiles, 8) >= static_cast<unsigned>(card.multiprocessors);
   const auto start = [&]<PackedFormat kFormat, int kGroup>() {
-    if (rows <= 8) return few.template operator()<kFormat, kGroup, 1>();
-    const size_t room = runtime_.properties().shared_memory;  // 99 KiB on some cards
+    using Own = FewRows<kFormat, kGroup, 1, true>;
+    if (rows <= kOwnRows && Own::shared(rows, arguments.units, Own::kStages) <= room)
+      return few.template operator()<kFormat, kGroup, 1, true>();
+    prepare(rows, prepared);
+    if (rows <= 8) return few.template operator()<kFormat, kGroup, 1, false>();
     if (rows > 32 && fills && ManyRows<kFormat, kGroup, 8>::kShared <= room)
       return many.template operator()<kFormat, kGroup, 8>();
     if (rows > 32 && ManyRows<kFormat, kGroup, 4>::kShared <= room)
       return many.template operator()<kFormat, kGroup, 4>();
-    few.template operator()<kFormat, kGroup, 4>();
+    few.template operator()<kFormat, kGroup, 4, false>();
   };
   switch (w.format()) {
     case WeightFormat::kBFloat16:

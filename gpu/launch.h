@@ -18,11 +18,22 @@ struct Launch {
   size_t shared_bytes = 0;
 };
 
-/// Starts `kernel` on the runtime's stream; a failure is kept for Runtime::sync(). An empty grid
-/// starts nothing, nor does anything behind a failure.
+#if defined(__CUDACC__)
+/// A card of this capability runs code that was compiled for its like, and so waits where the
+/// source says wait_for_previous(): code for older cards does not.
+constexpr bool chains_on(int major) {
+#if defined(__CUDA_ARCH_LIST__)
+  for (const int compiled : {__CUDA_ARCH_LIST__})
+    if (major >= 9 && compiled / 100 == major) return true;
+#endif
+  return false;
+}
+#endif
+
+/// `chained`: see launch_chained().
 template <class... Parameters, class... Arguments>
-void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
-            Arguments... arguments) {
+void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
+               Arguments... arguments) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0 || runtime.failed()) return;
   const auto failed = [&](const std::string& what) {
     runtime.report({ErrorCode::kInternal,
@@ -32,6 +43,7 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
   if (how.shared_bytes > runtime.properties().shared_memory)
     return failed("it needs " + std::to_string(how.shared_bytes) + " bytes of shared memory");
 #if defined(__CUDACC__)
+  const bool early = chained && runtime.in_chain() && chains_on(runtime.properties().major);
   const auto stream = static_cast<cudaStream_t>(runtime.stream());  // makes the card current, too
   if (how.shared_bytes > 48 << 10) {
     const cudaError_t set =
@@ -39,9 +51,24 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes));
     if (set != cudaSuccess) return failed(cudaGetErrorString(set));
   }
-  kernel<<<how.grid, how.block, how.shared_bytes, stream>>>(arguments...);
-  const cudaError_t started = cudaGetLastError();
-  if (started != cudaSuccess) failed(cudaGetErrorString(started));
+  cudaError_t started;
+  if (early) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = how.grid;
+    config.blockDim = how.block;
+    config.dynamicSmemBytes = how.shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    started = cudaLaunchKernelEx(&config, kernel, arguments...);
+  } else {
+    kernel<<<how.grid, how.block, how.shared_bytes, stream>>>(arguments...);
+    started = cudaGetLastError();
+  }
+  if (started != cudaSuccess) return failed(cudaGetErrorString(started));
 #else
   auto& stream = *static_cast<simt::EmulatedStream*>(runtime.stream());
 #if __has_builtin(__builtin_clear_padding)
@@ -49,10 +76,29 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
 #endif
   if (!(stream.sees(&arguments, sizeof arguments) && ...))
     return failed("it is given memory of the host");
-  const std::string wrong = stream.run(
-      {how.kernel, how.grid, how.block, how.shared_bytes, [=] { kernel(arguments...); }});
+  const std::string wrong = stream.run({how.kernel, how.grid, how.block, how.shared_bytes, [=] {
+                                          kernel(arguments...);
+                                          if (chained) simt::check_waited();
+                                        }});
   if (!wrong.empty()) failed(wrong);
 #endif
+  if (chained) runtime.continue_chain();
+}
+
+/// Starts `kernel` on the runtime's stream; a failure is kept for Runtime::sync(). An empty grid
+/// starts nothing, nor does anything behind a failure.
+template <class... Parameters, class... Arguments>
+void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
+            Arguments... arguments) {
+  launch_as(false, runtime, how, kernel, arguments...);
+}
+
+/// The same for a kernel that keeps the promises of wait_for_previous(): behind another such one it
+/// may begin before that one is done, where the card can.
+template <class... Parameters, class... Arguments>
+void launch_chained(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
+                    Arguments... arguments) {
+  launch_as(true, runtime, how, kernel, arguments...);
 }
 
 }  // namespace fastserve::gpu

@@ -1,6 +1,7 @@
 // What the operations need of a GPU: memory, one ordered stream, launches, and what the card is.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -107,6 +108,18 @@ class Runtime {
   /// kernel runs on memory that could not be had, which would lose the card.
   virtual bool failed() const = 0;
   virtual Status sync() = 0;
+
+  /// The stream's last work is a kernel that launch_chained() started: the next such one may begin
+  /// before it is done. Whatever else the stream is given ends the chain (stream() does it), so
+  /// that what a chain does not write itself is there before its first kernel begins.
+  bool in_chain() const { return in_chain_; }
+  void continue_chain() { in_chain_ = true; }
+
+ protected:
+  void end_chain() const { in_chain_ = false; }
+
+ private:
+  mutable std::atomic<bool> in_chain_ = false;
 };
 
 /// What a runtime keeps when `doing` is asked of it during a capture.

@@ -9,9 +9,10 @@ namespace fastserve::gpu {
 
 void start_sampling(Runtime& runtime, const float* logits, int rows, int vocab, int ld,
                     const SampleRow* how, int32_t* tokens) {
-  launch(runtime,
-         {"sample_rows", {static_cast<unsigned>(rows)}, {kSampleThreads}, sizeof(SampleShared)},
-         sample_rows, logits, vocab, ld, how, tokens);
+  launch_chained(
+      runtime,
+      {"sample_rows", {static_cast<unsigned>(rows)}, {kSampleThreads}, sizeof(SampleShared)},
+      sample_rows, logits, vocab, ld, how, tokens);
 }
 
 void sample_tokens(Runtime& runtime, Workspace& workspace, const float* logits, int vocab, int ld,

@@ -95,6 +95,7 @@ class CudaRuntime final : public Runtime {
     void* memory = nullptr;
     if (const cudaError_t code = cudaMalloc(&memory, bytes); code != cudaSuccess)
       return no_room(code, bytes);
+    end_chain();
     const cudaError_t code = cudaMemsetAsync(memory, 0, bytes, stream_);
     if (code == cudaSuccess) return memory;
     cudaFree(memory);
@@ -256,8 +257,12 @@ class CudaRuntime final : public Runtime {
   }
 
  private:
-  /// Threads come and go: each call chooses the card anew.
-  void make_current() const { keep(cudaSetDevice(index_), "choosing the card"); }
+  /// Threads come and go: each call chooses the card anew. Every call that gives the stream work
+  /// comes through here.
+  void make_current() const {
+    end_chain();
+    keep(cudaSetDevice(index_), "choosing the card");
+  }
 
   /// Work is being captured, and `doing` cannot be: kept as a failure.
   bool refused(const char* doing) {

@@ -57,6 +57,8 @@ FS_DEVICE void quantise_head(const float* head, int dim, int lane, int8_t* codes
 /// head. Bits: a head's own.
 template <class Kv>
 __global__ void append_heads(DecodeAttentionArguments p) {
+  let_next_begin();
+  wait_for_previous();
   const int all = p.heads + 2 * p.kv_heads, normed = p.heads + p.kv_heads;
   const int item = blockIdx.x * kRotaryWarps + threadIdx.x / 32, lane = threadIdx.x & 31;
   if (item >= p.rows * all) return;
@@ -250,6 +252,8 @@ FS_DEVICE void add_values(const DecodeAttentionArguments& p, const AttendWork<Kv
 template <class Kv, int kWide>
 __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionArguments p) {
   FS_SHARED(float, memory);
+  let_next_begin();
+  wait_for_previous();
   const int dim = p.head_dim, group = p.heads / p.kv_heads;
   const int groups = (group + kAttendHeads - 1) / kAttendHeads;
   const int row = blockIdx.x, kv = blockIdx.y / groups;
@@ -302,6 +306,8 @@ __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionA
 
 /// Joins the chunks that decode_attend left, in order. Grid: (rows, heads). Block: any.
 static __global__ void join_chunks(DecodeAttentionArguments p) {
+  let_next_begin();
+  wait_for_previous();
   const int row = blockIdx.x, head = blockIdx.y, dim = p.head_dim;
   const int position = p.row[row].position;
   if (position < 0) return;

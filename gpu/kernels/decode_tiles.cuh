@@ -112,14 +112,13 @@ FS_DEVICE void multiply_stage(float (&acc)[2][kRowTiles][4], const unsigned char
 /// y = x W^T on tensor cores for many rows; arguments and bits as decode_product's.
 ///
 /// Grid: (rows / ManyRows::kRows, outputs / 128), rounded up: blocks that share weights are
-/// neighbours. Block: ManyRows::kThreads. Shared: ManyRows::kShared bytes. `tiles`: of 16 packed
-/// outputs.
+/// neighbours. Block: ManyRows::kThreads. Shared: ManyRows::kShared bytes.
 template <PackedFormat kFormat, int kGroup, int kRowTiles>
-__global__ void __launch_bounds__(256) decode_tiles(DecodeProductArguments p, int tiles) {
+__global__ void __launch_bounds__(256) decode_tiles(DecodeProductArguments p) {
   using Many = ManyRows<kFormat, kGroup, kRowTiles>;
   FS_SHARED(unsigned char, memory);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, t = lane & 3;
-  const int units = p.x_ld / kProductUnit, stages = units * Many::kStagesPerUnit;
+  const int units = p.units, tiles = p.tiles, stages = units * Many::kStagesPerUnit;
   const int first_tile = blockIdx.y * Many::kOutputTiles + warp % 4 * 2;
   const auto fetch = [&](int index) {
     if (index < stages)
@@ -132,6 +131,8 @@ __global__ void __launch_bounds__(256) decode_tiles(DecodeProductArguments p, in
   for (int m = 0; m < 2; ++m)
     if (first_tile + m < tiles)
       own[m] = row_scales<typename Many::Unit>(p, (first_tile + m) * 16 + g);
+  let_next_begin();
+  wait_for_previous();
   float total[2][kRowTiles][4] = {}, acc[2][kRowTiles][4] = {};
   for (int i = 0; i < Many::kStages - 1; ++i) fetch(i);
   int slice = 1, slice_end = slice_begin(1, units) * Many::kStagesPerUnit;

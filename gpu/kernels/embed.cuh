@@ -11,6 +11,8 @@ namespace fastserve::gpu {
 template <class T>
 __global__ void embed_forward(const int32_t* tokens, const int32_t* positions, const T* token_table,
                               const float* position_table, float* out, int channels) {
+  let_next_begin();
+  wait_for_previous();
   const int row = blockIdx.x;
   const T* const token = token_table + at(tokens[row], channels);
   const float* const place =

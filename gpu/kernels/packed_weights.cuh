@@ -25,15 +25,25 @@ struct DecodeProductArguments {
   const float* bias;
   float* y;
   int y_ld;
+  int tiles, units;  ///< of 16 packed outputs; of kProductUnit inputs
+  int stages;        ///< of decode_product's rings
 };
 
+/// What kAdd adds to.
+FS_DEVICE float decode_residual(const DecodeProductArguments& p, int row, int o) {
+  const bool there = p.epilogue == DecodeEpilogue::kAdd && row < p.rows && o < p.out;
+  return there ? p.y[at(row, p.y_ld, o)] : 0.0f;
+}
 /// What becomes of the sum for output `o` of a row; kSwiGlu has its own.
-FS_DEVICE void finish_decode(const DecodeProductArguments& p, int row, int o, float value) {
+FS_DEVICE void finish_decode(const DecodeProductArguments& p, int row, int o, float value,
+                             float residual) {
   if (row >= p.rows || o >= p.out) return;
   if (p.bias) value += p.bias[o];
-  float& y = p.y[at(row, p.y_ld, o)];
-  if (p.epilogue == DecodeEpilogue::kAdd) value += y;
-  y = p.epilogue == DecodeEpilogue::kGelu ? gelu(value).value : value;
+  if (p.epilogue == DecodeEpilogue::kAdd) value += residual;
+  p.y[at(row, p.y_ld, o)] = p.epilogue == DecodeEpilogue::kGelu ? gelu(value).value : value;
+}
+FS_DEVICE void finish_decode(const DecodeProductArguments& p, int row, int o, float value) {
+  finish_decode(p, row, o, value, decode_residual(p, row, o));
 }
 FS_DEVICE void finish_decode_gated(const DecodeProductArguments& p, int row, int neuron, float gate,
                                    float up) {

@@ -93,6 +93,8 @@ FS_DEVICE Mass sum_before(Mass mine, Mass& total, SampleShared& shared) {
 static __global__ void sample_rows(const float* logits, int vocab, int ld, const SampleRow* rows,
                                    int32_t* tokens) {
   FS_SHARED(SampleShared, shared);
+  let_next_begin();
+  wait_for_previous();
   const SampleRow how = rows[blockIdx.x];
   SampleScan scan{logits + size_t(blockIdx.x) * size_t(ld), vocab, 0, 1};
   Mass best = 0;

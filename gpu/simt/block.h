@@ -65,6 +65,7 @@ struct Fiber {
   unsigned linear = 0;
   FiberState state = FiberState::kReady;
   std::source_location at;
+  bool waited = false;  // for the kernels before
   unsigned barriers = 0;
   void* asan_stack = nullptr;
   void* tsan_fiber = nullptr;

@@ -42,6 +42,11 @@ struct alignas(16) int4 {
 namespace fastserve::simt {
 
 inline unsigned char* shared_memory() { return running->shared.data(); }
+/// At the end of a thread of a kernel that was started in a chain.
+inline void check_waited() {
+  if (!running->current->waited)
+    running->fail("a kernel of a chain ends without wait_for_previous()");
+}
 inline int lane() { return static_cast<int>(running->current->linear & 31); }
 
 /// Numbers of the collectives: lanes that call different ones do not meet.
@@ -146,6 +151,10 @@ inline void __syncthreads(FS_AT) {
   block.leave();
   fastserve::simt::acquire(order);
 }
+
+/// Remembered only, so that launch_chained() can refuse a thread that ends without it.
+inline void wait_for_previous() { fastserve::simt::running->current->waited = true; }
+inline void let_next_begin() {}
 
 /// Of whole numbers only: their sums do not depend on who comes first.
 template <class T>

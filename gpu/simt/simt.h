@@ -24,6 +24,28 @@
 
 #define FS_DEVICE __device__ __forceinline__
 
+// Chains: a kernel of launch_chained() may begin while the kernel before it still runs, on cards of
+// compute capability 9.0 and more. Elsewhere, and on the emulator, all of this is nothing, so that
+// no test here can see what was touched too early: reviewers have to.
+//
+/// The block's wait until all work before the kernel is done and can be seen. Every thread of every
+/// block calls it, also one that has nothing to do: the kernel's end tells the next one that what
+/// came before it has ended, too. In front of it nothing may be read that a kernel could have
+/// written, and nothing written at all, scratch memory included: weights may be read.
+#if defined(__CUDACC__)
+FS_DEVICE void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// The next kernel of the chain may begin once every block has called this, or ended.
+FS_DEVICE void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+#endif
+
 /// In front of a loop whose bounds the compiler knows and whose arrays are to stay in registers.
 #if defined(__CUDACC__)
 #define FS_UNROLL _Pragma("unroll")

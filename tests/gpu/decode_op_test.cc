@@ -38,6 +38,16 @@ TEST_CASE("the GPU multiplies by every weight format as the reference does") {
   check_gpu_decode_op("decode matmul", shapes, decode_cases::run_matmul);
 }
 
+TEST_CASE("few rows take turns with more outputs than a card computes at once") {
+  std::vector<decode_cases::MatmulShape> shapes;
+  for (const WeightFormat format : kFormats) {  // the emulated card runs twelve blocks
+    shapes.push_back({format, 3, {500, 41}, 1100});
+    shapes.push_back({format, 6, {330}, 300});
+    shapes.push_back({format, 20, {420}, 130});
+  }
+  check_gpu_decode_op("decode matmul", shapes, decode_cases::run_matmul);
+}
+
 TEST_CASE("the GPU gates the MLP as the reference does") {
   std::vector<decode_cases::MatmulShape> shapes;
   for (const WeightFormat format : kFormats)
@@ -49,15 +59,16 @@ TEST_CASE("the GPU gates the MLP as the reference does") {
 TEST_CASE("cards with less shared memory multiply in the same bits") {
   const auto device = emulated_gpu(), less = emulated_gpu({.shared_memory = size_t{163} << 10}),
              least = emulated_gpu({.shared_memory = size_t{99} << 10});
-  for (const WeightFormat format : kFormats) {
-    const decode_cases::MatmulShape shape{format, 150, {200, 33}, 260};
-    const Outputs expected = decode_cases::run_matmul(*device->make_decode_ops(), shape);
-    for (Device* other : {less.get(), least.get()}) {
-      require_same_bits(shape.text(), expected,
-                        decode_cases::run_matmul(*other->make_decode_ops(), shape));
-      CHECK(other->sync().ok());
+  for (const WeightFormat format : kFormats)
+    for (const int rows : {1, 7, 20, 150}) {
+      const decode_cases::MatmulShape shape{format, rows, {200, 33}, 260};
+      const Outputs expected = decode_cases::run_matmul(*device->make_decode_ops(), shape);
+      for (Device* other : {less.get(), least.get()}) {
+        require_same_bits(shape.text(), expected,
+                          decode_cases::run_matmul(*other->make_decode_ops(), shape));
+        CHECK(other->sync().ok());
+      }
     }
-  }
 }
 
 TEST_CASE("a number that is not finite spoils its own row's product on the GPU, and no other's") {
@@ -148,7 +159,8 @@ TEST_CASE("a row's product on the GPU has the same bits alone and in any batch")
   const auto device = emulated_gpu();
   const auto ops = device->make_decode_ops();
   for (const WeightFormat format : kFormats)
-    decode_cases::check_chunks(*ops, format, 37, 40, {1, 9, 31}, "GPU");
+    // Up to four rows every block prepares its activations itself, from there on another kernel.
+    decode_cases::check_chunks(*ops, format, 37, 40, {1, 2, 3, 4, 5, 9, 31}, "GPU");
   // A prompt's length, in tiles of 128 rows and of 64, and what a decoding step has.
   for (const WeightFormat format : {WeightFormat::kBFloat16, WeightFormat::kInt4Group32})
     decode_cases::check_chunks(*ops, format, 150, 300, {40, 8}, "GPU");

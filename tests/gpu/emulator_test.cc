@@ -55,6 +55,14 @@ Outcome sum_of_ones(const Options& options) {
   return {out, status.ok() ? "" : status.error().message()};
 }
 
+/// Threads from `waiting` on end without a wait for the kernels before.
+__global__ void count_waiting(int* out, int waiting) {
+  if (int(threadIdx.x) >= waiting) return;
+  wait_for_previous();
+  let_next_begin();
+  out[threadIdx.x] = 1;
+}
+
 /// d [16, 8] of ones by ones, where the first two of every four neighbours are there or as `places`
 /// says.
 __global__ void multiply_sparse(uint32_t places, int* out) {
@@ -155,6 +163,21 @@ TEST_CASE("a write past the shared memory that the launch asked for is an error"
   CHECK(mentions(sum_of_ones<Bug::kPastEnd>({}).wrong, "past its 16 bytes"));
 }
 #endif
+
+TEST_CASE("a thread of a chained kernel that ends without waiting for those before is an error") {
+  const auto runtime = simt::make_emulated_runtime();
+  std::vector<int> out(64, 0);
+  launch_chained(*runtime, {"count_waiting", {1}, {64}}, count_waiting, out.data(), 64);
+  CHECK(runtime->sync().ok());
+  CHECK(out == std::vector<int>(64, 1));
+  launch_chained(*runtime, {"count_waiting", {1}, {64}}, count_waiting, out.data(), 63);
+  const Status status = runtime->sync();
+  REQUIRE_FALSE(status.ok());
+  CHECK(mentions(status.error().message(), "count_waiting"));
+  CHECK(mentions(status.error().message(), "without wait_for_previous()"));
+  launch(*runtime, {"count_waiting", {1}, {64}}, count_waiting, out.data(), 63);
+  CHECK(runtime->sync().ok());  // on its own it need not
+}
 
 TEST_CASE("a shuffle that reads outside its mask is an error") {
   CHECK(sum_of_ones<Bug::kNarrowMask>({}).wrong != "");

@@ -87,10 +87,22 @@ struct Work {
     device->fill_zero(floats, 4096);
     decode = device->make_decode_ops();
     FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
+    for (int i = 0; i < 2; ++i) draw();  // the second may begin before the first has ended
     FS_TRY(run_graph(floats));
     device->copy_out(host.data(), floats, host.size() * sizeof(float));
     device->available_memory();
     return device->sync();
+  }
+
+  /// A kernel of a decoding step.
+  void draw() {
+    auto* const floats = static_cast<float*>(buffer->data());
+    decode->draw({.logits = floats,
+                  .rows = 1,
+                  .vocab = 64,
+                  .ld = 64,
+                  .draws = reinterpret_cast<const TokenDraw*>(floats + 4096),
+                  .tokens = reinterpret_cast<int32_t*>(floats + 8192)});
   }
 
   /// A copy and a kernel, recorded, and started twice.
@@ -166,6 +178,40 @@ TEST_CASE("work on the card allocates, copies, starts kernels, and gives everyth
   REQUIRE_MESSAGE(whole.status.ok(), whole.status.error().message());
   CHECK(card().launches() >= 4);
   CHECK_MESSAGE(card().live().none(), card().live().text());
+}
+
+TEST_CASE("a decoding step's kernel may begin early behind its like, and behind nothing else") {
+  card().reset();
+  Work work;
+  REQUIRE(work.run().ok());
+  const std::vector<float> host(64, 0.0f);
+  auto* const floats = static_cast<float*>(work.buffer->data());
+  /// How the kernels that `then` starts were started: e early, p plainly.
+  const auto started = [&](const auto& then) {
+    const size_t before = card().calls().size();
+    then();
+    std::string how;
+    const std::vector<std::string> calls = card().calls();
+    for (size_t i = before; i < calls.size(); ++i)
+      if (calls[i].find("LaunchKernel") != std::string::npos)
+        how += calls[i] == "cudaLaunchKernelExC" ? 'e' : 'p';
+    return how;
+  };
+  work.device->fill_zero(floats, 4096);
+  CHECK(started([&] { work.draw(), work.draw(), work.draw(); }) == "pee");
+  CHECK(started([&] { work.draw(); }) == "e");
+  work.device->copy_in(floats, host.data(), 64);
+  CHECK(started([&] { work.draw(); }) == "p");
+  CHECK(started([&] { work.ops->add(floats, floats, floats, 64), work.draw(), work.draw(); }) ==
+        "ppe");
+  CHECK(work.device->sync().ok());
+  CHECK(started([&] { work.draw(); }) == "p");
+  work.device->begin_capture();
+  CHECK(started([&] { work.draw(), work.draw(); }) == "pe");
+  const auto graph = work.device->end_capture();
+  REQUIRE(graph);
+  work.device->launch(*graph);
+  CHECK(started([&] { work.draw(); }) == "p");
 }
 
 TEST_CASE("memory is zeroed before it is handed out") {

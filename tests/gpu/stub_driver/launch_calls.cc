@@ -80,6 +80,15 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void**, size_t, cudaStr
   return cudaSuccess;
 }
 
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void*, void**) {
+  STUB_CALL();
+  std::lock_guard lock(state().mutex);
+  state().launches++;
+  const bool early = config->numAttrs == 1 &&
+                     config->attrs[0].id == cudaLaunchAttributeProgrammaticStreamSerialization;
+  return early ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 // What nvcc's code calls around main() and at <<<...>>>.
 void** __cudaRegisterFatBinary(void*) {
   static void* handle;
