@@ -131,10 +131,6 @@ void flash_backward_on(TrainState& state, const AttentionArguments& arguments,
       return;
     const AttentionTile* const uploaded = state.workspace.upload(std::span(std::as_const(tiles)));
     float2* const pairs = state.workspace.take<float2>(items);
-    constexpr int kLanes = kDim <= 32 ? 4 : kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;
-    const dim3 deltas(blocks_for(items, kFlashDeltaThreads / kLanes));
-    launch(state.runtime, {"flash_delta", deltas, {kFlashDeltaThreads}}, flash_delta<T, kLanes>,
-           arguments, pairs);
     const dim3 queries(static_cast<unsigned>(n), heads);
     launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, Queries::kShared},
            flash_dq<T, kDim>, arguments, pairs, uploaded);

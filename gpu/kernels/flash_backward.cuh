@@ -17,7 +17,8 @@ struct QueryShape : QueryTiles<kDim> {
   using Tiles = QueryTiles<kDim>;
   static constexpr bool kHeldQueries = kDim <= 64 || kDim > 128, kHeldGradients = kDim <= 64;
   static constexpr size_t kRing = Tiles::kStages * 2 * Tiles::kOther;
-  static constexpr size_t kShared = (kRing + 2 * Tiles::kOwn) * sizeof(T);
+  static constexpr size_t kShared =
+      (kRing + 2 * Tiles::kOwn) * sizeof(T) + Tiles::kRows * sizeof(float2);
 };
 
 /// What a tile of keys walks over queries with: of both of its gradients there are 32 rows up to
@@ -39,45 +40,78 @@ struct KeyShape : KeyTiles<kDim> {
       (kRing + 2 * Tiles::kOwn) * sizeof(T) + Tiles::kStages * Tiles::kStep * sizeof(float2);
 };
 
-constexpr int kFlashDeltaThreads = 128;
-
-/// pairs [heads, rows]: of each query stats' first number, and dout . out.
-///
-/// Grid:   (rows * heads * kDim / 8 / kFlashDeltaThreads, rounded up); a group of kDim / 8 lanes a
-///         head, rounded up to a power of two. Block: kFlashDeltaThreads.
-/// Needs:  head_dim a multiple of 8 up to kDim, out and dout on 16 bytes.
-template <class T, int kLanes>
-__global__ void flash_delta(AttentionArguments p, float2* pairs) {
-  const int item = (blockIdx.x * kFlashDeltaThreads + threadIdx.x) / kLanes;
-  const int c = threadIdx.x % kLanes * 8;
-  const bool there = item < p.rows * p.heads;
-  float sum = 0;
-  if (there && c < p.head_dim) {
-    const uint4 a =
-        *reinterpret_cast<const uint4*>(static_cast<const T*>(p.out) + at(item, p.head_dim, c));
-    const uint4 b =
-        *reinterpret_cast<const uint4*>(static_cast<const T*>(p.dout) + at(item, p.head_dim, c));
-    const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+/// Of each of a warp's rows stats' first number and delta, dout . out: what the gradients of their
+/// scores need.
+template <class T, int kDim, int kHigh>
+class RowPairs {
+ public:
+  /// Reads `out`, so that it is on its way beside the tiles. The warp's rows begin at `first`.
+  FS_DEVICE RowPairs(const AttentionArguments& p, const HeadColumns<T>& heads, int head, int first,
+                     int end)
+      : p_(p), c_(threadIdx.x % kLanes * 8), there_(lane() < 16 * kHigh && first + lane() < end) {
+    const T* const out = static_cast<const T*>(p.out) + heads.out;
     FS_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      sum = fmaf(as_float(T{uint16_t(x[i])}), as_float(T{uint16_t(y[i])}), sum);
-      sum = fmaf(as_float(T{uint16_t(x[i] >> 16)}), as_float(T{uint16_t(y[i] >> 16)}), sum);
+    for (int i = 0; i < kLoads; ++i) {
+      const int row = first + row_of(i);
+      out_[i] = row < end && c_ < p.head_dim
+                    ? *reinterpret_cast<const uint4*>(out + at(row, heads.out_width, c_))
+                    : uint4{0, 0, 0, 0};
     }
+    stat_ = at(head, p.rows, there_ ? first + lane() : first);
+    pair_.x = there_ ? p.stats[2 * stat_] : 0;
   }
-  FS_UNROLL
-  for (int by = kLanes / 2; by > 0; by >>= 1) sum += __shfl_xor_sync(kWholeWarp, sum, by);
-  if (!there || c != 0) return;
-  const size_t stat = at(item % p.heads, p.rows, item / p.heads);
-  pairs[stat] = float2{p.stats[2 * stat], sum};
-}
+  /// `dout`: the warp's rows of a tile that is there. To `mine` (shared, of the warp alone), and
+  /// for flash_dkv to `pairs`.
+  FS_DEVICE void find(const T* dout, float2* mine, float2* pairs) {
+    FS_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      const uint4 a = c_ < p_.head_dim
+                          ? *reinterpret_cast<const uint4*>(dout + row_of(i) * (kDim + 8) + c_)
+                          : uint4{0, 0, 0, 0};
+      const uint32_t x[4] = {a.x, a.y, a.z, a.w};
+      const uint32_t y[4] = {out_[i].x, out_[i].y, out_[i].z, out_[i].w};
+      float sum = 0;
+      FS_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        sum = fmaf(as_float(T{uint16_t(x[k])}), as_float(T{uint16_t(y[k])}), sum);
+        sum = fmaf(as_float(T{uint16_t(x[k] >> 16)}), as_float(T{uint16_t(y[k] >> 16)}), sum);
+      }
+      FS_UNROLL
+      for (int by = kLanes / 2; by > 0; by >>= 1) sum += __shfl_xor_sync(kWholeWarp, sum, by);
+      if (c_ == 0) mine[row_of(i)].y = sum;
+    }
+    __syncwarp();
+    if (lane() < 16 * kHigh) {
+      pair_.y = mine[lane()].y;
+      mine[lane()].x = pair_.x;
+      if (there_) pairs[stat_] = pair_;
+    }
+    __syncwarp();
+  }
+
+ private:
+  /// A group of lanes a row, 8 numbers each.
+  static constexpr int kLanes = kDim <= 32 ? 4 : kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;
+  static constexpr int kLoads = 16 * kHigh * kLanes / 32;
+  static FS_DEVICE int lane() { return threadIdx.x & 31; }
+  static FS_DEVICE int row_of(int load) { return (load * 32 + lane()) / kLanes; }
+
+  const AttentionArguments& p_;
+  int c_;
+  bool there_;
+  size_t stat_;
+  float2 pair_;
+  uint4 out_[kLoads];
+};
 
 /// The gradient of queries.
 ///
 /// Grid:   (tiles, heads). Block: kFlashThreads. Shared: QueryShape::kShared.
-/// Needs:  as flash_forward; pairs. Bits: keys kStep at a time from the sequence's start.
+/// Needs:  as flash_forward, and out and dout on 16 bytes. Leaves `pairs` [heads, rows] for
+///         flash_dkv. Bits: keys kStep at a time from the sequence's start.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
-    flash_dq(AttentionArguments p, const float2* pairs, const AttentionTile* tiles) {
+    flash_dq(AttentionArguments p, float2* pairs, const AttentionTile* tiles) {
   using Shape = QueryShape<T, kDim>;
   constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles;
   FS_SHARED(T, shared);
@@ -99,17 +133,17 @@ __global__ void __launch_bounds__(kFlashThreads)
   }
 
   const int first = me.first + warp * 16 * kHigh, row = first + (lane >> 2);
+  RowPairs<T, kDim, kHigh> own(p, heads, head, first, me.end);
+  copy_wait<Shape::kStages - 1>();
+  __syncthreads();
+  float2* const mine = reinterpret_cast<float2*>(dout_tile + Shape::kOwn) + warp * 16 * kHigh;
+  own.find(dout_tile + warp * 16 * kHigh * Shape::kLd, mine, pairs);
   float2 pair[kHigh][2];
   FS_UNROLL
   for (int m = 0; m < kHigh; ++m) {
     FS_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int mine = row + m * 16 + i * 8;
-      pair[m][i] = pairs[at(head, p.rows, mine < me.end ? mine : me.first)];
-    }
+    for (int i = 0; i < 2; ++i) pair[m][i] = mine[(lane >> 2) + m * 16 + i * 8];
   }
-  copy_wait<Shape::kStages - 1>();
-  __syncthreads();
   const OwnRows<T, kDim, kHigh, Shape::kHeldQueries> queries(q_tile);
   const OwnRows<T, kDim, kHigh, Shape::kHeldGradients> gradients(dout_tile);
   const float scale = p.scale * kLog2E;
@@ -221,7 +255,7 @@ class QueryRing {
 /// Grid:   (tiles, kv_heads, kParts): a block keeps a part of head_dim's columns, and all of the
 ///         scores, so that gradients of long heads fit in registers. Block: kFlashThreads. Shared:
 ///         KeyShape::kShared.
-/// Needs:  as flash_dq.
+/// Needs:  flash_dq before it.
 /// Bits:   query heads of the group in order, queries kStep at a time from the tile's first row.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)

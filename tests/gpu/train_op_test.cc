@@ -120,6 +120,8 @@ TEST_CASE("the GPU attends as the reference does, forward and backward") {
                                                                   {{2, 2, 192}, {5, 67}, 20},
                                                                   {{4, 2, 64}, {130, 31}, 50},
                                                                   {{2, 2, 96}, {200, 7}, 0},
+                                                                  {{2, 1, 64}, {140}, 34},
+                                                                  {{2, 1, 64}, {140}, 63},
                                                                   {{4, 2, 128}, {9, 150}, 100},
                                                                   {{4, 2, 64}, {290, 31}, 140}},
                      attention_cases::run_attention);
