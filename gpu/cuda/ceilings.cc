@@ -92,6 +92,26 @@ struct Operands {
   std::vector<Memory> memory;
   float scale = 0.125f, never = -std::numeric_limits<float>::max(), one = 1;
 
+  /// What the pass names, of the sequences from `sequence` on; room is the same for all.
+  std::map<SdpaOperand, void*> from(int64_t sequence, const SdpaShape& s, SdpaPass pass) const {
+    std::map<SdpaOperand, void*> moved = pointers;
+    std::erase_if(moved, [&](const auto& named) {
+      if (pass == SdpaPass::kForward) return named.first == kSdpaOne || named.first >= kSdpaOutGrad;
+      return pass == SdpaPass::kBackward && named.first == kSdpaQuerySums;
+    });
+    const auto move = [&](SdpaOperand name, int64_t row_bytes) {
+      if (const auto found = moved.find(name); found != moved.end())
+        found->second = static_cast<std::byte*>(found->second) + sequence * s.tokens * row_bytes;
+    };
+    for (const SdpaOperand name :
+         {kSdpaQuery, kSdpaKey, kSdpaValue, kSdpaQueryGrad, kSdpaKeyGrad, kSdpaValueGrad})
+      move(name, s.heads.width() * 2);
+    for (const SdpaOperand name : {kSdpaOut, kSdpaOutGrad})
+      move(name, int64_t{s.heads.heads} * s.heads.head_dim * 2);
+    move(kSdpaStats, int64_t{s.heads.heads} * 4);
+    return moved;
+  }
+
   Status add(Runtime& runtime, SdpaOperand name, int64_t bytes) {
     FS_ASSIGN(Memory made, Memory::allocate(runtime, static_cast<size_t>(bytes)));
     pointers[name] = made.data();
@@ -141,19 +161,17 @@ Result<std::vector<std::byte>> gradients(Runtime& runtime, const Operands& opera
 }
 
 Result<AttentionFound> attention(Runtime& runtime, const Cudnn& library, cudnnHandle_t handle,
-                                 const SdpaShape& shape, SdpaPass pass) {
-  Operands operands;
-  FS_TRY(operands.add_all(runtime, shape));
-  std::erase_if(operands.pointers, [&](const auto& named) {
-    if (pass == SdpaPass::kForward) return named.first == kSdpaOne || named.first >= kSdpaOutGrad;
-    return pass == SdpaPass::kBackward && named.first == kSdpaQuerySums;
-  });
-  FS_ASSIGN(const SdpaPlan plan, SdpaPlan::make(library, shape, pass, {handle, ""}));
+                                 const Operands& operands, const SdpaShape& shape, SdpaPass pass,
+                                 int64_t at_once) {
+  SdpaShape part = shape;
+  part.sequences = at_once;
+  FS_ASSIGN(const SdpaPlan plan, SdpaPlan::make(library, part, pass, {handle, ""}));
   const auto wanted = static_cast<size_t>(plan.workspace_bytes());
   FS_ASSIGN(const Memory workspace, Memory::allocate(runtime, wanted));
   Status ran;
   const auto once = [&] {
-    if (ran.ok()) ran = plan.run(handle, operands.pointers, workspace.data());
+    for (int64_t s = 0; s < shape.sequences && ran.ok(); s += at_once)
+      ran = plan.run(handle, operands.from(s, shape, pass), workspace.data());
   };
   AttentionFound found{0, true};
   FS_ASSIGN(found.seconds, seconds(runtime, 10, once));
@@ -177,20 +195,28 @@ std::string attentions(Runtime& runtime) {
   std::string times, bits;
   if (library != nullptr && library->cudnnCreate(&handle) == CUDNN_STATUS_SUCCESS) {
     library->cudnnSetStream(handle, static_cast<cudaStream_t>(runtime.stream()));
-    for (const AttentionShape& a : kAttention)
-      for (const auto& [pass, word] : {std::pair{SdpaPass::kForward, "forward"},
-                                       {SdpaPass::kBackwardAtomic, "backward"},
-                                       {SdpaPass::kBackward, "backward deterministic"}}) {
-        const std::string what = fmt::format("{} {}", word, a.name);
-        const auto found = attention(runtime, *library, handle, a.shape, pass);
-        if (!found.ok()) {
-          fmt::print(stderr, "gpu_ceilings: {}: {}\n", what, found.error().message());
-          continue;
-        }
+    for (const AttentionShape& a : kAttention) {
+      const SdpaShape& s = a.shape;
+      Operands operands;
+      const Status room = operands.add_all(runtime, s);
+      const auto measure = [&](const std::string& what, SdpaPass pass, int64_t at_once) {
+        const auto found = room.ok()
+                               ? attention(runtime, *library, handle, operands, s, pass, at_once)
+                               : Result<AttentionFound>(room.error());
+        if (!found.ok())
+          return fmt::print(stderr, "gpu_ceilings: {}: {}\n", what, found.error().message());
         times += fmt::format("{}\"{}\": {:.4e}", times.empty() ? "" : ", ", what, found->seconds);
         if (pass != SdpaPass::kForward)
           bits += fmt::format("{}\"{}\": {}", bits.empty() ? "" : ", ", what, found->same_bits);
-      }
+      };
+      const std::string name(a.name), same_bits = "backward deterministic " + name;
+      measure("forward " + name, SdpaPass::kForward, s.sequences);
+      measure("backward " + name, SdpaPass::kBackwardAtomic, s.sequences);
+      measure(same_bits, SdpaPass::kBackward, s.sequences);
+      // What lies between its products fits into less of the card, and into more of its cache.
+      for (int64_t some = s.sequences / 2; some > 0; some /= 2)
+        measure(fmt::format("{}, {} at a time", same_bits, some), SdpaPass::kBackward, some);
+    }
     library->cudnnDestroy(handle);
   }
   return fmt::format("\"cudnn_attention\": {{{}}}, \"cudnn_attention_same_bits\": {{{}}}", times,

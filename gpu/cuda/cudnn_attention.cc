@@ -12,6 +12,9 @@ namespace fastserve::gpu {
 namespace {
 
 constexpr int kLargestHead = 128;
+/// Cards whose way back keeps its bits by its graph alone: later ones want a knob as well, and no
+/// earlier one has been looked at.
+constexpr int kMajorBackward = 9;
 /// A way back's scores' gradients take no more than this part of the card's memory.
 constexpr size_t kPartBackward = 64;
 
@@ -74,8 +77,8 @@ class CudnnAttention final : public AttentionEngine {
     return shape && start() && plan_of(*shape, SdpaPass::kForward) != nullptr;
   }
   bool supports(const AttentionBackward& op, Precision precision) override {
-    if (!takes(op.forward, precision) || op.forward.stats == nullptr ||
-        !on_sixteen_bytes(op.dout) || !on_sixteen_bytes(op.dqkv))
+    if (runtime_.properties().major != kMajorBackward || !takes(op.forward, precision) ||
+        op.forward.stats == nullptr || !on_sixteen_bytes(op.dout) || !on_sixteen_bytes(op.dqkv))
       return false;
     const auto shape = shape_of(op.forward, precision);
     const auto some = shape ? at_once(*shape) : std::nullopt;
