@@ -150,7 +150,8 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
   if (rows == 0) return;
   FS_CHECK(dim <= 2 * kAttendThreads);
   const int chunks = (reach + kChunk - 1) / kChunk, group = op.shape.heads / op.shape.kv_heads;
-  const unsigned groups = static_cast<unsigned>((group + kAttendHeads - 1) / kAttendHeads);
+  const int together = group == 1 ? 1 : kAttendHeads;
+  const unsigned groups = static_cast<unsigned>((group + together - 1) / together);
   const unsigned whole = static_cast<unsigned>(rows * op.shape.kv_heads) * groups;
   const size_t partials =
       at(rows, op.shape.heads) * static_cast<size_t>(chunks) * static_cast<size_t>(dim + 2);
@@ -189,10 +190,10 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
   const unsigned items = n * static_cast<unsigned>(op.shape.heads + 2 * op.shape.kv_heads);
   const dim3 grid(n, static_cast<unsigned>(op.shape.kv_heads) * groups,
                   split ? static_cast<unsigned>(chunks) : 1);
-  const auto attend = [&]<class Kv, int kWide>() {
-    const size_t shared = AttendShared<kWide>::floats(dim) * sizeof(float);
-    launch_chained(runtime, {"decode_attend", grid, {kAttendThreads}, shared},
-                   decode_attend<Kv, kWide>, arguments);
+  const auto attend = [&]<class Kv, int kWide, int kHeads, bool kStaged>() {
+    using Block = AttendBlock<Kv, kWide, kHeads, kStaged>;
+    launch_chained(runtime, {"decode_attend", grid, {kAttendThreads}, Block::shared(dim)},
+                   decode_attend<Kv, kWide, kHeads, kStaged>, arguments);
   };
   const auto start = [&]<class Kv>() {
     launch_chained(
@@ -200,10 +201,17 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
         append_heads<Kv>, arguments);
     // int8: sixteen at once would be 32 KiB of slices, and half the blocks a multiprocessor holds.
     constexpr int kWide = sizeof(Kv) == 4 ? 4 : 8;
-    if (dim % kWide == 0)  // then every key and value of the pool is on that many numbers
-      attend.template operator()<Kv, kWide>();
-    else
-      attend.template operator()<Kv, 1>();
+    const auto wide = [&]<int kHeads>() {
+      if (dim * sizeof(Kv) % 16 == 0 &&
+          AttendBlock<Kv, kWide, kHeads, true>::shared(dim) <= runtime.properties().shared_memory)
+        return attend.template operator()<Kv, kWide, kHeads, true>();
+      attend.template operator()<Kv, kWide, kHeads, false>();
+    };
+    if (dim % kWide != 0)
+      return together == 1 ? attend.template operator()<Kv, 1, 1, false>()
+                           : attend.template operator()<Kv, 1, kAttendHeads, false>();
+    if (together == 1) return wide.template operator()<1>();
+    wide.template operator()<kAttendHeads>();
   };
   if (kv.type == KvType::kInt8)
     start.template operator()<int8_t>();

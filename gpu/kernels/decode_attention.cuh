@@ -2,105 +2,10 @@
 #pragma once
 
 #include "gpu/kernels/attention.cuh"
-#include "gpu/kernels/rotary.cuh"
-#include "gpu/kernels/wide.cuh"
-#include "model/decode_ops.h"
+#include "gpu/kernels/decode_append.cuh"
+#include "gpu/simt/tensor_core.h"
 
 namespace fastserve::gpu {
-
-using DecodeRow = RowPlace;
-
-struct DecodeAttentionArguments {
-  int heads, kv_heads, head_dim, rows;
-  float* qkv;
-  const DecodeRow* row;
-  const int32_t* blocks;             ///< block tables, one after another
-  void *keys, *values;               ///< of the layer: [kv_head][slots][head_dim]
-  float *key_scales, *value_scales;  ///< of int8 ones, [kv_head][slots]; or null
-  size_t slots;                      ///< of the pool
-  int block_tokens;
-  const float *rope_table, *q_norm, *k_norm;
-  float epsilon;
-  int window;
-  float scale;
-  float* out;
-  float* partials;  ///< split: [rows][heads][chunks][head_dim + 2]
-  int chunks;       ///< most that a row has
-};
-
-FS_DEVICE size_t slot_of(const DecodeAttentionArguments& p, const DecodeRow& row, int position) {
-  const int block = p.blocks[row.table + position / p.block_tokens];
-  return size_t(block) * size_t(p.block_tokens) + size_t(position % p.block_tokens);
-}
-
-/// Codes of a head whose lane-th pairs of numbers this lane wrote, and their scale.
-FS_DEVICE void quantise_head(const float* head, int dim, int lane, int8_t* codes, float* scale) {
-  uint32_t top = 0;  // of magnitudes, as integers: a NaN is larger than everything
-  for (int i = lane; i < (dim + 1) / 2; i += 32) {
-    const PairIndex e = pair_of(i, dim);
-    top = Max::of(top, float_bits(head[e.a]) & 0x7fffffffu);
-    if (e.whole) top = Max::of(top, float_bits(head[e.b]) & 0x7fffffffu);
-  }
-  const float peak = bits_float(warp_reduce<Max>(top));
-  const float by = peak > 1e-30f ? 127.0f / peak : 0.0f;
-  for (int i = lane; i < (dim + 1) / 2; i += 32) {
-    const PairIndex e = pair_of(i, dim);
-    codes[e.a] = int8_t(__float2int_rn(head[e.a] * by));
-    if (e.whole) codes[e.b] = int8_t(__float2int_rn(head[e.b] * by));
-  }
-  if (lane == 0) *scale = peak / 127.0f;
-}
-
-/// Norm and RoPE of each query (in place) and key; keys and values go to the cache.
-///
-/// Grid: rows * (heads + 2 kv_heads) / kRotaryWarps, rounded up. Block: 32 * kRotaryWarps, a warp a
-/// head. Bits: a head's own.
-template <class Kv>
-__global__ void append_heads(DecodeAttentionArguments p) {
-  let_next_begin();
-  wait_for_previous();
-  const int all = p.heads + 2 * p.kv_heads, normed = p.heads + p.kv_heads;
-  const int item = blockIdx.x * kRotaryWarps + threadIdx.x / 32, lane = threadIdx.x & 31;
-  if (item >= p.rows * all) return;
-  const int h = item % all, dim = p.head_dim;
-  const DecodeRow me = p.row[item / all];
-  if (me.position < 0) return;
-  float* const head = p.qkv + at(item, dim);
-  const float* const weight = h < p.heads ? p.q_norm : h < normed ? p.k_norm : nullptr;
-  float inverse = 1;
-  if (weight) {
-    float square = 0;
-    for (int d = lane; d < dim; d += 32) square += head[d] * head[d];
-    inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(dim) + p.epsilon);
-  }
-  const float* const table =
-      p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
-  Kv* to = nullptr;
-  float* scale = nullptr;
-  if (h >= p.heads) {
-    const int kv = (h - p.heads) % p.kv_heads;
-    const size_t slot = size_t(kv) * p.slots + slot_of(p, me, me.position);
-    to = static_cast<Kv*>(h < normed ? p.keys : p.values) + slot * size_t(dim);
-    if constexpr (sizeof(Kv) == 1) scale = (h < normed ? p.key_scales : p.value_scales) + slot;
-  }
-  for (int i = lane; i < (dim + 1) / 2; i += 32) {
-    const PairIndex e = pair_of(i, dim);
-    Pair v{head[e.a], head[e.b]};
-    if (weight) v = {v.a * inverse * weight[e.a], v.b * inverse * weight[e.b]};
-    if (table && e.whole) v = turn(v, table[i], table[dim / 2 + i]);
-    if (to && sizeof(Kv) > 1) {
-      if constexpr (sizeof(Kv) > 1) {
-        to[e.a] = from_float<Kv>(v.a);
-        if (e.whole) to[e.b] = from_float<Kv>(v.b);
-      }
-    } else {
-      head[e.a] = v.a;
-      if (e.whole) head[e.b] = v.b;
-    }
-  }
-  if constexpr (sizeof(Kv) == 1)
-    if (to) quantise_head(head, dim, lane, to, scale);
-}
 
 constexpr int kChunk = 128;          ///< positions; chunks begin at multiples of it
 constexpr int kAttendThreads = 128;  ///< one a position, then one a run of dimensions and a slice
@@ -122,30 +27,59 @@ FS_DEVICE float joined(float mine, float keep, float other, float take) {
   return fmaf(other, take, mine * keep);
 }
 
-/// A block's shared memory.
-template <int kWide>
-struct AttendShared {
-  float *q, *acc;        ///< [kAttendHeads][head_dim]
-  float* weights;        ///< [kAttendHeads][kChunk]
-  float* slices;         ///< [kAttendHeads][kAttendThreads * kWide]
-  Softmax *chunk, *all;  ///< [kAttendHeads]
-  float *keep, *take;    ///< [kAttendHeads]
-  float* room;           ///< of block_reduce
+/// How a block reads keys and values. kStaged: asynchronous copies bring a chunk's rows to shared
+/// memory, 16 bytes a lane, while the chunk before is worked on. Otherwise, where a row is not on
+/// 16 bytes or there is no room, each thread reads what it needs. The bits are the same.
+template <class Kv, int kWide, int kHeads, bool kStaged>
+struct AttendBlock {
+  float *q, *acc;                ///< [kHeads][head_dim]
+  float* weights;                ///< [kHeads][kChunk]: scores first
+  float* value_scales;           ///< int8: [kChunk]
+  float* slices;                 ///< [kHeads][kAttendThreads * kWide]; staged: where values were
+  Softmax* all;                  ///< [kHeads]
+  float *keep, *take;            ///< [kHeads]
+  uint32_t* slots;               ///< [2][kChunk], of even and of odd chunks
+  unsigned char *keys, *values;  ///< staged: [kChunk][row_bytes]
 
-  static constexpr size_t floats(int dim) {
-    return 2 * kAttendHeads * size_t(dim) + kAttendHeads * (kChunk + kAttendThreads * kWide + 6) +
-           4;
+  static constexpr int kSlices = kAttendThreads * kWide;
+  static __host__ FS_DEVICE int pieces(int dim) { return dim * int(sizeof(Kv)) / 16; }
+  /// Of a staged row. Eight threads' rows lie in other banks: either their pieces of 16 bytes
+  /// change places, or a row is an odd number of those.
+  static __host__ FS_DEVICE int row_bytes(int dim) {
+    return (pieces(dim) % 8 == 0 ? pieces(dim) : pieces(dim) | 1) * 16;
   }
-  FS_DEVICE AttendShared(float* from, int dim) {
-    q = from;
-    acc = q + kAttendHeads * dim;
-    weights = acc + kAttendHeads * dim;
-    slices = weights + kAttendHeads * kChunk;
-    chunk = reinterpret_cast<Softmax*>(slices + kAttendHeads * kAttendThreads * kWide);
-    all = chunk + kAttendHeads;
-    keep = reinterpret_cast<float*>(all + kAttendHeads);
-    take = keep + kAttendHeads;
-    room = take + kAttendHeads;
+  static FS_DEVICE int place(int dim, int row, int piece) {
+    return (piece ^ (pieces(dim) % 8 == 0 ? row & 7 : 0)) * 16;
+  }
+  /// Where number d of a staged row lies.
+  static FS_DEVICE const Kv* staged(const unsigned char* rows, int dim, int row, int d) {
+    const int byte = d * int(sizeof(Kv));
+    return reinterpret_cast<const Kv*>(rows + row * row_bytes(dim) + place(dim, row, byte / 16) +
+                                       byte % 16);
+  }
+  static __host__ FS_DEVICE size_t rows_bytes(int dim) {
+    return kStaged ? size_t(kChunk) * size_t(row_bytes(dim)) : 0;
+  }
+  static __host__ FS_DEVICE size_t values_bytes(int dim) {
+    constexpr size_t kLeast = size_t(kHeads) * kSlices * sizeof(float);
+    return rows_bytes(dim) > kLeast ? rows_bytes(dim) : kLeast;
+  }
+  static size_t shared(int dim) {
+    return rows_bytes(dim) + values_bytes(dim) +
+           (kHeads * (2 * size_t(dim) + kChunk + 4) + 3 * kChunk) * sizeof(float);
+  }
+  FS_DEVICE AttendBlock(unsigned char* from, int dim) {
+    keys = from;
+    values = keys + rows_bytes(dim);
+    slices = reinterpret_cast<float*>(values);
+    q = reinterpret_cast<float*>(values + values_bytes(dim));
+    acc = q + kHeads * dim;
+    weights = acc + kHeads * dim;
+    value_scales = weights + kHeads * kChunk;
+    slots = reinterpret_cast<uint32_t*>(value_scales + kChunk);
+    all = reinterpret_cast<Softmax*>(slots + 2 * kChunk);
+    keep = reinterpret_cast<float*>(all + kHeads);
+    take = keep + kHeads;
   }
 };
 
@@ -156,112 +90,216 @@ struct AttendWork {
   int heads, dim, first;  ///< query heads; first position that the row sees
   const Kv *keys, *values;
   const float *key_scales, *value_scales;  ///< int8
+  /// Rows of a chunk that are seen: from .. to - 1.
+  FS_DEVICE int from(int chunk) const {
+    return chunk * kChunk > first ? 0 : first - chunk * kChunk;
+  }
+  FS_DEVICE int to(int chunk) const {
+    const int left = me.position + 1 - chunk * kChunk;
+    return left < kChunk ? left : kChunk;
+  }
 };
 
-/// Weights of a chunk's positions for each query head, and their sums. With int8 values a weight
-/// takes its value's scale along, which the sum does not.
-template <class Kv, int kWide>
-FS_DEVICE void weigh_chunk(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
-                           const AttendShared<kWide>& shared) {
-  const int position = chunk * kChunk + threadIdx.x;
-  const bool seen = position >= work.first && position <= work.me.position;
-  float s[kAttendHeads] = {}, value_scale = 1;
-  if (seen) {
-    const size_t slot = slot_of(p, work.me, position);
-    const Kv* const key = work.keys + slot * size_t(work.dim);
-    for (int d = 0; d < work.dim; d += kWide) {
-      const Wide<kWide> k = load_wide<kWide>(key + d);
-      FS_UNROLL
-      for (int h = 0; h < kAttendHeads; ++h) {
-        if (h >= work.heads) continue;
-        FS_UNROLL
-        for (int i = 0; i < kWide; ++i) s[h] = fmaf(shared.q[h * work.dim + d + i], k.v[i], s[h]);
-      }
+/// The slot of this thread's position in a chunk; 0 where it is not seen.
+template <class Kv>
+FS_DEVICE uint32_t find_slot(const DecodeAttentionArguments& p, const AttendWork<Kv>& work,
+                             int chunk) {
+  const int i = threadIdx.x;
+  if (i < work.from(chunk) || i >= work.to(chunk)) return 0;
+  return uint32_t(slot_of(p, work.me, chunk * kChunk + i));
+}
+
+/// Starts the copies of a chunk's keys, or values.
+template <class Block, class Kv>
+FS_DEVICE void fetch_rows(const AttendWork<Kv>& work, int chunk, const Kv* pool,
+                          const uint32_t* slots, unsigned char* to) {
+  const int pieces = Block::pieces(work.dim), bytes = Block::row_bytes(work.dim);
+  const int rows = kAttendThreads / pieces, rest = kAttendThreads % pieces;
+  const int begin = work.from(chunk), end = work.to(chunk);
+  int row = begin + int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces;
+  while (row < end) {
+    const auto* const from =
+        reinterpret_cast<const unsigned char*>(pool + size_t(slots[row]) * size_t(work.dim));
+    copy_async(to + row * bytes + Block::place(work.dim, row, piece), from + piece * 16, 16);
+    row += rows;
+    piece += rest;
+    if (piece >= pieces) {
+      piece -= pieces;
+      ++row;
     }
-    if constexpr (sizeof(Kv) == 1) {
-      const float key_scale = work.key_scales[slot];
-      value_scale = work.value_scales[slot];
+  }
+}
+
+/// Scores of a chunk's positions for each query head: a thread a position, dimensions in order.
+template <class Kv, int kWide, int kHeads, bool kStaged>
+FS_DEVICE void score_chunk(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
+                           float key_scale, float value_scale,
+                           const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
+  const int i = threadIdx.x;
+  const bool seen = i >= work.from(chunk) && i < work.to(chunk);
+  float s[kHeads] = {};
+  if (seen) {
+    const Kv* const key =
+        work.keys + size_t(block.slots[(chunk & 1) * kChunk + i]) * size_t(work.dim);
+    for (int d = 0; d < work.dim; d += kWide) {
+      const Wide<kWide> k =
+          load_wide<kWide>(kStaged ? block.staged(block.keys, work.dim, i, d) : key + d);
       FS_UNROLL
-      for (int h = 0; h < kAttendHeads; ++h) s[h] *= key_scale;
+      for (int h = 0; h < kHeads; ++h) {
+        const Wide<kWide> q = load_wide<kWide>(block.q + h * work.dim + d);
+        FS_UNROLL
+        for (int e = 0; e < kWide; ++e) s[h] = fmaf(q.v[e], k.v[e], s[h]);
+      }
     }
   }
   FS_UNROLL
-  for (int h = 0; h < kAttendHeads; ++h) {
-    if (h >= work.heads) continue;
-    const float score = seen ? s[h] * p.scale * kLog2E : -INFINITY;
-    const float peak = block_reduce<Max>(score, shared.room);
-    const float weight = weight_of(score, peak), sum = block_reduce<Add>(weight, shared.room);
-    shared.weights[h * kChunk + threadIdx.x] = sizeof(Kv) == 1 ? weight * value_scale : weight;
-    if (threadIdx.x == 0) shared.chunk[h] = {peak, sum};
+  for (int h = 0; h < kHeads; ++h) {
+    if constexpr (sizeof(Kv) == 1) s[h] *= key_scale;
+    block.weights[h * kChunk + i] = seen ? s[h] * p.scale * kLog2E : -INFINITY;
   }
-  __syncthreads();
+  if constexpr (sizeof(Kv) == 1) block.value_scales[i] = value_scale;
+}
+
+/// Scores become weights, a warp a query head, and the chunk's softmax is joined to the row's. With
+/// int8 values a weight takes its value's scale along, which the sum does not.
+template <class Kv, int kWide, int kHeads, bool kStaged>
+FS_DEVICE void weigh_chunk(const AttendWork<Kv>& work,
+                           const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
+  constexpr int kEach = kChunk / 32;
+  const int lane = threadIdx.x & 31;
+  for (int h = threadIdx.x / 32; h < work.heads; h += kAttendThreads / 32) {
+    float* const weights = block.weights + h * kChunk;
+    float scores[kEach], peak = -INFINITY, sum = 0;
+    FS_UNROLL
+    for (int k = 0; k < kEach; ++k) {
+      scores[k] = weights[lane + k * 32];
+      peak = fmaxf(peak, scores[k]);
+    }
+    peak = warp_reduce<Max>(peak);
+    FS_UNROLL
+    for (int k = 0; k < kEach; ++k) {
+      const float weight = weight_of(scores[k], peak);
+      sum += weight;
+      weights[lane + k * 32] =
+          sizeof(Kv) == 1 ? weight * block.value_scales[lane + k * 32] : weight;
+    }
+    sum = warp_reduce<Add>(sum);
+    if (lane == 0) block.all[h] = join(block.all[h], {peak, sum}, block.keep[h], block.take[h]);
+  }
 }
 
 /// acc = acc keep + (the chunk's values by its weights) take.
-template <class Kv, int kWide>
-FS_DEVICE void add_values(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
-                          const AttendShared<kWide>& shared) {
-  if (int(threadIdx.x) < work.heads) {
-    const int h = threadIdx.x;
-    shared.all[h] = join(shared.all[h], shared.chunk[h], shared.keep[h], shared.take[h]);
-  }
-  const int base = chunk * kChunk, from = base > work.first ? 0 : work.first - base;
-  const int left = work.me.position + 1 - base, to = left < kChunk ? left : kChunk;
+template <class Kv, int kWide, int kHeads, bool kStaged>
+FS_DEVICE void add_values(const AttendWork<Kv>& work, int chunk,
+                          const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
+  const uint32_t* const slots = block.slots + (chunk & 1) * kChunk;
+  const int from = work.from(chunk), to = work.to(chunk);
   for (int run = 0; run < work.dim / kWide; run += kAttendThreads) {
     const int rest = work.dim / kWide - run, lanes = rest < kAttendThreads ? rest : kAttendThreads;
     const int count = kAttendThreads / lanes, slice = threadIdx.x / lanes;
     const int dimension = (run + threadIdx.x % lanes) * kWide;
-    Wide<kWide> sums[kAttendHeads] = {};
+    Wide<kWide> sums[kHeads] = {};
     if (slice < count)
       for (int i = from + slice; i < to; i += count) {
-        const size_t slot = slot_of(p, work.me, base + i);
-        const Wide<kWide> v = load_wide<kWide>(work.values + slot * size_t(work.dim) + dimension);
+        const Wide<kWide> v = load_wide<kWide>(
+            kStaged ? block.staged(block.values, work.dim, i, dimension)
+                    : work.values + size_t(slots[i]) * size_t(work.dim) + size_t(dimension));
         FS_UNROLL
-        for (int h = 0; h < kAttendHeads; ++h) {
-          if (h >= work.heads) continue;
-          const float weight = shared.weights[h * kChunk + i];
+        for (int h = 0; h < kHeads; ++h) {
+          const float weight = block.weights[h * kChunk + i];
           FS_UNROLL
           for (int e = 0; e < kWide; ++e) sums[h].v[e] = fmaf(weight, v.v[e], sums[h].v[e]);
         }
       }
     constexpr int kSlices = kAttendThreads * kWide;
+    if constexpr (kStaged) __syncthreads();  // the values have been read: one run is all of them
     FS_UNROLL
-    for (int h = 0; h < kAttendHeads; ++h)
-      store_wide(shared.slices + h * kSlices + threadIdx.x * kWide, sums[h]);
+    for (int h = 0; h < kHeads; ++h)
+      store_wide(block.slices + h * kSlices + threadIdx.x * kWide, sums[h]);
     __syncthreads();
     const int columns = lanes * kWide;
     for (int i = threadIdx.x; i < work.heads * columns; i += kAttendThreads) {
       const int h = i / columns, c = i % columns;
       float sum = 0;
-      for (int k = 0; k < count; ++k) sum += shared.slices[h * kSlices + k * columns + c];
-      float& acc = shared.acc[h * work.dim + run * kWide + c];
-      acc = joined(acc, shared.keep[h], sum, shared.take[h]);
+      for (int k = 0; k < count; ++k) sum += block.slices[h * kSlices + k * columns + c];
+      float& acc = block.acc[h * work.dim + run * kWide + c];
+      acc = joined(acc, block.keep[h], sum, block.take[h]);
     }
     __syncthreads();  // slices, weights and what was found are overwritten next
   }
 }
 
+/// A row's chunks begin .. end - 1, one after another, into block.acc and block.all.
+template <class Kv, int kWide, int kHeads, bool kStaged>
+FS_DEVICE void attend_chunks(const DecodeAttentionArguments& p, const AttendWork<Kv>& work,
+                             int begin, int end,
+                             const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
+  using Block = AttendBlock<Kv, kWide, kHeads, kStaged>;
+  constexpr bool kScaled = sizeof(Kv) == 1;
+  const auto slots = [&](int chunk) { return block.slots + (chunk & 1) * kChunk; };
+  const auto fetch_keys = [&](int chunk) {
+    if constexpr (kStaged) {
+      if (chunk < end) fetch_rows<Block>(work, chunk, work.keys, slots(chunk), block.keys);
+      copy_commit();
+    }
+  };
+  const auto fetch_values = [&](int chunk) {
+    if constexpr (kStaged) {
+      if (chunk < end) fetch_rows<Block>(work, chunk, work.values, slots(chunk), block.values);
+      copy_commit();
+    }
+  };
+  uint32_t slot = find_slot(p, work, begin);
+  slots(begin)[threadIdx.x] = slot;
+  __syncthreads();
+  fetch_keys(begin);
+  fetch_values(begin);
+  float key_scale = kScaled ? work.key_scales[slot] : 1.0f;
+  float value_scale = kScaled ? work.value_scales[slot] : 1.0f;
+  for (int chunk = begin; chunk < end; ++chunk) {
+    const uint32_t next = chunk + 1 < end ? find_slot(p, work, chunk + 1) : 0;
+    if constexpr (kStaged) copy_wait<1>();  // of the keys; the values are on their way
+    __syncthreads();
+    score_chunk(p, work, chunk, key_scale, value_scale, block);
+    slots(chunk + 1)[threadIdx.x] = next;
+    __syncthreads();
+    fetch_keys(chunk + 1);
+    if constexpr (kScaled) {
+      key_scale = work.key_scales[next];
+      value_scale = work.value_scales[next];
+    }
+    weigh_chunk(work, block);
+    if constexpr (kStaged) copy_wait<1>();  // of the values
+    __syncthreads();
+    add_values(work, chunk, block);
+    fetch_values(chunk + 1);
+  }
+  if constexpr (kStaged) copy_wait<0>();
+}
+
 /// out = softmax(scale q K^T) V over a row's positions so far.
 ///
-/// Grid:   (rows, kv_heads * groups of kAttendHeads query heads, chunks or 1). Block:
-/// kAttendThreads. Shared: AttendShared<kWide>::floats(head_dim) floats. Needs:  head_dim a
-/// multiple of kWide. Bits:   chunks of kChunk positions, joined in order: the same whether one
-/// block walks all of a
-///         row's chunks (grid.z = 1) or each has its own and join_chunks follows. In a chunk,
-///         slices of every so many positions, as head_dim has it, then the slices in order.
-template <class Kv, int kWide>
-__global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionArguments p) {
-  FS_SHARED(float, memory);
+/// Grid:   (rows, kv_heads * groups of kHeads query heads, chunks or 1). Block: kAttendThreads.
+/// Shared: AttendBlock::shared(head_dim) bytes.
+/// Needs:  head_dim a multiple of kWide; kStaged: and a row of 16 bytes, in the pool, too.
+/// Bits:   chunks of kChunk positions, joined in order: the same whether one block walks all of a
+///         row's chunks (grid.z = 1) or each has its own and join_chunks follows. In a chunk, a
+///         score's dimensions in order; weights summed by lanes of 32, then the lanes by halves;
+///         values in slices of every so many positions, as head_dim has it, then the slices in
+///         order.
+template <class Kv, int kWide, int kHeads, bool kStaged>
+__global__ void __launch_bounds__(kAttendThreads, 4) decode_attend(DecodeAttentionArguments p) {
+  FS_SHARED(unsigned char, memory);
   let_next_begin();
   wait_for_previous();
   const int dim = p.head_dim, group = p.heads / p.kv_heads;
-  const int groups = (group + kAttendHeads - 1) / kAttendHeads;
+  const int groups = (group + kHeads - 1) / kHeads;
   const int row = blockIdx.x, kv = blockIdx.y / groups;
-  const int head = kv * group + blockIdx.y % groups * kAttendHeads, left = (kv + 1) * group - head;
+  const int head = kv * group + blockIdx.y % groups * kHeads, left = (kv + 1) * group - head;
+  const int heads = left < kHeads ? left : kHeads;
   const DecodeRow me = p.row[row];
   if (me.position < 0) {  // stands nowhere
-    const int count = (left < kAttendHeads ? left : kAttendHeads) * dim;
-    for (int i = threadIdx.x; i < count && blockIdx.z == 0; i += kAttendThreads)
+    for (int i = threadIdx.x; i < heads * dim && blockIdx.z == 0; i += kAttendThreads)
       p.out[at(row, p.heads * dim, head * dim + i)] = 0;
     return;
   }
@@ -272,35 +310,33 @@ __global__ void __launch_bounds__(kAttendThreads) decode_attend(DecodeAttentionA
   if (begin < first / kChunk || begin > me.position / kChunk) return;
   const size_t slots = size_t(kv) * p.slots, pool = slots * size_t(dim);
   const AttendWork<Kv> work{me,
-                            left < kAttendHeads ? left : kAttendHeads,
+                            heads,
                             dim,
                             first,
                             static_cast<const Kv*>(p.keys) + pool,
                             static_cast<const Kv*>(p.values) + pool,
                             p.key_scales ? p.key_scales + slots : nullptr,
                             p.value_scales ? p.value_scales + slots : nullptr};
-  const AttendShared<kWide> shared(memory, dim);
+  const AttendBlock<Kv, kWide, kHeads, kStaged> block(memory, dim);
   const float* const q = p.qkv + at(row, (p.heads + 2 * p.kv_heads) * dim, head * dim);
-  for (int i = threadIdx.x; i < work.heads * dim; i += kAttendThreads) shared.q[i] = q[i];
-  for (int i = threadIdx.x; i < kAttendHeads * dim; i += kAttendThreads) shared.acc[i] = 0;
-  if (threadIdx.x < kAttendHeads) shared.all[threadIdx.x] = {-INFINITY, 0};
-  __syncthreads();
-  for (int chunk = begin; chunk < end; ++chunk) {
-    weigh_chunk(p, work, chunk, shared);
-    add_values(p, work, chunk, shared);
+  for (int i = threadIdx.x; i < kHeads * dim; i += kAttendThreads) {
+    block.q[i] = i < heads * dim ? q[i] : 0.0f;
+    block.acc[i] = 0;
   }
-  for (int i = threadIdx.x; i < work.heads * dim; i += kAttendThreads) {
+  if (threadIdx.x < kHeads) block.all[threadIdx.x] = {-INFINITY, 0};
+  attend_chunks(p, work, begin, end, block);
+  for (int i = threadIdx.x; i < heads * dim; i += kAttendThreads) {
     const int h = i / dim, d = i % dim;
     if (!split) {
-      p.out[at(row, p.heads * dim, (head + h) * dim + d)] = shared.acc[i] / shared.all[h].sum;
+      p.out[at(row, p.heads * dim, (head + h) * dim + d)] = block.acc[i] / block.all[h].sum;
       continue;
     }
     float* const part =
         p.partials +
         (at(row, p.heads, head + h) * size_t(p.chunks) + size_t(begin)) * size_t(dim + 2);
-    part[d] = shared.acc[i];
-    if (d == 0) part[dim] = shared.all[h].peak;
-    if (d == 0) part[dim + 1] = shared.all[h].sum;
+    part[d] = block.acc[i];
+    if (d == 0) part[dim] = block.all[h].peak;
+    if (d == 0) part[dim + 1] = block.all[h].sum;
   }
 }
 

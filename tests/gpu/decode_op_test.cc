@@ -196,6 +196,19 @@ TEST_CASE("the GPU attends over a paged cache as the reference does") {
   check_gpu_decode_op("decode attention", shapes, decode_attention_cases::run_attention);
 }
 
+TEST_CASE("a paged cache is attended over in the same bits where little of it fits a block") {
+  const auto device = emulated_gpu(), least = emulated_gpu({.shared_memory = size_t{48} << 10});
+  for (const KvType type : {KvType::kFloat16, KvType::kFloat32, KvType::kInt8})
+    for (const int heads : {1, 6}) {
+      const decode_attention_cases::AttentionShape s{
+          {heads, 1, 128}, 16, type, 70, true, true, {{{0, 0, 140}}, {{0, 140, 1}, {1, 0, 9}}}};
+      require_same_bits(s.text(),
+                        decode_attention_cases::run_attention(*device->make_decode_ops(), s),
+                        decode_attention_cases::run_attention(*least->make_decode_ops(), s));
+      CHECK(least->sync().ok());
+    }
+}
+
 TEST_CASE("a prompt's attention on the GPU has the same bits whole, in chunks and token by token") {
   // Past the length at which few rows are split over blocks and many are not.
   constexpr int kTokens = 150;

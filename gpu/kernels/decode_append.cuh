@@ -1,0 +1,104 @@
+// Keys and values on their way into the paged cache.
+#pragma once
+
+#include "gpu/kernels/rotary.cuh"
+#include "gpu/kernels/wide.cuh"
+#include "model/decode_ops.h"
+
+namespace fastserve::gpu {
+
+using DecodeRow = RowPlace;
+
+struct DecodeAttentionArguments {
+  int heads, kv_heads, head_dim, rows;
+  float* qkv;
+  const DecodeRow* row;
+  const int32_t* blocks;             ///< block tables, one after another
+  void *keys, *values;               ///< of the layer: [kv_head][slots][head_dim]
+  float *key_scales, *value_scales;  ///< of int8 ones, [kv_head][slots]; or null
+  size_t slots;                      ///< of the pool
+  int block_tokens;
+  const float *rope_table, *q_norm, *k_norm;
+  float epsilon;
+  int window;
+  float scale;
+  float* out;
+  float* partials;  ///< split: [rows][heads][chunks][head_dim + 2]
+  int chunks;       ///< most that a row has
+};
+
+FS_DEVICE size_t slot_of(const DecodeAttentionArguments& p, const DecodeRow& row, int position) {
+  const int block = p.blocks[row.table + position / p.block_tokens];
+  return size_t(block) * size_t(p.block_tokens) + size_t(position % p.block_tokens);
+}
+
+/// Codes of a head whose lane-th pairs of numbers this lane wrote, and their scale.
+FS_DEVICE void quantise_head(const float* head, int dim, int lane, int8_t* codes, float* scale) {
+  uint32_t top = 0;  // of magnitudes, as integers: a NaN is larger than everything
+  for (int i = lane; i < (dim + 1) / 2; i += 32) {
+    const PairIndex e = pair_of(i, dim);
+    top = Max::of(top, float_bits(head[e.a]) & 0x7fffffffu);
+    if (e.whole) top = Max::of(top, float_bits(head[e.b]) & 0x7fffffffu);
+  }
+  const float peak = bits_float(warp_reduce<Max>(top));
+  const float by = peak > 1e-30f ? 127.0f / peak : 0.0f;
+  for (int i = lane; i < (dim + 1) / 2; i += 32) {
+    const PairIndex e = pair_of(i, dim);
+    codes[e.a] = int8_t(__float2int_rn(head[e.a] * by));
+    if (e.whole) codes[e.b] = int8_t(__float2int_rn(head[e.b] * by));
+  }
+  if (lane == 0) *scale = peak / 127.0f;
+}
+
+/// Norm and RoPE of each query (in place) and key; keys and values go to the cache.
+///
+/// Grid: rows * (heads + 2 kv_heads) / kRotaryWarps, rounded up. Block: 32 * kRotaryWarps, a warp a
+/// head. Bits: a head's own.
+template <class Kv>
+__global__ void append_heads(DecodeAttentionArguments p) {
+  let_next_begin();
+  wait_for_previous();
+  const int all = p.heads + 2 * p.kv_heads, normed = p.heads + p.kv_heads;
+  const int item = blockIdx.x * kRotaryWarps + threadIdx.x / 32, lane = threadIdx.x & 31;
+  if (item >= p.rows * all) return;
+  const int h = item % all, dim = p.head_dim;
+  const DecodeRow me = p.row[item / all];
+  if (me.position < 0) return;
+  float* const head = p.qkv + at(item, dim);
+  const float* const weight = h < p.heads ? p.q_norm : h < normed ? p.k_norm : nullptr;
+  float inverse = 1;
+  if (weight) {
+    float square = 0;
+    for (int d = lane; d < dim; d += 32) square += head[d] * head[d];
+    inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(dim) + p.epsilon);
+  }
+  const float* const table =
+      p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
+  Kv* to = nullptr;
+  float* scale = nullptr;
+  if (h >= p.heads) {
+    const int kv = (h - p.heads) % p.kv_heads;
+    const size_t slot = size_t(kv) * p.slots + slot_of(p, me, me.position);
+    to = static_cast<Kv*>(h < normed ? p.keys : p.values) + slot * size_t(dim);
+    if constexpr (sizeof(Kv) == 1) scale = (h < normed ? p.key_scales : p.value_scales) + slot;
+  }
+  for (int i = lane; i < (dim + 1) / 2; i += 32) {
+    const PairIndex e = pair_of(i, dim);
+    Pair v{head[e.a], head[e.b]};
+    if (weight) v = {v.a * inverse * weight[e.a], v.b * inverse * weight[e.b]};
+    if (table && e.whole) v = turn(v, table[i], table[dim / 2 + i]);
+    if (to && sizeof(Kv) > 1) {
+      if constexpr (sizeof(Kv) > 1) {
+        to[e.a] = from_float<Kv>(v.a);
+        if (e.whole) to[e.b] = from_float<Kv>(v.b);
+      }
+    } else {
+      head[e.a] = v.a;
+      if (e.whole) head[e.b] = v.b;
+    }
+  }
+  if constexpr (sizeof(Kv) == 1)
+    if (to) quantise_head(head, dim, lane, to, scale);
+}
+
+}  // namespace fastserve::gpu
