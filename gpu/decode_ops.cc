@@ -19,16 +19,22 @@ unsigned ceil_div(int n, int by) { return static_cast<unsigned>((n + by - 1) / b
 class GpuDecodeOps final : public DecodeOps {
  public:
   GpuDecodeOps(Runtime& runtime, size_t staging)
-      : runtime_(runtime), workspace_(runtime), staging_(runtime, staging) {}
+      : runtime_(runtime), workspace_(runtime), loading_(runtime, staging) {}
 
   Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) override {
-    return GpuDecodeMatrix::make(runtime_, staging_, source);
+    return GpuDecodeMatrix::make(loading_, source);
   }
   bool takes_stored() const override { return true; }
   Status load(void* to, std::span<const std::byte> from) override {
-    return staging_.copy(to, from.data(), from.size());
+    return loading_.staging.copy(to, from.data(), from.size());
   }
-  void loaded() override { staging_.release(); }
+  void expect(size_t bytes) override { loading_.memory.expect(bytes); }
+  std::optional<StoredFault> loaded() override {
+    const std::optional<StoredFault> fault = loading_.checks.finish();
+    loading_.staging.release();
+    loading_.memory.finish();
+    return fault;
+  }
   Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) override {
     return make_kv_cache(runtime_, shape);
   }
@@ -90,7 +96,7 @@ class GpuDecodeOps final : public DecodeOps {
 
   Runtime& runtime_;
   Workspace workspace_;
-  Staging staging_;
+  WeightLoading loading_;
 };
 
 PrepareArguments prepare_arguments(const DecodeMatmul& op) {

@@ -2,13 +2,24 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
 #include "gpu/runtime.h"
 #include "gpu/staging.h"
+#include "gpu/stored_checks.h"
+#include "gpu/weight_memory.h"
 #include "model/decode_ops.h"
 
 namespace fastserve::gpu {
+
+/// What weights need on their way to the card.
+struct WeightLoading {
+  WeightLoading(Runtime& on, size_t piece)
+      : runtime(on), memory(on), staging(on, piece), checks(on) {}
+  Runtime& runtime;
+  WeightMemory memory;
+  Staging staging;
+  StoredChecks checks;
+};
 
 /// A matrix on the device. `x_ld`: inputs rounded up as its kernel wants activations.
 ///
@@ -25,8 +36,9 @@ namespace fastserve::gpu {
 /// gates, then their ups.
 class GpuDecodeMatrix final : public DecodeMatrix {
  public:
-  /// Goes on after it returns; ordered before what follows.
-  static Result<std::unique_ptr<DecodeMatrix>> make(Runtime& runtime, Staging& staging,
+  /// Goes on after it returns; ordered before what follows. Stored codes and scales are looked at
+  /// meanwhile, for `loading.checks` to say.
+  static Result<std::unique_ptr<DecodeMatrix>> make(WeightLoading& loading,
                                                     const DecodeMatrixSource& source);
   size_t bytes() const override { return weights_.bytes() + scales_.bytes(); }
   const void* weights() const { return weights_.data(); }
@@ -36,9 +48,10 @@ class GpuDecodeMatrix final : public DecodeMatrix {
 
  private:
   GpuDecodeMatrix(int out, int in, WeightFormat format) : DecodeMatrix(out, in, format) {}
+  Status pack_quantised(WeightLoading& loading, const DecodeMatrixSource& source);
   int x_ld_ = 0;
   bool sparse_ = false;
-  Memory weights_, scales_;
+  WeightMemory::Piece weights_, scales_;
 };
 
 }  // namespace fastserve::gpu

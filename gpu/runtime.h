@@ -77,6 +77,8 @@ class Runtime {
   /// Returns at once. `pinned` lies in memory of allocate_host(), which stays as it is, and is not
   /// freed, until wait() has returned for the ticket, or a sync() or copy_out() that came later.
   virtual Ticket copy_in_async(void* device, const void* pinned, size_t bytes) = 0;
+  /// The work so far. Here: it is done.
+  virtual Ticket mark() { return 0; }
   /// Returns when the work up to the ticket is done.
   virtual void wait(Ticket ticket) = 0;
   /// Returns when the bytes are there.
@@ -88,6 +90,7 @@ class Runtime {
     return 0;
   }
   virtual bool wait_for(Device::CopyMark) { return !failed(); }
+  /// As Device's; the host's bytes may change once a later mark() has been waited for, too.
   virtual void copy_in_beside(void* device, const void* host, size_t bytes) {
     copy_in(device, host, bytes);
   }

@@ -3,82 +3,116 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <thread>
-#include <vector>
 
 namespace fastserve::gpu {
 namespace {
 
-/// One core copies slower than a card's link does.
-constexpr unsigned kMostThreads = 8;
-constexpr size_t kWorthAThread = size_t{1} << 20;
-
-/// Calls part(begin, end) over [0, n) on several threads.
-void side_by_side(size_t n, size_t bytes, const std::function<void(size_t, size_t)>& part) {
-  const size_t cores = std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads);
-  const size_t threads = std::clamp<size_t>(bytes / kWorthAThread, 1, std::min(cores, n));
-  std::vector<std::thread> others;
-  for (size_t t = 1; t < threads; ++t)
-    others.emplace_back([&, t] { part(n * t / threads, n * (t + 1) / threads); });
-  part(0, n / threads);
-  for (std::thread& other : others) other.join();
-}
+/// What a thread takes at a time: some twenty microseconds' worth.
+constexpr size_t kPart = size_t{256} << 10;
 
 }  // namespace
 
-Result<Staging::Piece*> Staging::next(size_t bytes, bool on_card) {
-  Piece& piece = pieces_[turn_++ % 2];
-  runtime_.wait(piece.copied);
-  const size_t room = std::bit_ceil(bytes);  // little for a little model, and soon enough for a large
-  if (!piece.pinned || piece.pinned->bytes() < room) {
-    piece.pinned.reset();
-    FS_ASSIGN(piece.pinned, runtime_.allocate_host(room));
+FillThreads& Staging::threads() {
+  if (!threads_) threads_ = std::make_unique<FillThreads>(kAhead);
+  return *threads_;
+}
+
+/// Room for pieces of `bytes`: little for a little model, and soon enough for a large.
+Status Staging::reserve(size_t bytes, bool on_card) {
+  if (room_ < bytes) {
+    wait_for_all();
+    pinned_.reset();
+    staged_ = Memory();
+    room_ = 0;
+    const size_t room = std::bit_ceil(bytes >= piece_ / 4 ? std::max(bytes, piece_) : bytes);
+    FS_ASSIGN(pinned_, runtime_.allocate_host(room * kPieces));
+    room_ = room;
   }
-  if (on_card && piece.staged.bytes() < room) {
-    piece.staged = Memory();
-    FS_ASSIGN(piece.staged, Memory::allocate(runtime_, room));
+  if (on_card && staged_.bytes() == 0) {
+    FS_ASSIGN(staged_, Memory::allocate(runtime_, room_ * kPieces));
+    runtime_.wait(runtime_.mark());  // it is cleared by then; copies beside would not wait for that
   }
-  return &piece;
+  return {};
+}
+
+Status Staging::run(const Job& job, bool on_card) {
+  FS_TRY(reserve(std::max(job.bytes, job.last), on_card));
+  auto* const pinned = static_cast<std::byte*>(pinned_->data());
+  auto* const staged = static_cast<std::byte*>(staged_.data());
+  const size_t parts = (job.bytes + kPart - 1) / kPart, first = turn_;
+  const auto place = [&](size_t piece) { return (first + piece) % kPieces; };
+  threads().begin(parts, [&](size_t piece, size_t part) {
+    job.fill(piece, part, parts, pinned + place(piece) * room_);
+  });
+  for (size_t piece = 0, granted = 0; piece < job.pieces; ++piece) {
+    for (; granted < std::min(job.pieces, piece + kAhead); ++granted) {
+      runtime_.wait(done_[place(granted)]);
+      threads().grant();
+    }
+    threads().finish();
+    const size_t at = place(piece);
+    done_[at] = job.start(piece, pinned + at * room_, on_card ? staged + at * room_ : nullptr);
+  }
+  turn_ = place(job.pieces);
+  return {};
 }
 
 Status Staging::copy(void* device, const void* host, size_t bytes) {
-  auto* to = static_cast<std::byte*>(device);
-  const auto* from = static_cast<const std::byte*>(host);
-  for (size_t done = 0; done < bytes; done += piece_) {
-    const size_t n = std::min(piece_, bytes - done);
-    FS_ASSIGN(Piece* const piece, next(n, false));
-    auto* const pinned = static_cast<std::byte*>(piece->pinned->data());
-    side_by_side(n, n, [&](size_t begin, size_t end) {
-      std::memcpy(pinned + begin, from + done + begin, end - begin);
-    });
-    piece->copied = runtime_.copy_in_async(to + done, pinned, n);
-  }
-  return {};
+  if (bytes == 0) return {};
+  auto* const to = static_cast<std::byte*>(device);
+  const auto* const from = static_cast<const std::byte*>(host);
+  const size_t pieces = (bytes + piece_ - 1) / piece_, last = bytes - (pieces - 1) * piece_;
+  const auto size = [=, this](size_t piece) { return piece + 1 < pieces ? piece_ : last; };
+  return run({pieces, size(0), last,
+              [&](size_t piece, size_t part, size_t parts, std::byte* pinned) {
+                const size_t begin = size(piece) * part / parts;
+                const size_t end = size(piece) * (part + 1) / parts;
+                std::memcpy(pinned + begin, from + piece * piece_ + begin, end - begin);
+              },
+              [&](size_t piece, std::byte* pinned, std::byte*) {
+                return runtime_.copy_in_async(to + piece * piece_, pinned, size(piece));
+              }},
+             false);
 }
 
 Status Staging::rows(
-    size_t rows, size_t row_bytes, size_t unit,
-    const std::function<void(size_t row, std::byte* to)>& write,
+    size_t rows, size_t row_bytes, size_t unit, const std::function<void(const Rows& rows)>& write,
     const std::function<void(size_t first, size_t count, const void* staged)>& take) {
+  if (rows == 0) return {};
   const size_t most = std::max<size_t>(1, piece_ / (unit * row_bytes)) * unit;
-  for (size_t first = 0; first < rows; first += most) {
-    const size_t count = std::min(most, rows - first), bytes = count * row_bytes;
-    FS_ASSIGN(Piece* const piece, next(bytes, true));
-    auto* const pinned = static_cast<std::byte*>(piece->pinned->data());
-    side_by_side(count, bytes, [&](size_t begin, size_t end) {
-      for (size_t r = begin; r < end; ++r) write(first + r, pinned + r * row_bytes);
-    });
-    piece->copied = runtime_.copy_in_async(piece->staged.data(), pinned, bytes);
-    take(first, count, piece->staged.data());
-  }
-  return {};
+  const size_t pieces = (rows + most - 1) / most, last = rows - (pieces - 1) * most;
+  const auto size = [=](size_t piece) { return piece + 1 < pieces ? most : last; };
+  return run({pieces, size(0) * row_bytes, last * row_bytes,
+              [&](size_t piece, size_t part, size_t parts, std::byte* pinned) {
+                const size_t all = size(piece), of = piece * most;
+                const size_t begin = all * part / parts, end = all * (part + 1) / parts;
+                if (begin < end) write({of + begin, end - begin, of, all, pinned});
+              },
+              [&](size_t piece, std::byte* pinned, std::byte* staged) {
+                runtime_.copy_in_beside(staged, pinned, size(piece) * row_bytes);
+                take(piece * most, size(piece), staged);
+                return runtime_.mark();
+              }},
+             true);
+}
+
+void Staging::side_by_side(size_t n, const std::function<void(size_t i)>& part) {
+  if (n == 0) return;
+  threads().begin(n, [&](size_t, size_t i) { part(i); });
+  threads().grant();
+  threads().finish();
+}
+
+void Staging::wait_for_all() {
+  for (Ticket& done : done_) runtime_.wait(std::exchange(done, 0));
 }
 
 void Staging::release() {
-  for (Piece& piece : pieces_) {
-    runtime_.wait(piece.copied);
-    piece = Piece();
-  }
+  wait_for_all();
+  threads_.reset();
+  pinned_.reset();
+  staged_ = Memory();
+  room_ = 0;
 }
 
 }  // namespace fastserve::gpu

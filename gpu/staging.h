@@ -1,20 +1,24 @@
-// Weights on their way to the card: through two pieces of pinned memory, one being filled while
-// the other is copied.
+// Weights on their way to the card: through a ring of pieces of pinned memory, some being filled
+// while others are copied.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <vector>
 
+#include "gpu/fill_threads.h"
 #include "gpu/runtime.h"
 
 namespace fastserve::gpu {
 
-/// Owns:    pinned memory, and as much of the card's, from the first use until release().
+/// Owns:    pinned memory, as much of the card's, and threads, from the first use until release().
 /// Threads: one caller; the work of filling is split over some threads of its own.
 /// Errors:  kResourceExhausted when there is no room; copies that fail are kept by the runtime.
 class Staging {
  public:
-  static constexpr size_t kPiece = size_t{8} << 20;
+  /// A link of 50 GB/s takes 40 us for a piece: long beside starting a copy and a kernel. All of
+  /// them together stay in a processor's cache between the host's writing and the link's reading.
+  static constexpr size_t kPiece = size_t{2} << 20, kPieces = 8;
 
   explicit Staging(Runtime& runtime, size_t piece = kPiece) : runtime_(runtime), piece_(piece) {}
   Staging(const Staging&) = delete;
@@ -24,29 +28,49 @@ class Staging {
   /// Copies bytes that may change as soon as this returns.
   Status copy(void* device, const void* host, size_t bytes);
 
+  /// Some of a piece's rows.
+  struct Rows {
+    size_t first, count;  ///< to be written
+    size_t of, all;       ///< the piece's first row, and how many it has
+    std::byte* piece;     ///< room for all of them, in any order of their bytes
+  };
   /// Takes `rows` rows of `row_bytes` through the card's side of the staging, some at a time,
-  /// always a multiple of `unit` but for the last: write(r, to) puts row r on the host, from any
-  /// thread; then take(first, count, staged) starts what reads them on the card.
+  /// always a multiple of `unit` but for the last: write() puts rows on the host, from any thread;
+  /// then take(first, count, staged) starts what reads them on the card. The copies go on beside
+  /// the card's work.
   Status rows(size_t rows, size_t row_bytes, size_t unit,
-              const std::function<void(size_t row, std::byte* to)>& write,
+              const std::function<void(const Rows& rows)>& write,
               const std::function<void(size_t first, size_t count, const void* staged)>& take);
+
+  /// Calls part(i) for each i < n on the threads that fill.
+  void side_by_side(size_t n, const std::function<void(size_t i)>& part);
 
   /// Waits for what is on its way and gives the memory back.
   void release();
 
  private:
-  struct Piece {
-    std::unique_ptr<DeviceBuffer> pinned;
-    Memory staged;
-    Ticket copied = 0;
+  /// Half of the ring is filled while half of it is on its way.
+  static constexpr size_t kAhead = kPieces / 2;
+  /// Pieces of `bytes` but for the last.
+  struct Job {
+    size_t pieces, bytes, last;
+    std::function<void(size_t piece, size_t part, size_t parts, std::byte* to)> fill;
+    /// Says when the piece may be written again.
+    std::function<Ticket(size_t piece, std::byte* pinned, std::byte* staged)> start;
   };
-  /// The piece whose turn it is, with room for `bytes`, and free to be written.
-  Result<Piece*> next(size_t bytes, bool on_card);
+  Status run(const Job& job, bool on_card);
+  Status reserve(size_t bytes, bool on_card);
+  void wait_for_all();
+  FillThreads& threads();
 
   Runtime& runtime_;
   const size_t piece_;
-  Piece pieces_[2];
+  size_t room_ = 0;  ///< of a piece
+  std::unique_ptr<DeviceBuffer> pinned_;
+  Memory staged_;
+  Ticket done_[kPieces] = {};  ///< when a place of the ring may be written again
   size_t turn_ = 0;
+  std::unique_ptr<FillThreads> threads_;
 };
 
 }  // namespace fastserve::gpu

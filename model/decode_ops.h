@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "model/config.h"
@@ -40,9 +41,12 @@ struct DecodeMatrixSource {
     std::span<const float> floats;                ///< set for the float formats
     const QuantisedMatrix* quantised = nullptr;   ///< set for the quantised ones
     int rows = 0;
-    /// Instead of floats, where DecodeOps::takes_stored(): numbers of `type`, the same in all parts.
+    /// Instead of either, where DecodeOps::takes_stored(): rows as a checkpoint holds them. Numbers
+    /// of `type`, or codes and scales of `type` as model/quantised.h spells them, which need not
+    /// have been looked at. All parts are stored then, and of one type.
     std::span<const std::byte> stored = {};
     DType type = DType::kF32;
+    std::span<const std::byte> scales = {};
   };
   std::span<const Part> parts;
   int in = 0;
@@ -161,17 +165,26 @@ struct DecodeAttention {
   const ResidentRows* resident = nullptr;  ///< instead of segments
 };
 
+/// A code out of its format's range, or a scale that is not finite.
+struct StoredFault {
+  size_t part;  ///< of the quantised ones that were given as they are stored, counted from 0
+  bool in_codes;
+};
+
 /// Threads: one caller at a time.
 class DecodeOps {
  public:
   virtual ~DecodeOps() = default;
   virtual Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) = 0;
-  /// True: floats may be given as they are stored, and tables loaded by load().
+  /// True: parts may be given as they are stored, and tables loaded by load().
   virtual bool takes_stored() const { return false; }
   /// Copies to device memory; `from` may change when this returns.
   virtual Status load(void* /*to*/, std::span<const std::byte> /*from*/) { return {}; }
-  /// No more weights come: what loading needed is given back.
-  virtual void loaded() {}
+  /// Matrices come that are about so many bytes where they are stored.
+  virtual void expect(size_t /*bytes*/) {}
+  /// No more weights come: what loading needed is given back. The first fault of those that were
+  /// given as they are stored, where they are looked at while they are packed.
+  virtual std::optional<StoredFault> loaded() { return {}; }
   /// kResourceExhausted with the size when the pool cannot be had.
   virtual Result<std::unique_ptr<KvCache>> make_cache(const KvShape& shape) = 0;
   /// Bytes of a block: every layer's keys and values. 0: blocks cannot be moved to the host.

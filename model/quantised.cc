@@ -154,31 +154,44 @@ Status check_quantised(const TensorSource& tensors, const std::string& name, Wei
   return {};
 }
 
-Result<QuantisedMatrix> read_quantised(const TensorSource& tensors, const std::string& name,
+Error code_out_of_range(const TensorSource& tensors, const std::string& name, WeightFormat format) {
+  return bad_tensor(
+      tensors, name + ".codes",
+      fmt::format("holds a code outside the range of {}", weight_format_name(format)));
+}
+
+Error scale_not_finite(const TensorSource& tensors, const std::string& name) {
+  return bad_tensor(tensors, name + ".scales", "holds a scale that is not finite");
+}
+
+Result<StoredQuantised> find_quantised(const TensorSource& tensors, const std::string& name,
                                        WeightFormat format, int cols) {
   FS_CHECK(is_quantised(format) && cols >= 0);
-  FS_ASSIGN(const TensorView codes, part(tensors, name + ".codes"));
-  const int64_t rows = codes.shape[0];
+  FS_ASSIGN(TensorView codes, part(tensors, name + ".codes"));
   if (cols == 0) cols = static_cast<int>(codes.shape[1]) * (is_int4(format) ? 2 : 1);
-  FS_TRY(check_quantised(tensors, name, format, rows, cols));
-  FS_ASSIGN(const TensorView scales, tensors.tensor(name + ".scales"));
+  FS_TRY(check_quantised(tensors, name, format, codes.shape[0], cols));
+  FS_ASSIGN(TensorView scales, tensors.tensor(name + ".scales"));
+  const int rows = static_cast<int>(codes.shape[0]);
+  return StoredQuantised{rows, cols, std::move(codes), std::move(scales)};
+}
+
+Result<QuantisedMatrix> read_quantised(const TensorSource& tensors, const std::string& name,
+                                       WeightFormat format, int cols) {
+  FS_ASSIGN(const StoredQuantised stored, find_quantised(tensors, name, format, cols));
   QuantisedMatrix matrix;
   matrix.format = format;
-  matrix.rows = static_cast<int>(rows);
-  matrix.cols = cols;
-  matrix.codes.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
+  matrix.rows = stored.rows;
+  matrix.cols = stored.cols;
+  matrix.codes.resize(static_cast<size_t>(matrix.rows) * static_cast<size_t>(matrix.cols));
   if (is_int4(format))
-    unpack_nibbles(codes, matrix);
+    unpack_nibbles(stored.codes, matrix);
   else
-    std::memcpy(matrix.codes.data(), codes.bytes.data(), matrix.codes.size());
-  matrix.scales = scales.to_floats();
-  if (!codes_in_range(matrix))
-    return bad_tensor(
-        tensors, name + ".codes",
-        fmt::format("holds a code outside the range of {}", weight_format_name(format)));
+    std::memcpy(matrix.codes.data(), stored.codes.bytes.data(), matrix.codes.size());
+  matrix.scales = stored.scales.to_floats();
+  if (!codes_in_range(matrix)) return code_out_of_range(tensors, name, format);
   if (!std::all_of(matrix.scales.begin(), matrix.scales.end(),
                    [](float s) { return std::isfinite(s); }))
-    return bad_tensor(tensors, name + ".scales", "holds a scale that is not finite");
+    return scale_not_finite(tensors, name);
   return matrix;
 }
 

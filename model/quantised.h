@@ -59,6 +59,17 @@ void add_quantised(TensorMap& tensors, const std::string& name, const QuantisedM
 /// int4 codes share a byte and an odd input therefore looks one wider.
 Result<QuantisedMatrix> read_quantised(const TensorSource& tensors, const std::string& name,
                                        WeightFormat format, int cols = 0);
+/// The tensors of a matrix, whose numbers nobody has looked at. Good as long as their source.
+struct StoredQuantised {
+  int rows = 0, cols = 0;
+  TensorView codes, scales;
+};
+/// The rest of read_quantised's checks.
+Result<StoredQuantised> find_quantised(const TensorSource& tensors, const std::string& name,
+                                       WeightFormat format, int cols = 0);
+/// What read_quantised says of a code, or a scale, for whoever else looks at them.
+Error code_out_of_range(const TensorSource& tensors, const std::string& name, WeightFormat format);
+Error scale_not_finite(const TensorSource& tensors, const std::string& name);
 /// The checks of read_quantised that need no look at the numbers.
 Status check_quantised(const TensorSource& tensors, const std::string& name, WeightFormat format,
                        int64_t rows, int64_t cols);

@@ -146,6 +146,18 @@ class CudaRuntime final : public Runtime {
     return capturing_ ? 0 : mark();
   }
 
+  Ticket mark() override {
+    if (refused("to mark work")) return 0;
+    make_current();
+    cudaEvent_t event = nullptr;
+    keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "marking a copy to the card");
+    if (event == nullptr) return 0;
+    std::lock_guard lock(events_mutex_);
+    keep(cudaEventRecord(event, stream_), "marking a copy to the card");
+    reached_.emplace_back(++marks_, event);
+    return marks_;
+  }
+
   void wait(Ticket ticket) override {
     if (refused("to wait")) return;
     make_current();
@@ -275,17 +287,6 @@ class CudaRuntime final : public Runtime {
     make_current();
     keep(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
          [&] { return "copying " + human_bytes(bytes) + " to the card"; });
-  }
-
-  /// The stream's work so far.
-  Ticket mark() {
-    cudaEvent_t event = nullptr;
-    keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "marking a copy to the card");
-    if (event == nullptr) return 0;
-    std::lock_guard lock(events_mutex_);
-    keep(cudaEventRecord(event, stream_), "marking a copy to the card");
-    reached_.emplace_back(++marks_, event);
-    return marks_;
   }
 
   Error failure(cudaError_t code, const std::string& doing) const {

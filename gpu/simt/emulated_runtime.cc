@@ -75,6 +75,7 @@ class EmulatedRuntime final : public gpu::Runtime {
     stream_.capture("a copy to the card", later, device);
     return 0;
   }
+  gpu::Ticket mark() override { return refused("to mark work") ? 0 : pinned_.last(); }
   void wait(gpu::Ticket ticket) override {
     if (!refused("to wait")) finish(ticket);
   }

@@ -50,6 +50,11 @@ gpu::Ticket PinnedMemory::started(const void* data, size_t bytes, bool anywhere)
   return last_;
 }
 
+gpu::Ticket PinnedMemory::last() {
+  const std::lock_guard lock(mutex_);
+  return last_;
+}
+
 std::string PinnedMemory::finish(gpu::Ticket ticket) {
   const std::lock_guard lock(mutex_);
   std::string wrong;

@@ -25,6 +25,7 @@ class PinnedMemory {
 
   /// A copy out of `data` has been started. `anywhere`: it need not be pinned, here or at all.
   gpu::Ticket started(const void* data, size_t bytes, bool anywhere = false);
+  gpu::Ticket last();
   /// Copies up to the ticket are done. Empty, or what their sources suffered meanwhile.
   std::string finish(gpu::Ticket ticket);
   std::string finish_all() { return finish(~gpu::Ticket{0}); }

@@ -103,7 +103,6 @@ Result<std::unique_ptr<Decoder>> TransformerDecoder::make(
   FS_TRY(decoder->allocate());
   FS_ASSIGN(decoder->weights_, DecoderWeights::load(device, *decoder->ops_, bundle, config,
                                                     options.weights, progress));
-  decoder->ops_->loaded();
   FS_TRY(device.sync());
   return std::unique_ptr<Decoder>(std::move(decoder));
 }

@@ -27,10 +27,14 @@ class Loader {
   /// The rows as they are stored; quantised ones become half precision.
   Status token_table(DecoderWeights& weights);
   Status position_table(DecoderWeights& weights);
-  /// Copies a vector behind those before it in weights.vectors.
+  /// Puts a vector behind those before it; finish() copies them to weights.vectors.
   Result<const float*> vector(DecoderWeights& weights, const Block& block);
+  /// Nothing more comes. Errors: kCorrupt when the device found a number out of range.
+  Status finish(DecoderWeights& weights);
 
   static size_t vector_floats(const ModelConfig& config, const ParameterLayout& layout);
+  /// Of all matrices, about.
+  size_t matrix_bytes(const ModelConfig& config) const;
 
  private:
   std::span<const Parameter> parts(const Block& block) const;
@@ -39,6 +43,10 @@ class Loader {
                                                   WeightFormat format, bool swiglu);
   Result<std::unique_ptr<DecodeMatrix>> stored(std::span<const Parameter> parts, int in,
                                                WeightFormat format, bool swiglu);
+  Result<std::unique_ptr<DecodeMatrix>> stored_quantised(std::span<const Parameter> parts, int in,
+                                                         WeightFormat format, bool swiglu);
+  Result<StoredQuantised> find(const Parameter& parameter, WeightFormat format) const;
+  Status copy(void* to, std::span<const std::byte> from);
 
   Device& device_;
   DecodeOps& ops_;
@@ -46,8 +54,9 @@ class Loader {
   const ParameterLayout& layout_;
   const std::map<std::string, WeightFormat> formats_;
   const WeightFormat float_format_;
-  std::vector<float> floats_;
-  size_t vectors_used_ = 0;
+  std::vector<float> floats_, vectors_;
+  /// Quantised matrices that were given as they are stored.
+  std::vector<std::pair<std::string, WeightFormat>> unread_;
 };
 
 std::span<const Parameter> Loader::parts(const Block& block) const {
@@ -74,21 +83,46 @@ Result<WeightFormat> Loader::common_format(std::span<const Parameter> parts) con
   return format(parts.front());
 }
 
+Result<StoredQuantised> Loader::find(const Parameter& p, WeightFormat format) const {
+  FS_ASSIGN(StoredQuantised m, find_quantised(source_, p.name, format, p.cols));
+  if (m.rows != p.rows || m.cols != p.cols)
+    return Error{ErrorCode::kCorrupt,
+                 "\"" + p.name + "\" is [" + std::to_string(m.rows) + ", " +
+                     std::to_string(m.cols) + "], but config.json asks for [" +
+                     std::to_string(p.rows) + ", " + std::to_string(p.cols) + "]",
+                 source_.where(), "compress the model again"};
+  return m;
+}
+
 Result<std::unique_ptr<DecodeMatrix>> Loader::quantised(std::span<const Parameter> parts, int in,
                                                         WeightFormat format, bool swiglu) {
+  if (ops_.takes_stored()) {
+    FS_ASSIGN(auto matrix, stored_quantised(parts, in, format, swiglu));
+    if (matrix) return matrix;
+  }
   std::vector<QuantisedMatrix> matrices;
   for (const Parameter& p : parts) {
+    FS_TRY(find(p, format));
     FS_ASSIGN(QuantisedMatrix m, read_quantised(source_, p.name, format, p.cols));
-    if (m.rows != p.rows || m.cols != p.cols)
-      return Error{ErrorCode::kCorrupt,
-                   "\"" + p.name + "\" is [" + std::to_string(m.rows) + ", " +
-                       std::to_string(m.cols) + "], but config.json asks for [" +
-                       std::to_string(p.rows) + ", " + std::to_string(p.cols) + "]",
-                   source_.where(), "compress the model again"};
     matrices.push_back(std::move(m));
   }
   std::vector<DecodeMatrixSource::Part> sources;
   for (const QuantisedMatrix& m : matrices) sources.push_back({{}, &m, m.rows});
+  return ops_.make_matrix({sources, in, format, swiglu});
+}
+
+/// Codes and scales as they lie in their file; null when the scales are of several types.
+Result<std::unique_ptr<DecodeMatrix>> Loader::stored_quantised(std::span<const Parameter> parts,
+                                                               int in, WeightFormat format,
+                                                               bool swiglu) {
+  std::vector<DecodeMatrixSource::Part> sources;
+  for (const Parameter& p : parts) {
+    FS_ASSIGN(const StoredQuantised m, find(p, format));
+    if (!sources.empty() && m.scales.dtype != sources.front().type)
+      return std::unique_ptr<DecodeMatrix>();
+    sources.push_back({{}, nullptr, m.rows, m.codes.bytes, m.scales.dtype, m.scales.bytes});
+  }
+  for (const Parameter& p : parts) unread_.emplace_back(p.name, format);
   return ops_.make_matrix({sources, in, format, swiglu});
 }
 
@@ -157,8 +191,12 @@ Status Loader::token_table(DecoderWeights& weights) {
   FS_ASSIGN(const TensorView view, find_parameter(p, source_));
   weights.token_type = view.dtype;
   FS_ASSIGN(weights.token_table, device_.allocate(view.bytes.size()));
-  if (ops_.takes_stored()) return ops_.load(weights.token_table->data(), view.bytes);
-  device_.copy_in(weights.token_table->data(), view.bytes.data(), view.bytes.size());
+  return copy(weights.token_table->data(), view.bytes);
+}
+
+Status Loader::copy(void* to, std::span<const std::byte> from) {
+  if (ops_.takes_stored()) return ops_.load(to, from);
+  device_.copy_in(to, from.data(), from.size());
   return {};
 }
 
@@ -170,8 +208,7 @@ Status Loader::position_table(DecoderWeights& weights) {
   floats_.resize(p.size());
   read_parameter(p, view, floats_);
   FS_ASSIGN(weights.position_table, device_.allocate(p.size() * sizeof(float)));
-  device_.copy_in(weights.position_table->data(), floats_.data(), p.size() * sizeof(float));
-  return {};
+  return copy(weights.position_table->data(), std::as_bytes(std::span(floats_)));
 }
 
 size_t padded(const Block& block) { return (block.size() + 15) / 16 * 16; }
@@ -189,15 +226,41 @@ size_t Loader::vector_floats(const ModelConfig& config, const ParameterLayout& l
 
 Result<const float*> Loader::vector(DecoderWeights& weights, const Block& block) {
   if (block.empty()) return static_cast<const float*>(nullptr);
-  std::vector<float> values(block.size());
+  const size_t at = vectors_.size();
+  vectors_.resize(at + padded(block));
   for (const Parameter& p : parts(block)) {
     FS_ASSIGN(const TensorView view, find_parameter(p, source_));
-    read_parameter(p, view, {values.data() + (p.offset - block.offset), p.size()});
+    read_parameter(p, view, {vectors_.data() + at + (p.offset - block.offset), p.size()});
   }
-  float* to = static_cast<float*>(weights.vectors->data()) + vectors_used_;
-  device_.copy_in(to, values.data(), values.size() * sizeof(float));
-  vectors_used_ += padded(block);
-  return static_cast<const float*>(to);
+  return static_cast<const float*>(weights.vectors->data()) + at;
+}
+
+Status Loader::finish(DecoderWeights& weights) {
+  FS_TRY(copy(weights.vectors->data(), std::as_bytes(std::span(vectors_))));
+  const std::optional<StoredFault> fault = ops_.loaded();
+  if (!fault) return {};
+  const auto& [name, format] = unread_.at(fault->part);
+  return fault->in_codes ? code_out_of_range(source_, name, format)
+                         : scale_not_finite(source_, name);
+}
+
+size_t Loader::matrix_bytes(const ModelConfig& config) const {
+  size_t bytes = 0;
+  const auto add = [&](const Block& block) {
+    for (const Parameter& p : parts(block)) {
+      const auto found = formats_.find(p.name);
+      const WeightFormat format = found == formats_.end() ? float_format_ : found->second;
+      bytes += p.size() * static_cast<size_t>(format_bits(format)) / 8;
+      if (const int group = format_group(format); group > 0)
+        bytes += p.size() / static_cast<size_t>(group) * sizeof(Float16);
+    }
+  };
+  for (int l = 0; l < config.layers; ++l) {
+    const LayerBlocks& b = layout_.layer(l);
+    for (const Block* block : {&b.qkv, &b.output, &b.up, &b.down}) add(*block);
+  }
+  add(layout_.head());
+  return bytes;
 }
 
 Result<DecoderLayer> load_layer(Loader& loader, DecoderWeights& weights, const LayerBlocks& blocks,
@@ -236,6 +299,7 @@ Result<DecoderWeights> DecoderWeights::load(Device& device, DecodeOps& ops,
   };
   const size_t vector_bytes = Loader::vector_floats(config, layout) * sizeof(float);
   FS_ASSIGN(weights.vectors, device.allocate(vector_bytes));
+  ops.expect(loader.matrix_bytes(config));
   FS_TRY(loader.token_table(weights));
   FS_TRY(loader.position_table(weights));
   for (int l = 0; l < config.layers; ++l) {
@@ -251,6 +315,7 @@ Result<DecoderWeights> DecoderWeights::load(Device& device, DecodeOps& ops,
   FS_ASSIGN(weights.final_norm_bias, loader.vector(weights, layout.final_norm_bias()));
   FS_ASSIGN(weights.head, loader.head(config));
   weights.bytes_per_token += weights.head->bytes() + vector_bytes;
+  FS_TRY(loader.finish(weights));
   report(layout.elements());
   return weights;
 }

@@ -11,6 +11,7 @@ fastserve_test(gpu_ops
           ${CMAKE_CURRENT_LIST_DIR}/rounding_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/sampling_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/staging_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/stored_weights_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/../cpu/op_harness.cc
   USES gpu_emulated transformer cpu serve
   LABELS sanitized threaded)

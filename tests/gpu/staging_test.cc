@@ -44,7 +44,10 @@ TEST_CASE("rows pass through the card's side in multiples of a unit, and it is g
   std::vector<std::byte> back(21 * 10);
   const Status status = staging.rows(
       21, 10, 4,
-      [](size_t row, std::byte* to) { std::fill_n(to, 10, static_cast<std::byte>(row)); },
+      [](const gpu::Staging::Rows& rows) {
+        for (size_t row = rows.first; row < rows.first + rows.count; ++row)
+          std::fill_n(rows.piece + (row - rows.of) * 10, 10, static_cast<std::byte>(row));
+      },
       [&](size_t first, size_t count, const void* staged) {
         taken.push_back({first, count});
         runtime->copy_out(back.data() + first * 10, staged, count * 10);

@@ -1,0 +1,265 @@
+// Quantised weights that go to the card as a checkpoint holds them.
+#include "gpu/decode_ops.h"
+#include "gpu/fill_threads.h"
+#include "gpu/weight_memory.h"
+#include "model/decoder.h"
+#include "tests/cpu/decode_cases.h"
+#include "tests/gpu/gpu_tests.h"
+#include "tests/transformer/tiny_models.h"
+
+namespace fastserve::harness {
+namespace {
+
+constexpr WeightFormat kQuantised[] = {WeightFormat::kInt8Row, WeightFormat::kInt8Group32,
+                                       WeightFormat::kInt8Group128, WeightFormat::kInt4Group32,
+                                       WeightFormat::kInt4Group128};
+
+/// Some matrices in memory and in a checkpoint, as parts of one.
+struct Parts {
+  Parts(WeightFormat format, std::span<const int> rows, int in, bool pruned, DType scale_type) {
+    Rng rng(static_cast<uint64_t>(in) + 3);
+    matrices.reserve(rows.size());
+    for (const int r : rows) {
+      QuantisedMatrix& m =
+          matrices.emplace_back(decode_cases::random_quantised(rng, format, r, in));
+      if (pruned) decode_cases::prune_two_of_four(rng, m);
+      const std::string name = std::to_string(matrices.size());
+      add_quantised(tensors, name, m);
+      tensors.add(name + ".scales", Tensor::from_floats({r, m.groups()}, m.scales, scale_type));
+      const StoredQuantised found = find_quantised(tensors, name, format, in).value();
+      plain.push_back({{}, &m, r});
+      stored.push_back({{}, nullptr, r, found.codes.bytes, scale_type, found.scales.bytes});
+    }
+  }
+  std::vector<QuantisedMatrix> matrices;
+  TensorMap tensors;
+  std::vector<DecodeMatrixSource::Part> plain, stored;
+};
+
+Outputs product(DecodeOps& ops, const DecodeMatrix& matrix, bool gated) {
+  constexpr int kRows = 3;
+  Rng rng(8);
+  const size_t out = static_cast<size_t>(gated ? matrix.out() / 2 : matrix.out());
+  Array x = random_floats(rng, reference::at(kRows, matrix.in()));
+  Array y = unwritten_floats(kRows * out);
+  ops.matmul({&matrix,
+              x.floats(),
+              kRows,
+              matrix.in(),
+              {},
+              nullptr,
+              nullptr,
+              gated ? DecodeEpilogue::kSwiGlu : DecodeEpilogue::kStore,
+              y.floats(),
+              static_cast<int>(out)});
+  return {float_output("out", y, 1)};
+}
+
+/// A quantised model whose tensors may be spoilt before it is loaded.
+struct QuantisedModel {
+  QuantisedModel() : config(tiny_config(Architecture::kLlama)) {
+    const ParameterLayout layout(config);
+    const std::vector<float> flat = tiny_weights(layout, 7);
+    *tensors = save_parameters(layout, flat, DType::kF32);
+    Rng rng(5);
+    Json weights;
+    for (const Parameter& p : layout.parameters()) {
+      if (p.name.find("_proj") == std::string::npos) continue;
+      add_quantised(*tensors, p.name, decode_cases::random_quantised(rng, kFormat, p.rows, p.cols));
+      weights.set(p.name, weight_format_name(kFormat));
+    }
+    Json json = config.to_json();
+    Json own = json.find("fastserve") ? *json.find("fastserve") : Json();
+    own.set("weights", weights);
+    json.set("fastserve", own);
+    bundle = {{{"config.json", json.dump()}}, tensors};
+  }
+  void spoil(const std::string& name, bool code) {
+    Tensor tensor;
+    const std::string part = name + (code ? ".codes" : ".scales");
+    const TensorView view = tensors->tensor(part).value();
+    tensor.dtype = view.dtype;
+    tensor.shape = view.shape;
+    tensor.bytes.assign(view.bytes.begin(), view.bytes.end());
+    if (code)
+      tensor.bytes[7] = std::byte{0x80};
+    else
+      tensor.bytes[3] = std::byte{0x7e};  // a NaN of 16 bits
+    tensors->add(part, std::move(tensor));
+  }
+  Result<std::unique_ptr<Decoder>> load(Device& device) const {
+    DecoderOptions options;
+    options.kv_blocks = 4;
+    options.max_rows = 4;
+    return Decoder::load(device, bundle, options);
+  }
+
+  static constexpr WeightFormat kFormat = WeightFormat::kInt8Group32;
+  ModelConfig config;
+  std::shared_ptr<TensorMap> tensors = std::make_shared<TensorMap>("here");
+  ModelBundle bundle;
+};
+
+}  // namespace
+
+TEST_CASE("codes and scales that are given as they are stored become the matrix of their values") {
+  const auto runtime = simt::make_emulated_runtime({.own_memory = false});
+  const auto ops = gpu::make_decode_ops(*runtime, 5000);
+  REQUIRE(ops->takes_stored());
+  for (const WeightFormat format : kQuantised)
+    for (const DType scales : {DType::kF16, DType::kF32})
+      for (const int in : {1, 7, 70, 131, 384})
+        for (const bool gated : {false, true})
+          for (const bool pruned : {false, true}) {
+            if (pruned && format_bits(format) == 4) continue;
+            if (scales == DType::kF16 && format_group(format) == 0) continue;  // would be rounded
+            CAPTURE(weight_format_name(format));
+            CAPTURE(in);
+            const std::vector<int> rows = gated ? std::vector{21, 21} : std::vector{37, 2, 20};
+            const Parts parts(format, rows, in, pruned, scales);
+            const auto plain = ops->make_matrix({parts.plain, in, format, gated}).value();
+            const auto stored = ops->make_matrix({parts.stored, in, format, gated}).value();
+            CHECK(plain->bytes() == stored->bytes());
+            require_same_bits(weight_format_name(format), product(*ops, *plain, gated),
+                              product(*ops, *stored, gated));
+          }
+  CHECK_FALSE(ops->loaded().has_value());
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE(
+    "a stored code out of range is found by the card, and the first part that has one named") {
+  const auto runtime = simt::make_emulated_runtime();
+  const auto ops = gpu::make_decode_ops(*runtime, 5000);
+  const auto load = [&](WeightFormat format, bool pruned, auto spoil) {
+    Parts parts(format, std::vector{5, 40}, 70, pruned, DType::kF32);
+    for (int first = 0; first < 2; ++first)
+      REQUIRE(ops->make_matrix({parts.stored, 70, format, false}).ok());
+    spoil(parts.stored);
+    REQUIRE(ops->make_matrix({parts.stored, 70, format, false}).ok());
+    return ops->loaded();
+  };
+  const auto set = [](std::span<const std::byte> bytes, size_t at, int to) {
+    const_cast<std::byte&>(bytes[at]) = static_cast<std::byte>(to);
+  };
+  using Given = std::vector<DecodeMatrixSource::Part>;
+  for (const WeightFormat format : kQuantised) {
+    CAPTURE(weight_format_name(format));
+    const bool narrow = format_bits(format) == 4;
+    for (const bool pruned : {false, true}) {
+      if (pruned && narrow) continue;
+      // Nothing is wrong with a zero, or with what lies past an odd row's end.
+      CHECK_FALSE(load(format, pruned, [](const Given&) {}).has_value());
+      const auto last = load(format, pruned, [&](const Given& parts) {
+        set(parts[1].stored, narrow ? 17 : 68, narrow ? 0x50 : 0x80);
+      });
+      REQUIRE(last.has_value() == (format != WeightFormat::kInt4Group32));
+      if (last) CHECK((last->part == 5 && last->in_codes));
+      // Of two parts the first, whichever is wrong with it; of codes and scales the codes.
+      const auto scale = load(format, pruned, [&](const Given& parts) {
+        set(parts[0].scales, 3, 0x7f);
+        set(parts[0].scales, 2, 0xc0);
+        set(parts[1].stored, 0, narrow ? 0 : 0x80);
+      });
+      REQUIRE(scale.has_value());
+      CHECK((scale->part == 4 && !scale->in_codes));
+    }
+  }
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("more parts than are looked at together are all looked at") {
+  const auto runtime = simt::make_emulated_runtime();
+  const auto ops = gpu::make_decode_ops(*runtime, 5000);
+  Parts parts(WeightFormat::kInt8Row, std::vector{1, 1, 1}, 8, false, DType::kF32);
+  for (int i = 0; i < 700; ++i) {
+    const_cast<std::byte&>(parts.stored[2].stored[3]) = std::byte(i == 150 ? 0x80 : 1);
+    REQUIRE(ops->make_matrix({parts.stored, 8, WeightFormat::kInt8Row, false}).ok());
+  }
+  const auto fault = ops->loaded();
+  REQUIRE(fault.has_value());
+  CHECK(fault->part == 152 + 2 * 150);
+  CHECK_FALSE(ops->loaded().has_value());
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE(
+    "a quantised model with a code or a scale out of range is refused as the CPU refuses it") {
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  for (const bool code : {true, false}) {
+    QuantisedModel model;
+    const auto device = emulated_gpu({.own_memory = true});
+    const auto sound = model.load(*device);
+    REQUIRE_MESSAGE(sound.ok(), sound.error().message());
+    model.spoil(name, code);
+    model.spoil("model.layers.1.mlp.down_proj.weight", !code);
+    const auto refused = model.load(*device);
+    REQUIRE_FALSE(refused.ok());
+    const auto expected = read_quantised(*model.tensors, name, QuantisedModel::kFormat);
+    CHECK(refused.error().code == ErrorCode::kCorrupt);
+    CHECK(refused.error().message() == expected.error().message());
+    CHECK(device->sync().ok());
+  }
+}
+
+TEST_CASE("matrices share the card's allocations where there is room, and give all of it back") {
+  simt::Options options;
+  options.memory = size_t{1} << 20;
+  const auto runtime = simt::make_emulated_runtime(options);
+  const size_t all = runtime->available();
+  for (const size_t expected : {size_t{100'000}, size_t{600'000}}) {
+    CAPTURE(expected);
+    gpu::WeightMemory memory(*runtime);
+    memory.expect(expected);
+    std::vector<gpu::WeightMemory::Piece> pieces;
+    std::map<const void*, size_t> places;
+    for (const size_t bytes : {20'224, 1'000, 0, 70'000, 9'000, 1, 24'000})
+      pieces.push_back(memory.take(bytes).value());
+    for (const auto& piece : pieces)
+      if (piece.bytes() > 0) places[piece.data()] = piece.bytes();
+    CHECK(places.size() == 6);
+    size_t end = 0;
+    for (const auto& [place, bytes] : places) {
+      CHECK(reinterpret_cast<size_t>(place) % 256 == 0);
+      CHECK(reinterpret_cast<size_t>(place) >= end);
+      end = reinterpret_cast<size_t>(place) + bytes;
+    }
+    const auto apart =
+        static_cast<std::byte*>(pieces[1].data()) - static_cast<std::byte*>(pieces[0].data());
+    CHECK((apart == 20'224) == (expected == 100'000));
+    // The card has not twice what is expected: nothing is taken that may be left over.
+    if (expected == 600'000) CHECK(all - runtime->available() < 124'225 + 6 * 4096);
+    memory.finish();
+    pieces.clear();
+    CHECK(runtime->available() == all);
+    CHECK(memory.take(2'000'000).error().code == ErrorCode::kResourceExhausted);
+  }
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("threads fill each part of a granted piece once, and no piece that was not granted") {
+  constexpr size_t kAhead = 3, kPieces = 50;
+  for (const size_t parts : {size_t{1}, size_t{7}}) {
+    gpu::FillThreads threads(kAhead, 5);
+    for (int job = 0; job < 20; ++job) {
+      std::vector<std::atomic<int>> filled(kPieces * parts);
+      std::atomic<size_t> granted = 0;
+      std::atomic<bool> early = false;
+      threads.begin(parts, [&](size_t piece, size_t part) {
+        if (piece >= granted) early = true;
+        ++filled[piece * parts + part];
+      });
+      for (size_t piece = 0; piece < kPieces; ++piece) {
+        while (granted < std::min(kPieces, piece + kAhead)) {
+          ++granted;
+          threads.grant();
+        }
+        threads.finish();
+        for (size_t part = 0; part < parts; ++part) CHECK(filled[piece * parts + part] == 1);
+      }
+      CHECK_FALSE(early);
+    }
+  }
+}
+
+}  // namespace fastserve::harness
