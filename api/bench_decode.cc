@@ -54,6 +54,34 @@ Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format
   return ModelBundle{{{"config.json", json.dump()}}, tensors};
 }
 
+/// Bytes that loading has to read.
+double stored_bytes(const TensorSource& tensors) {
+  double bytes = 0;
+  for (const std::string& name : tensors.names())
+    bytes += static_cast<double>(tensors.tensor(name)->bytes.size());
+  return bytes;
+}
+
+/// Bytes a second from pinned memory to the device's own, at best; 0 where that is the host's.
+Result<double> host_copy_rate(Device& device) {
+  if (device.host_memory()) return 0.0;
+  constexpr size_t kBytes = size_t{64} << 20, kCopies = 8;
+  FS_ASSIGN(const auto pinned, device.allocate_host(kBytes));
+  FS_ASSIGN(const auto memory, device.allocate(kBytes));
+  const SystemClock clock;
+  double best = 0;
+  for (int repetition = 0; repetition < 4; ++repetition) {
+    FS_TRY(device.sync());
+    const Nanoseconds start = clock.now();
+    for (size_t copy = 0; copy < kCopies; ++copy)
+      device.copy_in_async(memory->data(), pinned->data(), kBytes);
+    FS_TRY(device.sync());
+    const double seconds = std::chrono::duration<double>(clock.now() - start).count();
+    best = std::max(best, kBytes * kCopies / seconds);
+  }
+  return best;
+}
+
 /// A loaded decoder and the sequences it runs, each with its blocks of the pool. A step is what the
 /// server's engine does on the device and after it: one ragged batch, logits of every stream, and
 /// each stream's token chosen by the server's sampler, or drawn on a device that does so.
@@ -74,6 +102,7 @@ class Streams {
     const Nanoseconds start = clock.now();
     FS_ASSIGN(self->decoder_, Decoder::load(*self->device_, bundle, options));
     self->load_seconds_ = std::chrono::duration<double>(clock.now() - start).count();
+    self->load_bytes_ = stored_bytes(*bundle.tensors);
     self->sampler_ = std::make_unique<TokenSampler>(self->decoder_->config().vocab_size);
     for (int s = 0; s < streams; s++) {
       self->blocks_.emplace_back();
@@ -123,7 +152,9 @@ class Streams {
     return {};
   }
   const Decoder& decoder() const { return *decoder_; }
+  Device& device() const { return *device_; }
   double load_seconds() const { return load_seconds_; }
+  double load_bytes() const { return load_bytes_; }
   size_t count() const { return blocks_.size(); }
 
  private:
@@ -133,7 +164,7 @@ class Streams {
   std::unique_ptr<TokenSampler> sampler_;
   std::vector<std::vector<int32_t>> blocks_;
   std::vector<int32_t> last_;
-  double load_seconds_ = 0;
+  double load_seconds_ = 0, load_bytes_ = 0;
   Rng rng_{11};
 };
 
@@ -166,6 +197,7 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
                                 {"weight_bytes", bytes},
                                 {"repetitions", rates.size()},
                                 {"load_seconds", streams.load_seconds()},
+                                {"load_bytes", streams.load_bytes()},
                                 {"graph_steps", streams.decoder().graph_steps()}});
   if (streams.count() == 1) result.detail.set("read_gb_per_s", bytes * result.value * 1e-9);
   return result;
@@ -190,13 +222,16 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(shape.model), shape.format));
   BenchResult result;
   bool captures = false;
+  double copies = 0;
   {
     FS_ASSIGN(const auto streams,
               Streams::load(context, bundle, shape.streams, prompt + shape.tokens));
     FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
     FS_ASSIGN(result, result_of(context, rates, *streams, shape.format));
     captures = streams->decoder().graph_steps() > 0;
+    FS_ASSIGN(copies, host_copy_rate(streams->device()));
   }
+  if (copies > 0) result.detail.set("host_copy_bytes_per_second", copies);
   if (!captures) return result;
   // What graphs are worth: the same steps without.
   FS_ASSIGN(const auto streams,
@@ -204,6 +239,7 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
   FS_ASSIGN(const BenchResult without, result_of(context, rates, *streams, shape.format));
   result.detail.set("without_graphs", without.value);
+  result.detail.set("load_again_seconds", streams->load_seconds());  // kernels are loaded by then
   return result;
 }
 
