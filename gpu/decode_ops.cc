@@ -82,10 +82,11 @@ class GpuDecodeOps final : public DecodeOps {
       return;
     const int32_t* const on_device = workspace_.upload(targets);
     double* const found = workspace_.take<double>(n);
-    launch(runtime_,
-           {"classifier_loss", {static_cast<unsigned>(rows)}, {kFewThreads}, kClassifierShared},
-           classifier_loss<float, 1, kFewThreads>, logits, vocab, ld, on_device, found,
-           static_cast<float*>(nullptr), 0, 1.0f);
+    launch(
+        runtime_,
+        {"classifier_loss", {static_cast<unsigned>(rows)}, {kClassifierThreads}, kClassifierShared},
+        classifier_loss<float, 1>,
+        ClassifierArguments{logits, vocab, ld, on_device, found, nullptr, 0, 1.0f});
     runtime_.copy_out(losses, found, n * sizeof(double));
   }
 

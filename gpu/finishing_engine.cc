@@ -18,7 +18,26 @@ class FinishingEngine final : public MatmulEngine {
 
   bool supports(const Product& p) const override {
     if (p.precision == Precision::kFloat32 || p.m <= 0) return false;
-    if (plain(p)) return library_->supports(p);
+    return whole(p) || finished(p);
+  }
+
+  void run(const Product& p) override {
+    if (whole(p)) return library_->run(p);
+    const Product first = unfinished(p);
+    library_->run(first);
+    with_half(p.precision, [&]<class T>() { finish<T>(p, first); });
+  }
+
+ private:
+  /// Those that the library has a word for.
+  bool whole(const Product& p) const {
+    using enum ProductEpilogue;
+    return (p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual) &&
+           library_->supports(p);
+  }
+
+  /// Those that a pass of ours finishes.
+  bool finished(const Product& p) const {
     if (at(p.m, p.n) >> 32 != 0) return false;
     if (p.n % (p.epilogue == ProductEpilogue::kSwiGlu ? 2 * kWide : kWide) != 0) return false;
     for (const int ld : {p.out_ld, p.slope != nullptr ? p.slope_ld : 0})
@@ -29,22 +48,6 @@ class FinishingEngine final : public MatmulEngine {
     // Gates and ups are twice as wide as what comes of them: without slopes there is no room.
     if (p.epilogue == ProductEpilogue::kSwiGlu && p.slope == nullptr) return false;
     return library_->supports(unfinished(p));
-  }
-
-  void run(const Product& p) override {
-    if (plain(p)) return library_->run(p);
-    const Product first = unfinished(p);
-    library_->run(first);
-    with_half(p.precision, [&]<class T>() { finish<T>(p, first); });
-  }
-
- private:
-  /// Those that the library has a word for. A bias it would add in another pass over fewer bytes,
-  /// but not in one order and type on every card.
-  static bool plain(const Product& p) {
-    using enum ProductEpilogue;
-    return p.bias == nullptr &&
-           (p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual);
   }
 
   /// The product alone, where its epilogue finds it.

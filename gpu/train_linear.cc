@@ -17,13 +17,17 @@ void sum_columns_into(Runtime& runtime, Precision precision, const void* in, int
                       int ld, float* out, bool accumulate, float* scratch) {
   const unsigned parts = blocks_for(static_cast<size_t>(rows), kSumRows);
   with_type(precision, [&]<class T>() {
-    const bool pairs = cols % 2 == 0 && ld % 2 == 0 && reinterpret_cast<uintptr_t>(in) % 8 == 0;
-    const unsigned across = blocks_for(static_cast<size_t>(cols), pairs ? 64 : 32);
-    const bool once = parts == 1;
-    launch(runtime,
-           {"sum_columns", {across, parts}, {32, 8}, pairs ? kSumShared<2> : kSumShared<1>},
-           pairs ? sum_columns<T, 2> : sum_columns<T, 1>, static_cast<const T*>(in), rows, cols, ld,
-           once ? out : scratch, cols, once && accumulate);
+    const auto start = [&]<int kWide>() {
+      const unsigned across = blocks_for(static_cast<size_t>(cols), size_t{32} * kWide);
+      const bool once = parts == 1;
+      launch(runtime, {"sum_columns", {across, parts}, {32, 8}, kSumShared<kWide>},
+             sum_columns<T, kWide>, static_cast<const T*>(in), rows, cols, ld, once ? out : scratch,
+             cols, once && accumulate);
+    };
+    const bool fours =
+        cols % 4 == 0 && ld % 4 == 0 && reinterpret_cast<uintptr_t>(in) % (4 * sizeof(T)) == 0;
+    if (fours) return start.template operator()<4>();
+    start.template operator()<1>();
   });
   if (parts == 1) return;
   sum_columns_into(runtime, Precision::kFloat32, scratch, static_cast<int>(parts), cols, cols, out,
@@ -101,19 +105,19 @@ namespace {
 /// Of the rows of logits that are there at a time: enough for long products.
 constexpr size_t kLogitBytes = 256 << 20;
 
-template <class T, int kWide>
-void start_classifier(Runtime& runtime, const ClassifierLoss& op, const float* logits, int ld,
-                      const int32_t* targets, int row, int rows) {
-  T* const dlogits = op.dlogits ? static_cast<T*>(op.dlogits) + at(row, op.dlogits_ld) : nullptr;
-  const int vocab = op.head->out();
-  const auto start = [&]<int kThreads>() {
-    launch(runtime,
-           {"classifier_loss", {static_cast<unsigned>(rows)}, {kThreads}, kClassifierShared},
-           classifier_loss<T, kWide, kThreads>, logits, vocab, ld, targets + row, op.losses + row,
-           dlogits, op.dlogits_ld, op.scale);
-  };
-  if (vocab >= kManyColumns) return start.template operator()<kManyThreads>();
-  start.template operator()<kFewThreads>();
+template <class T>
+void start_classifier(Runtime& runtime, const ClassifierArguments& arguments, int rows) {
+  const bool fours =
+      arguments.dlogits_ld % 4 == 0 && reinterpret_cast<uintptr_t>(arguments.dlogits) % 16 == 0;
+  const size_t held = kClassifierShared + held_logits(arguments.ld);
+  // Short rows leave most of so many threads without work; the longest fit in no shared memory.
+  if (fours && arguments.vocab >= 8 * kHeldThreads && held <= runtime.properties().shared_memory)
+    return launch(runtime, {"classifier_loss", {static_cast<unsigned>(rows)}, {kHeldThreads}, held},
+                  classifier_loss_held<T>, arguments);
+  launch(
+      runtime,
+      {"classifier_loss", {static_cast<unsigned>(rows)}, {kClassifierThreads}, kClassifierShared},
+      fours ? gpu::classifier_loss<T, 4> : gpu::classifier_loss<T, 1>, arguments);
 }
 
 }  // namespace
@@ -129,7 +133,6 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
     return;
   float* const logits = state.workspace.take<float>(at(chunk, ld));
   const int32_t* const targets = state.workspace.upload(op.targets);
-  const bool eights = op.dlogits_ld % 8 == 0 && reinterpret_cast<uintptr_t>(op.dlogits) % 16 == 0;
   for (int row = 0; row < op.rows; row += chunk) {
     const int count = std::min(chunk, op.rows - row);
     const size_t bytes = state.element_bytes();
@@ -146,8 +149,12 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
                     .out = logits,
                     .out_ld = ld});
     with_type(state.precision, [&]<class T>() {
-      const auto start = eights ? start_classifier<T, 8> : start_classifier<T, 1>;
-      start(state.runtime, op, logits, ld, targets, row, count);
+      T* const dlogits =
+          op.dlogits ? static_cast<T*>(op.dlogits) + at(row, op.dlogits_ld) : nullptr;
+      start_classifier<T>(
+          state.runtime,
+          {logits, vocab, ld, targets + row, op.losses + row, dlogits, op.dlogits_ld, op.scale},
+          count);
     });
   }
 }

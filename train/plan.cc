@@ -52,7 +52,7 @@ uint64_t row_bytes(const TrainSpec& spec, Recompute recompute) {
 }  // namespace
 
 int choose_device_microbatches(const TrainSpec& spec) {
-  constexpr uint64_t kMost = uint64_t{8} << 30;
+  constexpr uint64_t kMost = uint64_t{16} << 30;
   const int64_t sequences = int64_t{spec.batch} * spec.accumulation;
   const auto rows = static_cast<uint64_t>(sequences * spec.block);
   const uint64_t bytes = rows * row_bytes(spec, Recompute::kNone);

@@ -59,11 +59,12 @@ void fill(const Memory& memory, size_t bytes) {
 /// bfloat16 operations a second in the library's own product of two large squares.
 Result<double> multiply_rate(Runtime& runtime) {
   constexpr int kSide = 8192;
+  const SystemClock clock;
   const auto& library = cublaslt();
   if (library.table == nullptr)
     return Error{ErrorCode::kNotFound, library.found.problem, "cuBLASLt", ""};
   FS_ASSIGN(const auto engine,
-            make_cublaslt_engine(*library.table, library.found.version, runtime, {}));
+            make_cublaslt_engine(*library.table, library.found.version, runtime, {}, &clock));
   constexpr size_t kBytes = size_t{kSide} * kSide * 2;
   FS_ASSIGN(const Memory a, Memory::allocate(runtime, kBytes));
   FS_ASSIGN(const Memory b, Memory::allocate(runtime, kBytes));

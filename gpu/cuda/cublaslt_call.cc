@@ -77,12 +77,12 @@ bool CublasLtCall::sums_in_order(const cublasLtMatmulAlgo_t& algorithm) const {
   return may_split_ && reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 }
 
-cublasStatus_t CublasLtCall::choose(cublasLtHandle_t handle, size_t workspace,
-                                    cublasLtMatmulAlgo_t& chosen) {
-  if (status_ != CUBLAS_STATUS_SUCCESS) return status_;
+std::vector<cublasLtMatmulAlgo_t> CublasLtCall::candidates(cublasLtHandle_t handle,
+                                                           size_t workspace) {
+  if (status_ != CUBLAS_STATUS_SUCCESS) return {};
   cublasLtMatmulPreference_t preference = nullptr;
   cublasStatus_t status = library_.cublasLtMatmulPreferenceCreate(&preference);
-  if (status != CUBLAS_STATUS_SUCCESS) return status;
+  if (status != CUBLAS_STATUS_SUCCESS) return {};
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t which, const auto& value) {
     if (status == CUBLAS_STATUS_SUCCESS)
       status =
@@ -101,14 +101,12 @@ cublasStatus_t CublasLtCall::choose(cublasLtHandle_t handle, size_t workspace,
     status = library_.cublasLtMatmulAlgoGetHeuristic(handle, operation_, a_, b_, d_, d_, preference,
                                                      kCandidates, found.data(), &count);
   library_.cublasLtMatmulPreferenceDestroy(preference);
-  if (status != CUBLAS_STATUS_SUCCESS) return status;
-  for (int i = 0; i < count; i++) {
-    if (found[size_t(i)].state != CUBLAS_STATUS_SUCCESS) continue;
-    if (!sums_in_order(found[size_t(i)].algo)) continue;
-    chosen = found[size_t(i)].algo;
-    return CUBLAS_STATUS_SUCCESS;
-  }
-  return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (status != CUBLAS_STATUS_SUCCESS) return {};
+  std::vector<cublasLtMatmulAlgo_t> good;
+  for (int i = 0; i < count; i++)
+    if (found[size_t(i)].state == CUBLAS_STATUS_SUCCESS && sums_in_order(found[size_t(i)].algo))
+      good.push_back(found[size_t(i)].algo);
+  return good;
 }
 
 bool CublasLtCall::runs(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,

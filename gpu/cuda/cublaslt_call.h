@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "gpu/cuda/libraries.h"
 #include "gpu/matmul_engine.h"
@@ -23,8 +24,9 @@ class CublasLtCall {
   /// CUBLAS_STATUS_SUCCESS when every descriptor could be made.
   cublasStatus_t status() const { return status_; }
 
-  /// The heuristic's first algorithm that sums each element in one block, or as `may_split` says.
-  cublasStatus_t choose(cublasLtHandle_t handle, size_t workspace, cublasLtMatmulAlgo_t& chosen);
+  /// The heuristic's algorithms, best first, that sum each element in one block, or as `may_split`
+  /// says. None when it fails.
+  std::vector<cublasLtMatmulAlgo_t> candidates(cublasLtHandle_t handle, size_t workspace);
   /// Whether the algorithm runs these sizes with that workspace.
   bool runs(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm, size_t workspace) const;
   cublasStatus_t run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,

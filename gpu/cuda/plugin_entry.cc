@@ -28,7 +28,8 @@ class CudaPlugin final : public GpuPlugin {
     FS_ASSIGN(auto runtime, make_cuda_runtime(index, found.gpus[size_t(index)].name));
     std::unique_ptr<MatmulEngine> fast;
     if (const auto& library = cublaslt(); library.table != nullptr) {
-      auto engine = make_cublaslt_engine(*library.table, library.found.version, *runtime, plans);
+      auto engine =
+          make_cublaslt_engine(*library.table, library.found.version, *runtime, plans, &clock_);
       if (engine.ok()) fast = make_finishing_engine(std::move(*engine), *runtime);
       // A library that does not run on this card is done without; numerics_id() tells. What is
       // wrong with the card itself is not.

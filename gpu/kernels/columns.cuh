@@ -12,22 +12,28 @@ constexpr size_t kSumShared = 8 * (32 * kWide + 1) * sizeof(float);
 /// out[blockIdx.y * out_ld + c] (+)= the sum of column c over the block's kSumRows rows.
 ///
 /// Grid:   (columns / (32 kWide), rows / kSumRows), rounded up. Block: (32, 8). Shared: kSumShared.
-/// Needs:  kWide = 2: cols and ld even, `in` on two numbers.
+/// Needs:  kWide > 1: cols and ld multiples of it, `in` on as many numbers.
 /// Bits:   eight chains of every eighth row, added in order.
 template <class T, int kWide>
 __global__ void sum_columns(const T* in, int rows, int cols, int ld, float* out, int out_ld,
                             bool accumulate) {
   FS_SHARED(float, room);
-  constexpr int kLd = 32 * kWide + 1;
+  constexpr int kLd = 32 * kWide + 1, kAtOnce = 4;
   const int own = threadIdx.x * kWide, col = blockIdx.x * 32 * kWide + own;
   const int first = blockIdx.y * kSumRows;
   const int end = first + kSumRows < rows ? first + kSumRows : rows;
   Wide<kWide> sum{};
   if (col < cols)
-    for (int r = first + threadIdx.y; r < end; r += 8) {
-      const Wide<kWide> x = load_wide<kWide>(in + at(r, ld, col));
+    for (int r = first + threadIdx.y; r < end; r += 8 * kAtOnce) {
+      Wide<kWide> x[kAtOnce];
       FS_UNROLL
-      for (int i = 0; i < kWide; ++i) sum.v[i] += x.v[i];
+      for (int k = 0; k < kAtOnce; ++k)
+        x[k] = r + 8 * k < end ? load_wide<kWide>(in + at(r + 8 * k, ld, col)) : Wide<kWide>{};
+      FS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        FS_UNROLL
+        for (int i = 0; i < kWide; ++i) sum.v[i] += x[k].v[i];
+      }
     }
   FS_UNROLL
   for (int i = 0; i < kWide; ++i) room[threadIdx.y * kLd + own + i] = sum.v[i];

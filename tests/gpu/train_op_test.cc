@@ -154,11 +154,14 @@ TEST_CASE("a card whose blocks have little shared memory attends all the same") 
 }
 
 TEST_CASE("the GPU finds the loss and its gradient as the reference does") {
-  check_gpu_train_op(
-      "classifier",
-      std::vector<loss_cases::LossShape>{
-          {1, 2, 3, 1}, {5, 65, 128, 3}, {9, 1000, 33, 2}, {37, 256, 64, 30}, {130, 97, 16, 1}},
-      loss_cases::run_loss);
+  check_gpu_train_op("classifier",
+                     std::vector<loss_cases::LossShape>{{1, 2, 3, 1},
+                                                        {5, 65, 128, 3},
+                                                        {9, 1000, 33, 2},
+                                                        {37, 256, 64, 30},
+                                                        {5, 8203, 8, 2},
+                                                        {130, 97, 16, 1}},
+                     loss_cases::run_loss);
 }
 
 TEST_CASE("the GPU takes AdamW's step, adds, and sums squares") {
