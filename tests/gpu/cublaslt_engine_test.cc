@@ -198,6 +198,35 @@ TEST_CASE("an algorithm is chosen once for all numbers of rows, and kept for the
   std::filesystem::remove_all(folder);
 }
 
+TEST_CASE("of the algorithms with the first one's bits the fastest is taken, and stays taken") {
+  struct StubClock final : Clock {
+    Nanoseconds now() const override { return Nanoseconds(stub_cublaslt::state().nanoseconds); }
+    int64_t unix_seconds() const override { return 0; }
+  };
+  const StubClock clock;
+  const Path folder = std::filesystem::temp_directory_path() /
+                      ("fastserve_lt_trials_" + std::to_string(::getpid()));
+  std::filesystem::remove_all(folder);
+  HostRuntime runtime;
+  const auto run = [&](const Clock* measures) {
+    auto engine = make_cublaslt_engine(kStub, "13.1.0", runtime, folder, measures);
+    REQUIRE(engine.ok());
+    Case c(ProductKind::kForward, ProductEpilogue::kAddResidual, 9, 24, 16);
+    c.product.bias = c.bias;
+    REQUIRE((*engine)->supports(c.product));
+    const int before = stub_cublaslt::state().fastest_run;
+    (*engine)->run(c.product);
+    CHECK(c.right());
+    return stub_cublaslt::state().fastest_run - before;
+  };
+  CHECK(run(&clock) == 1);
+  CHECK(run(nullptr) == 1);  // as it was kept
+  std::filesystem::remove_all(folder);
+  CHECK(run(nullptr) == 0);  // the heuristic's first
+  std::filesystem::remove_all(folder);
+  CHECK(runtime.live() == 0);
+}
+
 TEST_CASE("whichever call of cuBLASLt fails, nothing leaks and no wrong product passes as right") {
   stub_cublaslt::State& stub = stub_cublaslt::state();
   stub.calls = 0;

@@ -10,6 +10,8 @@ struct State {
   int fail_at = -1;  ///< which of them does
   int searches = 0;  ///< heuristics asked
   int products = 0;
+  long nanoseconds = 0;  ///< that all products would have taken: each algorithm has its own time
+  int fastest_run = 0;   ///< products by the algorithm that is fastest among those of the same bits
 };
 State& state();
 
