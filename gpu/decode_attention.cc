@@ -163,7 +163,7 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
                        Workspace::room<int32_t>(batch.blocks.size()) +
                        Workspace::room<float>(split ? partials : 0)))
     return;
-  const DecodeAttentionArguments arguments{
+  DecodeAttentionArguments arguments{
       .heads = op.shape.heads,
       .kv_heads = op.shape.kv_heads,
       .head_dim = dim,
@@ -185,20 +185,27 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
       .scale = op.scale,
       .out = op.out,
       .partials = split ? workspace.take<float>(partials) : nullptr,
-      .chunks = chunks};
+      .chunks = chunks,
+      .appends = false};
   const unsigned n = static_cast<unsigned>(rows);
   const unsigned items = n * static_cast<unsigned>(op.shape.heads + 2 * op.shape.kv_heads);
   const dim3 grid(n, static_cast<unsigned>(op.shape.kv_heads) * groups,
                   split ? static_cast<unsigned>(chunks) : 1);
+  // Rows of one sequence have to see each other's keys: another kernel appends them before.
+  const bool alone = !op.segments.empty() &&
+                     std::ranges::all_of(op.segments, [](const Segment& s) { return s.rows == 1; });
   const auto attend = [&]<class Kv, int kWide, int kHeads, bool kStaged>() {
     using Block = AttendBlock<Kv, kWide, kHeads, kStaged>;
+    arguments.appends = kStaged && alone;
+    if (!arguments.appends)
+      launch_chained(
+          runtime,
+          {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
+          append_heads<Kv>, arguments);
     launch_chained(runtime, {"decode_attend", grid, {kAttendThreads}, Block::shared(dim)},
                    decode_attend<Kv, kWide, kHeads, kStaged>, arguments);
   };
   const auto start = [&]<class Kv>() {
-    launch_chained(
-        runtime, {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
-        append_heads<Kv>, arguments);
     // int8: sixteen at once would be 32 KiB of slices, and half the blocks a multiprocessor holds.
     constexpr int kWide = sizeof(Kv) == 4 ? 4 : 8;
     const auto wide = [&]<int kHeads>() {

@@ -25,6 +25,7 @@ struct DecodeAttentionArguments {
   float* out;
   float* partials;  ///< split: [rows][heads][chunks][head_dim + 2]
   int chunks;       ///< most that a row has
+  bool appends;     ///< no two rows are of one sequence: decode_attend does append_heads' work
 };
 
 FS_DEVICE size_t slot_of(const DecodeAttentionArguments& p, const DecodeRow& row, int position) {
@@ -32,8 +33,10 @@ FS_DEVICE size_t slot_of(const DecodeAttentionArguments& p, const DecodeRow& row
   return size_t(block) * size_t(p.block_tokens) + size_t(position % p.block_tokens);
 }
 
-/// Codes of a head whose lane-th pairs of numbers this lane wrote, and their scale.
-FS_DEVICE void quantise_head(const float* head, int dim, int lane, int8_t* codes, float* scale) {
+/// Codes of a head whose lane-th pairs of numbers this lane wrote: put(i, code). Their scale.
+template <class Put>
+FS_DEVICE float quantise_head(const float* head, int dim, const Put& put) {
+  const int lane = threadIdx.x & 31;
   uint32_t top = 0;  // of magnitudes, as integers: a NaN is larger than everything
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
@@ -44,10 +47,49 @@ FS_DEVICE void quantise_head(const float* head, int dim, int lane, int8_t* codes
   const float by = peak > 1e-30f ? 127.0f / peak : 0.0f;
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
-    codes[e.a] = int8_t(__float2int_rn(head[e.a] * by));
-    if (e.whole) codes[e.b] = int8_t(__float2int_rn(head[e.b] * by));
+    put(e.a, int8_t(__float2int_rn(head[e.a] * by)));
+    if (e.whole) put(e.b, int8_t(__float2int_rn(head[e.b] * by)));
   }
-  if (lane == 0) *scale = peak / 127.0f;
+  return peak / 127.0f;
+}
+
+/// Norm and RoPE of head h, of a row's queries, keys and values: put(i, number), lane by lane its
+/// pairs. By a warp; put() may overwrite `head`.
+template <class Put>
+FS_DEVICE void turn_head(const DecodeAttentionArguments& p, const DecodeRow& me, int h,
+                         const float* head, const Put& put) {
+  const int lane = threadIdx.x & 31, dim = p.head_dim, normed = p.heads + p.kv_heads;
+  const float* const weight = h < p.heads ? p.q_norm : h < normed ? p.k_norm : nullptr;
+  float inverse = 1;
+  if (weight) {
+    float square = 0;
+    for (int d = lane; d < dim; d += 32) square = fmaf(head[d], head[d], square);
+    inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(dim) + p.epsilon);
+  }
+  const float* const table =
+      p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
+  for (int i = lane; i < (dim + 1) / 2; i += 32) {
+    const PairIndex e = pair_of(i, dim);
+    Pair v{head[e.a], head[e.b]};
+    if (weight) v = {v.a * inverse * weight[e.a], v.b * inverse * weight[e.b]};
+    if (table && e.whole) v = turn(v, table[i], table[dim / 2 + i]);
+    put(e.a, v.a);
+    if (e.whole) put(e.b, v.b);
+  }
+}
+
+/// A key or value on its way into the cache: put(i, Kv). The scale of int8 ones. By a warp; `room`:
+/// int8: dim floats, which may be the head itself.
+template <class Kv, class Put>
+FS_DEVICE float turn_into(const DecodeAttentionArguments& p, const DecodeRow& me, int h,
+                          const float* head, [[maybe_unused]] float* room, const Put& put) {
+  if constexpr (sizeof(Kv) == 1) {
+    turn_head(p, me, h, head, [&](int i, float v) { room[i] = v; });
+    return quantise_head(room, p.head_dim, put);
+  } else {
+    turn_head(p, me, h, head, [&](int i, float v) { put(i, from_float<Kv>(v)); });
+    return 1;
+  }
 }
 
 /// Norm and RoPE of each query (in place) and key; keys and values go to the cache.
@@ -65,40 +107,13 @@ __global__ void append_heads(DecodeAttentionArguments p) {
   const DecodeRow me = p.row[item / all];
   if (me.position < 0) return;
   float* const head = p.qkv + at(item, dim);
-  const float* const weight = h < p.heads ? p.q_norm : h < normed ? p.k_norm : nullptr;
-  float inverse = 1;
-  if (weight) {
-    float square = 0;
-    for (int d = lane; d < dim; d += 32) square += head[d] * head[d];
-    inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(dim) + p.epsilon);
-  }
-  const float* const table =
-      p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
-  Kv* to = nullptr;
-  float* scale = nullptr;
-  if (h >= p.heads) {
-    const int kv = (h - p.heads) % p.kv_heads;
-    const size_t slot = size_t(kv) * p.slots + slot_of(p, me, me.position);
-    to = static_cast<Kv*>(h < normed ? p.keys : p.values) + slot * size_t(dim);
-    if constexpr (sizeof(Kv) == 1) scale = (h < normed ? p.key_scales : p.value_scales) + slot;
-  }
-  for (int i = lane; i < (dim + 1) / 2; i += 32) {
-    const PairIndex e = pair_of(i, dim);
-    Pair v{head[e.a], head[e.b]};
-    if (weight) v = {v.a * inverse * weight[e.a], v.b * inverse * weight[e.b]};
-    if (table && e.whole) v = turn(v, table[i], table[dim / 2 + i]);
-    if (to && sizeof(Kv) > 1) {
-      if constexpr (sizeof(Kv) > 1) {
-        to[e.a] = from_float<Kv>(v.a);
-        if (e.whole) to[e.b] = from_float<Kv>(v.b);
-      }
-    } else {
-      head[e.a] = v.a;
-      if (e.whole) head[e.b] = v.b;
-    }
-  }
+  if (h < p.heads) return turn_head(p, me, h, head, [&](int i, float v) { head[i] = v; });
+  const int kv = (h - p.heads) % p.kv_heads;
+  const size_t slot = size_t(kv) * p.slots + slot_of(p, me, me.position);
+  Kv* const to = static_cast<Kv*>(h < normed ? p.keys : p.values) + slot * size_t(dim);
+  const float scale = turn_into<Kv>(p, me, h, head, head, [&](int i, Kv v) { to[i] = v; });
   if constexpr (sizeof(Kv) == 1)
-    if (to) quantise_head(head, dim, lane, to, scale);
+    if (lane == 0) (h < normed ? p.key_scales : p.value_scales)[slot] = scale;
 }
 
 }  // namespace fastserve::gpu

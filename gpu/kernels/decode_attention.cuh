@@ -1,134 +1,9 @@
 // Attention over the paged KV cache.
 #pragma once
 
-#include "gpu/kernels/attention.cuh"
-#include "gpu/kernels/decode_append.cuh"
-#include "gpu/simt/tensor_core.h"
+#include "gpu/kernels/decode_attend_block.cuh"
 
 namespace fastserve::gpu {
-
-constexpr int kChunk = 128;          ///< positions; chunks begin at multiples of it
-constexpr int kAttendThreads = 128;  ///< one a position, then one a run of dimensions and a slice
-constexpr int kAttendHeads = 4;      ///< query heads that share one reading of keys and values
-
-/// Softmax of a run of positions: the sum of 2^(score - peak).
-struct Softmax {
-  float peak, sum;
-};
-/// `mine` and `other` as one; what was weighed by each is multiplied by `keep` and `take`. Spelt
-/// out, so that any kernel that joins in the same order has the same bits.
-FS_DEVICE Softmax join(const Softmax& mine, const Softmax& other, float& keep, float& take) {
-  const float peak = fmaxf(mine.peak, other.peak);
-  keep = weight_of(mine.peak, peak);
-  take = weight_of(other.peak, peak);
-  return {peak, fmaf(other.sum, take, mine.sum * keep)};
-}
-FS_DEVICE float joined(float mine, float keep, float other, float take) {
-  return fmaf(other, take, mine * keep);
-}
-
-/// How a block reads keys and values. kStaged: asynchronous copies bring a chunk's rows to shared
-/// memory, 16 bytes a lane, while the chunk before is worked on. Otherwise, where a row is not on
-/// 16 bytes or there is no room, each thread reads what it needs. The bits are the same.
-template <class Kv, int kWide, int kHeads, bool kStaged>
-struct AttendBlock {
-  float *q, *acc;                ///< [kHeads][head_dim]
-  float* weights;                ///< [kHeads][kChunk]: scores first
-  float* value_scales;           ///< int8: [kChunk]
-  float* slices;                 ///< [kHeads][kAttendThreads * kWide]; staged: where values were
-  Softmax* all;                  ///< [kHeads]
-  float *keep, *take;            ///< [kHeads]
-  uint32_t* slots;               ///< [2][kChunk], of even and of odd chunks
-  unsigned char *keys, *values;  ///< staged: [kChunk][row_bytes]
-
-  static constexpr int kSlices = kAttendThreads * kWide;
-  static __host__ FS_DEVICE int pieces(int dim) { return dim * int(sizeof(Kv)) / 16; }
-  /// Of a staged row. Eight threads' rows lie in other banks: either their pieces of 16 bytes
-  /// change places, or a row is an odd number of those.
-  static __host__ FS_DEVICE int row_bytes(int dim) {
-    return (pieces(dim) % 8 == 0 ? pieces(dim) : pieces(dim) | 1) * 16;
-  }
-  static FS_DEVICE int place(int dim, int row, int piece) {
-    return (piece ^ (pieces(dim) % 8 == 0 ? row & 7 : 0)) * 16;
-  }
-  /// Where number d of a staged row lies.
-  static FS_DEVICE const Kv* staged(const unsigned char* rows, int dim, int row, int d) {
-    const int byte = d * int(sizeof(Kv));
-    return reinterpret_cast<const Kv*>(rows + row * row_bytes(dim) + place(dim, row, byte / 16) +
-                                       byte % 16);
-  }
-  static __host__ FS_DEVICE size_t rows_bytes(int dim) {
-    return kStaged ? size_t(kChunk) * size_t(row_bytes(dim)) : 0;
-  }
-  static __host__ FS_DEVICE size_t values_bytes(int dim) {
-    constexpr size_t kLeast = size_t(kHeads) * kSlices * sizeof(float);
-    return rows_bytes(dim) > kLeast ? rows_bytes(dim) : kLeast;
-  }
-  static size_t shared(int dim) {
-    return rows_bytes(dim) + values_bytes(dim) +
-           (kHeads * (2 * size_t(dim) + kChunk + 4) + 3 * kChunk) * sizeof(float);
-  }
-  FS_DEVICE AttendBlock(unsigned char* from, int dim) {
-    keys = from;
-    values = keys + rows_bytes(dim);
-    slices = reinterpret_cast<float*>(values);
-    q = reinterpret_cast<float*>(values + values_bytes(dim));
-    acc = q + kHeads * dim;
-    weights = acc + kHeads * dim;
-    value_scales = weights + kHeads * kChunk;
-    slots = reinterpret_cast<uint32_t*>(value_scales + kChunk);
-    all = reinterpret_cast<Softmax*>(slots + 2 * kChunk);
-    keep = reinterpret_cast<float*>(all + kHeads);
-    take = keep + kHeads;
-  }
-};
-
-/// What a block works on: some query heads of one row over one key-value head.
-template <class Kv>
-struct AttendWork {
-  DecodeRow me;
-  int heads, dim, first;  ///< query heads; first position that the row sees
-  const Kv *keys, *values;
-  const float *key_scales, *value_scales;  ///< int8
-  /// Rows of a chunk that are seen: from .. to - 1.
-  FS_DEVICE int from(int chunk) const {
-    return chunk * kChunk > first ? 0 : first - chunk * kChunk;
-  }
-  FS_DEVICE int to(int chunk) const {
-    const int left = me.position + 1 - chunk * kChunk;
-    return left < kChunk ? left : kChunk;
-  }
-};
-
-/// The slot of this thread's position in a chunk; 0 where it is not seen.
-template <class Kv>
-FS_DEVICE uint32_t find_slot(const DecodeAttentionArguments& p, const AttendWork<Kv>& work,
-                             int chunk) {
-  const int i = threadIdx.x;
-  if (i < work.from(chunk) || i >= work.to(chunk)) return 0;
-  return uint32_t(slot_of(p, work.me, chunk * kChunk + i));
-}
-
-/// Starts the copies of a chunk's keys, or values.
-template <class Block, class Kv>
-FS_DEVICE void fetch_rows(const AttendWork<Kv>& work, int chunk, const Kv* pool,
-                          const uint32_t* slots, unsigned char* to) {
-  const int pieces = Block::pieces(work.dim), bytes = Block::row_bytes(work.dim);
-  const int rows = kAttendThreads / pieces, rest = kAttendThreads % pieces;
-  const int begin = work.from(chunk), end = work.to(chunk);
-  int row = begin + int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces;
-  while (row < end) {
-    const auto* const from =
-        reinterpret_cast<const unsigned char*>(pool + size_t(slots[row]) * size_t(work.dim));
-    copy_async(to + row * bytes + Block::place(work.dim, row, piece), from + piece * 16, 16);
-    row += rows;
-    piece += rest;
-    if (piece >= pieces) {
-      piece -= pieces;
-      ++row;
-    }
-  }
-}
 
 /// Scores of a chunk's positions for each query head: a thread a position, dimensions in order.
 template <class Kv, int kWide, int kHeads, bool kStaged>
@@ -237,42 +112,51 @@ FS_DEVICE void attend_chunks(const DecodeAttentionArguments& p, const AttendWork
   using Block = AttendBlock<Kv, kWide, kHeads, kStaged>;
   constexpr bool kScaled = sizeof(Kv) == 1;
   const auto slots = [&](int chunk) { return block.slots + (chunk & 1) * kChunk; };
-  const auto fetch_keys = [&](int chunk) {
+  /// The chunk in which the block appends, or none.
+  const int own = kStaged && p.appends ? work.me.position / kChunk : -1;
+  const auto cached = [&](int chunk) { return work.to(chunk) - (chunk == own ? 1 : 0); };
+  const auto fetch = [&](int chunk, const Kv* pool, unsigned char* to) {
     if constexpr (kStaged) {
-      if (chunk < end) fetch_rows<Block>(work, chunk, work.keys, slots(chunk), block.keys);
+      if (chunk < end) fetch_rows<Block>(work, chunk, cached(chunk), pool, slots(chunk), to);
       copy_commit();
     }
   };
-  const auto fetch_values = [&](int chunk) {
-    if constexpr (kStaged) {
-      if (chunk < end) fetch_rows<Block>(work, chunk, work.values, slots(chunk), block.values);
-      copy_commit();
-    }
+  float key_scale = 1, value_scale = 1;
+  const auto find_scales = [&](uint32_t slot) {
+    if (!kScaled || slot == kNoSlot) return;
+    key_scale = work.key_scales[slot];
+    value_scale = work.value_scales[slot];
   };
-  uint32_t slot = find_slot(p, work, begin);
+  const uint32_t slot = find_slot(p, work, begin, cached(begin));
   slots(begin)[threadIdx.x] = slot;
   __syncthreads();
-  fetch_keys(begin);
-  fetch_values(begin);
-  float key_scale = kScaled ? work.key_scales[slot] : 1.0f;
-  float value_scale = kScaled ? work.value_scales[slot] : 1.0f;
+  fetch(begin, work.keys, block.keys);
+  fetch(begin, work.values, block.values);
+  bring_heads(p, work, own == end - 1, block);
+  find_scales(slot);
   for (int chunk = begin; chunk < end; ++chunk) {
-    const uint32_t next = chunk + 1 < end ? find_slot(p, work, chunk + 1) : 0;
+    const uint32_t next =
+        chunk + 1 < end ? find_slot(p, work, chunk + 1, cached(chunk + 1)) : kNoSlot;
     if constexpr (kStaged) copy_wait<1>();  // of the keys; the values are on their way
     __syncthreads();
+    if (kStaged && chunk == own) {
+      place_own(work, block);
+      if (kScaled && int(threadIdx.x) == work.me.position % kChunk) {
+        key_scale = block.own_scales[0];
+        value_scale = block.own_scales[1];
+      }
+      __syncthreads();
+    }
     score_chunk(p, work, chunk, key_scale, value_scale, block);
     slots(chunk + 1)[threadIdx.x] = next;
     __syncthreads();
-    fetch_keys(chunk + 1);
-    if constexpr (kScaled) {
-      key_scale = work.key_scales[next];
-      value_scale = work.value_scales[next];
-    }
+    fetch(chunk + 1, work.keys, block.keys);
+    find_scales(next);
     weigh_chunk(work, block);
     if constexpr (kStaged) copy_wait<1>();  // of the values
     __syncthreads();
     add_values(work, chunk, block);
-    fetch_values(chunk + 1);
+    fetch(chunk + 1, work.values, block.values);
   }
   if constexpr (kStaged) copy_wait<0>();
 }
@@ -313,17 +197,15 @@ __global__ void __launch_bounds__(kAttendThreads, 4) decode_attend(DecodeAttenti
                             heads,
                             dim,
                             first,
+                            row,
+                            kv,
+                            head,
+                            blockIdx.y % groups == 0,
                             static_cast<const Kv*>(p.keys) + pool,
                             static_cast<const Kv*>(p.values) + pool,
                             p.key_scales ? p.key_scales + slots : nullptr,
                             p.value_scales ? p.value_scales + slots : nullptr};
   const AttendBlock<Kv, kWide, kHeads, kStaged> block(memory, dim);
-  const float* const q = p.qkv + at(row, (p.heads + 2 * p.kv_heads) * dim, head * dim);
-  for (int i = threadIdx.x; i < kHeads * dim; i += kAttendThreads) {
-    block.q[i] = i < heads * dim ? q[i] : 0.0f;
-    block.acc[i] = 0;
-  }
-  if (threadIdx.x < kHeads) block.all[threadIdx.x] = {-INFINITY, 0};
   attend_chunks(p, work, begin, end, block);
   for (int i = threadIdx.x; i < heads * dim; i += kAttendThreads) {
     const int h = i / dim, d = i % dim;

@@ -24,9 +24,10 @@ struct RotaryArguments {
 struct Pair {
   float a, b;
 };
-/// (a, b) turned by the angle whose cosine and sine are given.
+/// (a, b) turned by the angle whose cosine and sine are given. Spelt out: kernels that turn the
+/// same head must agree.
 FS_DEVICE Pair turn(Pair v, float cosine, float sine) {
-  return {v.a * cosine - v.b * sine, v.b * cosine + v.a * sine};
+  return {fmaf(v.a, cosine, -(v.b * sine)), fmaf(v.b, cosine, v.a * sine)};
 }
 
 /// Elements i and i + half of a head; of an odd head's last one the second is absent.

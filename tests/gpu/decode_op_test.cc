@@ -214,9 +214,13 @@ TEST_CASE("a prompt's attention on the GPU has the same bits whole, in chunks an
   constexpr int kTokens = 150;
   const auto device = emulated_gpu();
   const auto ops = device->make_decode_ops();
-  for (const int window : {0, 13}) {
-    decode_attention_cases::AttentionShape s{{2, 1, 16}, 16,    KvType::kFloat16,   window,
-                                             true,       false, {{{0, 0, kTokens}}}};
+  for (const auto& [type, window] : {std::pair{KvType::kFloat16, 0},
+                                     {KvType::kFloat16, 13},
+                                     {KvType::kFloat32, 0},
+                                     {KvType::kInt8, 140}}) {
+    // Alone, a row's key and value are appended by the kernel that attends.
+    decode_attention_cases::AttentionShape s{{6, 1, 16},         16, type, window, true, true,
+                                             {{{0, 0, kTokens}}}};
     const Outputs whole = decode_attention_cases::run_attention(*ops, s);
     std::vector<std::vector<std::vector<decode_attention_cases::Chunk>>> cuts = {
         {{{0, 0, 5}}, {{0, 5, 16}}, {{0, 21, kTokens - 21}}}};
