@@ -156,7 +156,7 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
   const size_t partials =
       at(rows, op.shape.heads) * static_cast<size_t>(chunks) * static_cast<size_t>(dim + 2);
   // Few rows of long sequences: a block a chunk, so that all multiprocessors read the cache.
-  const bool split = chunks > 1 &&
+  const bool split = chunks > 2 &&  // two are walked sooner than joined by another kernel
                      whole < 2 * static_cast<unsigned>(runtime.properties().multiprocessors) &&
                      partials * sizeof(float) <= kMostPartials;
   if (!workspace.begin(Workspace::room<DecodeRow>(batch.rows.size()) +

@@ -162,7 +162,8 @@ struct DecodeAttention {
   int window;
   float scale;
   float* out;  ///< [rows, heads * head_dim]
-  const ResidentRows* resident = nullptr;  ///< instead of segments
+  /// Instead of segments, which then only tell whether each has a single row (or are left out).
+  const ResidentRows* resident = nullptr;
 };
 
 /// A code out of its format's range, or a scale that is not finite.

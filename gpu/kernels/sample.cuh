@@ -2,11 +2,12 @@
 #pragma once
 
 #include "gpu/kernels/reduce.cuh"
+#include "gpu/kernels/wide.cuh"
 #include "gpu/sampling.h"
 
 namespace fastserve::gpu {
 
-constexpr int kSampleThreads = 256;
+constexpr int kSampleThreads = 512;
 
 using Mass = unsigned long long;
 /// Weights are whole numbers of 2^-40 of the likeliest token's: their sums are exact, so that
@@ -25,8 +26,7 @@ FS_DEVICE uint32_t ordered(float x) {
 
 struct SampleShared {
   Mass bins[256];
-  Mass chunk[kSampleThreads];
-  Mass room[8];
+  Mass room[kSampleThreads / 32];
   Mass above;
   uint32_t prefix;
 };
@@ -49,7 +49,7 @@ FS_DEVICE uint32_t select_key(const SampleScan& scan, uint32_t least, Mass targe
   uint32_t prefix = 0, mask = 0;
   Mass passed = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    shared.bins[threadIdx.x] = 0;
+    if (threadIdx.x < 256) shared.bins[threadIdx.x] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < scan.vocab; i += kSampleThreads) {
       const uint32_t key = ordered(scan.x[i]);
@@ -74,16 +74,44 @@ FS_DEVICE uint32_t select_key(const SampleScan& scan, uint32_t least, Mass targe
 
 /// Sum over the block before this thread's `mine`; `total` the whole. All threads call.
 FS_DEVICE Mass sum_before(Mass mine, Mass& total, SampleShared& shared) {
-  shared.chunk[threadIdx.x] = mine;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  Mass up_to = mine;
+  FS_UNROLL
+  for (unsigned by = 1; by < 32; by <<= 1) {
+    const Mass below = __shfl_up_sync(kWholeWarp, up_to, by);
+    if (lane >= int(by)) up_to += below;
+  }
+  if (lane == 31) shared.room[warp] = up_to;
   __syncthreads();
   Mass before = 0, all = 0;
-  for (int i = 0; i < kSampleThreads; ++i) {
-    if (i < int(threadIdx.x)) before += shared.chunk[i];
-    all += shared.chunk[i];
+  for (int w = 0; w < kSampleThreads / 32; ++w) {
+    if (w < warp) before += shared.room[w];
+    all += shared.room[w];
   }
   __syncthreads();
   total = all;
-  return before;
+  return before + up_to - mine;
+}
+
+/// The likeliest of a row's tokens, of equal ones the lowest id, below its key; a row that is not
+/// finite has a key above all others. All threads call.
+constexpr uint32_t kNotFinite = ~uint32_t{0};
+FS_DEVICE Mass likeliest_token(const SampleScan& scan, bool fours, SampleShared& shared) {
+  Mass best = 0;
+  const auto look = [&](int i, float v) {
+    const uint32_t key = fabsf(v) < INFINITY ? ordered(v) : kNotFinite;
+    best = Larger::of(best, Mass(key) << 32 | (0xffffffffu - uint32_t(i)));
+  };
+  if (fours) {
+    for (int i = threadIdx.x * 4; i < scan.vocab; i += kSampleThreads * 4) {
+      const Wide<4> v = load_wide<4>(scan.x + i);
+      FS_UNROLL
+      for (int k = 0; k < 4; ++k) look(i + k, v.v[k]);
+    }
+  } else {
+    for (int i = threadIdx.x; i < scan.vocab; i += kSampleThreads) look(i, scan.x[i]);
+  }
+  return block_reduce<Larger>(best, shared.room);
 }
 
 /// tokens[r] = a token of row r, or -1 when its logits are not finite.
@@ -97,15 +125,9 @@ static __global__ void sample_rows(const float* logits, int vocab, int ld, const
   wait_for_previous();
   const SampleRow how = rows[blockIdx.x];
   SampleScan scan{logits + size_t(blockIdx.x) * size_t(ld), vocab, 0, 1};
-  Mass best = 0;
-  int bad = 0;
-  for (int i = threadIdx.x; i < vocab; i += kSampleThreads) {
-    const float v = scan.x[i];
-    if (!(fabsf(v) < INFINITY)) bad = 1;
-    best = Larger::of(best, Mass(ordered(v)) << 32 | (0xffffffffu - uint32_t(i)));
-  }
-  bad = int(block_reduce<Larger>(Mass(bad), shared->room));
-  best = block_reduce<Larger>(best, shared->room);
+  const bool fours = (vocab | ld) % 4 == 0 && reinterpret_cast<uintptr_t>(logits) % 16 == 0;
+  const Mass best = likeliest_token(scan, fours, *shared);
+  const bool bad = best >> 32 == kNotFinite;
   const int likeliest = int(0xffffffffu - uint32_t(best & 0xffffffffu));
   if (bad || how.temperature < 1e-6f) {
     if (threadIdx.x == 0) tokens[blockIdx.x] = bad ? -1 : likeliest;

@@ -297,7 +297,7 @@ Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const 
   inputs_->fill({tokens, segments, wanted, draws, shape.rows, shape.reach});
   if (captured) rows_ = shape.rows;
   const auto work = [&] {
-    layers({}, {});
+    layers({}, segments);
     const int drawn = captured ? rows_ : answers;
     if (drawn > 0) logits(drawn, {}, captured ? nullptr : inputs_->wanted());
     if (drawn > 0 && shape.draws) draw(drawn);

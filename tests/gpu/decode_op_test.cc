@@ -181,7 +181,7 @@ TEST_CASE("the GPU attends over a paged cache as the reference does") {
   using decode_attention_cases::kMixed;
   std::vector<decode_attention_cases::AttentionShape> shapes;
   const std::vector<std::vector<decode_attention_cases::Chunk>> far = {
-      {{0, 0, 131}, {1, 0, 1}}, {{0, 131, 1}, {1, 1, 7}}, {{0, 132, 1}}};
+      {{0, 0, 259}, {1, 0, 1}}, {{0, 259, 1}, {1, 1, 7}}, {{0, 260, 1}}};
   for (const KvType type : {KvType::kFloat16, KvType::kFloat32, KvType::kInt8}) {
     shapes.push_back({{4, 1, 64}, 16, type, 0, true, true, kMixed});
     shapes.push_back({{6, 2, 16}, 16, type, 9, true, false, kMixed});
@@ -211,7 +211,7 @@ TEST_CASE("a paged cache is attended over in the same bits where little of it fi
 
 TEST_CASE("a prompt's attention on the GPU has the same bits whole, in chunks and token by token") {
   // Past the length at which few rows are split over blocks and many are not.
-  constexpr int kTokens = 150;
+  constexpr int kTokens = 270;
   const auto device = emulated_gpu();
   const auto ops = device->make_decode_ops();
   for (const auto& [type, window] : {std::pair{KvType::kFloat16, 0},
@@ -225,8 +225,8 @@ TEST_CASE("a prompt's attention on the GPU has the same bits whole, in chunks an
     std::vector<std::vector<std::vector<decode_attention_cases::Chunk>>> cuts = {
         {{{0, 0, 5}}, {{0, 5, 16}}, {{0, 21, kTokens - 21}}}};
     auto& late = cuts.emplace_back();
-    late.push_back({{0, 0, 120}});
-    for (int t = 120; t < kTokens; ++t) late.push_back({{0, t, 1}});
+    late.push_back({{0, 0, 250}});
+    for (int t = 250; t < kTokens; ++t) late.push_back({{0, t, 1}});
     for (const auto& cut : cuts) {
       s.batches = cut;
       require_same_bits("chunked attention", whole, decode_attention_cases::run_attention(*ops, s));
