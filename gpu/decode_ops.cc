@@ -184,12 +184,11 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
 }
 
 void GpuDecodeOps::prepare(int rows, const PrepareArguments& arguments) {
+  const int runs = static_cast<int>(ceil_div(arguments.ld, kPreparedRun));
+  const size_t shared = PrepareRoom::floats(arguments, 1, runs) * sizeof(float);
   launch_chained(runtime_,
-                 {"prepare_rows",
-                  {static_cast<unsigned>(rows)},
-                  {kPrepareThreads},
-                  PrepareRoom::floats(1, ceil_div(arguments.ld, kPreparedRun)) * sizeof(float)},
-                 prepare_rows, arguments);
+                 {"prepare_rows", {static_cast<unsigned>(rows)}, {kPrepareThreads}, shared},
+                 arguments.fours ? prepare_rows<true> : prepare_rows<false>, arguments);
 }
 
 /// Few rows wait for the weights, many for the tensor cores. All kernels add in the same order, so
@@ -200,22 +199,23 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductA
   const size_t room = card.shared_memory;  // 99 KiB on some cards
   const int rows = arguments.rows, tiles = arguments.tiles;
   // As many blocks as the card runs at once: each goes on to its next tile without a halt.
-  const auto few = [&]<PackedFormat kFormat, int kGroup, int kTiles, bool kOwn>() {
-    using Few = FewRows<kFormat, kGroup, kTiles, kOwn>;
+  const auto few = [&]<class Few>() {
     DecodeProductArguments with = arguments;
     with.stages = Few::kStages;
-    if (Few::shared(rows, with.units, with.stages) > room) with.stages = Few::kLeastStages;
-    const size_t shared = Few::shared(rows, with.units, with.stages);
+    if (Few::shared(rows, with.units, with.stages, prepared) > room)
+      with.stages = Few::kLeastStages;
+    const size_t shared = Few::shared(rows, with.units, with.stages, prepared);
     constexpr size_t kReserved = 1 << 10;  // the card's own, of each block
     const size_t fit =
         std::clamp<size_t>((room + kReserved) / (shared + kReserved), 1, Few::kBlocks);
     const auto blocks = static_cast<unsigned>(fit) * static_cast<unsigned>(card.multiprocessors);
-    launch_chained(runtime_,
-                   {"decode_product",
-                    {std::min(static_cast<unsigned>(tiles), blocks), ceil_div(rows, 8 * kTiles)},
-                    {32 * kProductSlices},
-                    shared},
-                   decode_product<kFormat, kGroup, kTiles, kOwn>, with, prepared);
+    launch_chained(
+        runtime_,
+        {"decode_product",
+         {std::min(static_cast<unsigned>(tiles), blocks), ceil_div(rows, 8 * Few::kRowTiles)},
+         {Few::kThreads},
+         shared},
+        decode_product<Few>, with, prepared);
   };
   const auto many = [&]<PackedFormat kFormat, int kGroup, int kRowTiles>() {
     using Many = ManyRows<kFormat, kGroup, kRowTiles>;
@@ -230,16 +230,22 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductA
   const bool fills =
       ceil_div(rows, 128) * ceil_div(tiles, 8) >= static_cast<unsigned>(card.multiprocessors);
   const auto start = [&]<PackedFormat kFormat, int kGroup>() {
-    using Own = FewRows<kFormat, kGroup, 1, true>;
-    if (rows <= kOwnRows && Own::shared(rows, arguments.units, Own::kStages) <= room)
-      return few.template operator()<kFormat, kGroup, 1, true>();
+    using Own = FewRows<kFormat, kGroup, 1, XPlace::kOwn>;
+    using Eight = FewRows<kFormat, kGroup, 1, XPlace::kHeld>;
+    using Held = FewRows<kFormat, kGroup, 4, XPlace::kHeld>;
+    const auto fits = [&]<class Few>() {
+      return Few::shared(rows, arguments.units, Few::kStages, prepared) <= room;
+    };
+    if (rows <= kOwnRows && prepared.fours && fits.template operator()<Own>())
+      return few.template operator()<Own>();
     prepare(rows, prepared);
-    if (rows <= 8) return few.template operator()<kFormat, kGroup, 1, false>();
+    if (rows <= 8 && fits.template operator()<Eight>()) return few.template operator()<Eight>();
+    if (rows <= 32 && fits.template operator()<Held>()) return few.template operator()<Held>();
     if (rows > 32 && fills && ManyRows<kFormat, kGroup, 8>::kShared <= room)
       return many.template operator()<kFormat, kGroup, 8>();
     if (rows > 32 && ManyRows<kFormat, kGroup, 4>::kShared <= room)
       return many.template operator()<kFormat, kGroup, 4>();
-    few.template operator()<kFormat, kGroup, 4, false>();
+    few.template operator()<FewRows<kFormat, kGroup, 4, XPlace::kRead>>();
   };
   switch (w.format()) {
     case WeightFormat::kBFloat16:

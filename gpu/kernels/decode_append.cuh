@@ -38,6 +38,7 @@ template <class Put>
 FS_DEVICE float quantise_head(const float* head, int dim, const Put& put) {
   const int lane = threadIdx.x & 31;
   uint32_t top = 0;  // of magnitudes, as integers: a NaN is larger than everything
+  FS_NO_UNROLL
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
     top = Max::of(top, float_bits(head[e.a]) & 0x7fffffffu);
@@ -45,6 +46,7 @@ FS_DEVICE float quantise_head(const float* head, int dim, const Put& put) {
   }
   const float peak = bits_float(warp_reduce<Max>(top));
   const float by = peak > 1e-30f ? 127.0f / peak : 0.0f;
+  FS_NO_UNROLL
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
     put(e.a, int8_t(__float2int_rn(head[e.a] * by)));
@@ -63,11 +65,13 @@ FS_DEVICE void turn_head(const DecodeAttentionArguments& p, const DecodeRow& me,
   float inverse = 1;
   if (weight) {
     float square = 0;
+    FS_NO_UNROLL
     for (int d = lane; d < dim; d += 32) square = fmaf(head[d], head[d], square);
     inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(dim) + p.epsilon);
   }
   const float* const table =
       p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
+  FS_NO_UNROLL
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
     Pair v{head[e.a], head[e.b]};

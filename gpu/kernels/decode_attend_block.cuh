@@ -128,6 +128,7 @@ FS_DEVICE void fetch_rows(const AttendWork<Kv>& work, int chunk, int end, const 
   const int rows = kAttendThreads / pieces, rest = kAttendThreads % pieces;
   const int begin = work.from(chunk);
   int row = begin + int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces;
+  FS_NO_UNROLL
   while (row < end) {
     const auto* const from =
         reinterpret_cast<const unsigned char*>(pool + size_t(slots[row]) * size_t(work.dim));
@@ -148,6 +149,7 @@ FS_DEVICE void append_own(const DecodeAttentionArguments& p, const AttendWork<Kv
                           const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
   const int dim = work.dim, lane = threadIdx.x & 31;
   const float* const row = p.qkv + at(work.row, (p.heads + 2 * p.kv_heads) * dim);
+  FS_NO_UNROLL
   for (int item = threadIdx.x / 32; item < work.heads + 2; item += kAttendThreads / 32) {
     if (item < work.heads) {
       const int h = work.head + item;
@@ -177,6 +179,7 @@ FS_DEVICE void bring_heads(const DecodeAttentionArguments& p, const AttendWork<K
                            const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
   const int dim = work.dim;
   const float* const row = p.qkv + at(work.row, (p.heads + 2 * p.kv_heads) * dim);
+  FS_NO_UNROLL
   for (int i = threadIdx.x; i < kHeads * dim; i += kAttendThreads) {
     if (!p.appends || i >= work.heads * dim)
       block.q[i] = i < work.heads * dim ? row[work.head * dim + i] : 0.0f;
@@ -192,6 +195,7 @@ template <class Kv, int kWide, int kHeads, bool kStaged>
 FS_DEVICE void place_own(const AttendWork<Kv>& work,
                          const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
   const int pieces = block.pieces(work.dim), row = work.me.position % kChunk;
+  FS_NO_UNROLL
   for (int i = threadIdx.x; i < 2 * pieces; i += kAttendThreads) {
     unsigned char* const to = (i < pieces ? block.keys : block.values) +
                               row * block.row_bytes(work.dim) +

@@ -61,6 +61,10 @@ __global__ void decode_vector_product(DecodeProductArguments p) {
 /// Rows whose activations each block of a product prepares for itself.
 constexpr int kOwnRows = 4;
 
+/// Where a block of decode_product has its activations: prepared by itself and kept in shared
+/// memory, brought there as prepare_rows left them, or read from there for each unit.
+enum class XPlace : uint8_t { kOwn, kHeld, kRead };
+
 /// y = x W^T on tensor cores for up to 8 kTiles rows a block, weights in fragment order.
 ///
 /// x:      kOwn: PrepareArguments' x, at most kOwnRows rows of it. Otherwise bfloat16 or int8 codes
@@ -71,215 +75,299 @@ constexpr int kOwnRows = 4;
 ///         fill, so that some KiB a warp are always on their way: from before the kernels ahead of
 ///         this one have ended (weights are nobody's output), and on from tile to tile.
 /// Bits:   as packed_weights.cuh says, and of activations as decode_rows.cuh does.
-template <PackedFormat kFormat, int kGroup, int kTiles, bool kOwn>
+template <PackedFormat kFormat, int kGroup, int kTiles, XPlace kX>
 struct FewRows {
   using Unit = PackedUnit<kFormat, kGroup>;
+  static constexpr PackedFormat kPacked = kFormat;
+  static constexpr int kGrouped = kGroup, kRowTiles = kTiles;
+  static constexpr XPlace kPlace = kX;
+  static constexpr int kThreads = 32 * kProductSlices;
   static constexpr int kStages = Unit::kBFloat ? 3 : 4;
   static constexpr int kLeastStages = 2;  ///< on cards with too little shared memory for that
   static constexpr int kStageBytes = Unit::kBytes + Unit::kScaleBytes;
-  static constexpr int kRows = kOwn ? kOwnRows : 8 * kTiles;  ///< whose sums are kept
-  static constexpr int kSums = kProductSlices * 16 * kRows;   ///< floats of a tile, kept twice
-  static constexpr int kBlocks = kTiles > 1 ? 2 : 3;  ///< that a multiprocessor runs at once
+  static constexpr int kRows = kX == XPlace::kOwn ? kOwnRows : 8 * kTiles;  ///< of a block
+  static constexpr int kSums = kProductSlices * 16 * kRows;  ///< floats of a tile, kept twice
+  static constexpr int kBlocks = kTiles > 1 ? 2 : 3;         ///< that a multiprocessor runs at once
   static constexpr int kUnitBytes = kProductUnit * Unit::kNumberBytes;
-  /// Of an own row, so that neighbouring rows' words lie in other banks.
-  static FS_DEVICE int row_bytes(int units) { return units * kUnitBytes + 16; }
+  /// Elements of a tile's sums that a thread finishes.
+  static constexpr int kEach = (kRows * 16 + kThreads - 1) / kThreads;
+  /// Of a row in shared memory, so that neighbouring rows' words lie in other banks.
+  static __host__ FS_DEVICE int row_bytes(int units) { return units * kUnitBytes + 16; }
   static __host__ FS_DEVICE int ring(int stages) { return kProductSlices * stages * kStageBytes; }
-  static size_t shared(int rows, int units, int stages) {
-    const size_t x = size_t(rows) * (size_t(units) * kUnitBytes + 16) +
-                     size_t(units) * Unit::kXGroups * kOwnRows * sizeof(float) +
-                     PrepareRoom::floats(rows, units) * sizeof(float);
-    return size_t(ring(stages)) + 2 * kSums * sizeof(float) + (kOwn ? x : 0);
+  static size_t shared(int rows, int units, int stages, const PrepareArguments& prepare) {
+    const size_t fixed = size_t(ring(stages)) + 2 * kSums * sizeof(float);
+    const size_t held = size_t(rows < kRows ? rows : kRows) * size_t(row_bytes(units)) +
+                        size_t(units) * Unit::kXGroups * kRows * sizeof(float);
+    if (kX == XPlace::kRead) return fixed;
+    const size_t room = kX == XPlace::kOwn ? PrepareRoom::floats(prepare, rows, units) : 0;
+    return fixed + held + room * sizeof(float);
   }
 };
 
 /// A block's activations in shared memory. A unit's words of four codes (two bfloat16) lie as lane
 /// t of four reads them: words t, t + 4, t + 8 ... of the row next to each other.
 template <class Few>
-struct OwnRows {
+struct HeldRows {
   using Unit = typename Few::Unit;
   static constexpr int kWords = Few::kUnitBytes / 16;  ///< that a lane reads of a unit
   unsigned char* x;                                    ///< [rows][row_bytes]
-  float* scales;                                       ///< [group][kOwnRows]
+  float* scales;                                       ///< [group][Few::kRows]
+  int units;
 
-  FS_DEVICE void store(int row, int units, int unit, int lane, const Wide<4>& v, int group) const {
+  FS_DEVICE void put(int row, int unit, int word, uint32_t value) const {
     unsigned char* const to = x + row * Few::row_bytes(units) + unit * Few::kUnitBytes;
-    const auto put = [&](int word, uint32_t value) {
-      *reinterpret_cast<uint32_t*>(to + (word % 4 * kWords + word / 4) * 4) = value;
-    };
+    *reinterpret_cast<uint32_t*>(to + (word % 4 * kWords + word / 4) * 4) = value;
+  }
+  FS_DEVICE float& scale(int row, int group) const { return scales[group * Few::kRows + row]; }
+  /// Four values of a row by each lane of a warp, which make a unit.
+  FS_DEVICE void quantise(int row, int unit, const Wide<4>& v) const {
+    const int lane = threadIdx.x & 31;
     if constexpr (Unit::kBFloat) {
-      put(lane * 2, pack_two<BFloat16>(v.v[0], v.v[1]));
-      put(lane * 2 + 1, pack_two<BFloat16>(v.v[2], v.v[3]));
+      put(row, unit, lane * 2, pack_two<BFloat16>(v.v[0], v.v[1]));
+      put(row, unit, lane * 2 + 1, pack_two<BFloat16>(v.v[2], v.v[3]));
     } else {
-      float scale;
-      put(lane, quantise_four(v, group, scale));
-      if (lane % (group / 4) == 0)
-        scales[(unit * Unit::kXGroups + lane / (group / 4)) * kOwnRows + row] = scale;
+      constexpr int kLanes = Few::kGrouped / 4;  // that share a scale
+      float by;
+      put(row, unit, lane, quantise_four(v, Few::kGrouped, by));
+      if (lane % kLanes == 0) scale(row, unit * Unit::kXGroups + lane / kLanes) = by;
+    }
+  }
+  /// As prepare_rows left them, which is without gaps. Several pieces of 16 bytes a lane are on
+  /// their way at once.
+  FS_DEVICE void bring(const DecodeProductArguments& p, int first) const {
+    constexpr int kPieces = Few::kUnitBytes / 16, kAtOnce = 4;
+    const int left = p.rows - first, rows = left < Few::kRows ? left : Few::kRows;
+    const int pieces = rows * units * kPieces;
+    const uint4* const from = reinterpret_cast<const uint4*>(
+        static_cast<const unsigned char*>(p.x) + at(first, p.x_ld) * Unit::kNumberBytes);
+    FS_NO_UNROLL
+    for (int i = threadIdx.x; i < units * Unit::kXGroups * Few::kRows; i += Few::kThreads) {
+      const int row = i % Few::kRows, group = i / Few::kRows;
+      if (row < rows) scale(row, group) = p.x_scales[at(group, p.x_scale_ld, first + row)];
+    }
+    FS_NO_UNROLL
+    for (int base = threadIdx.x; base < pieces; base += kAtOnce * Few::kThreads) {
+      uint4 words[kAtOnce];
+      FS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k)
+        if (base + k * Few::kThreads < pieces) words[k] = from[base + k * Few::kThreads];
+      FS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = base + k * Few::kThreads, word = i % kPieces * 4, of = i / kPieces;
+        if (i >= pieces) continue;
+        const int row = of / units, unit = of - row * units;
+        put(row, unit, word, words[k].x);
+        put(row, unit, word + 1, words[k].y);
+        put(row, unit, word + 2, words[k].z);
+        put(row, unit, word + 3, words[k].w);
+      }
     }
   }
   /// Words 4 i + t of a unit's, i = 4 run and on.
-  FS_DEVICE uint4 load(int row, int units, int unit, int t, int run) const {
+  FS_DEVICE uint4 load(int row, int unit, int t, int run) const {
     return *reinterpret_cast<const uint4*>(x + row * Few::row_bytes(units) +
                                            unit * Few::kUnitBytes + (t * kWords + run * 4) * 4);
   }
 };
 
-template <PackedFormat kFormat, int kGroup, int kTiles, bool kOwn>
-__global__ void __launch_bounds__(32 * kProductSlices,
-                                  FewRows<kFormat, kGroup, kTiles, kOwn>::kBlocks)
-    decode_product(DecodeProductArguments p, PrepareArguments prepare) {
-  using Unit = PackedUnit<kFormat, kGroup>;
-  using Few = FewRows<kFormat, kGroup, kTiles, kOwn>;
-  FS_SHARED(unsigned char, memory);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, t = lane & 3;
-  const int first = blockIdx.y * 8 * kTiles, units = p.units, step = gridDim.x, stages = p.stages;
-  const int begin = slice_begin(warp, units), end = slice_begin(warp + 1, units);
-  unsigned char* const ring = memory + warp * stages * Few::kStageBytes;
-  float* sums = reinterpret_cast<float*>(memory + Few::ring(stages));
-  float* other_sums = sums + Few::kSums;
-  OwnRows<Few> own{};
-  if constexpr (kOwn) {
-    own.scales = other_sums + Few::kSums;
-    own.x = reinterpret_cast<unsigned char*>(own.scales + units * Unit::kXGroups * kOwnRows);
+/// A warp's ring of units in shared memory, from tile to tile without a halt.
+template <class Few>
+struct UnitRing {
+  using Unit = typename Few::Unit;
+  unsigned char* memory;
+  int begin, end, stages;  ///< units of the slice
+  int tile, unit, stage;   ///< to ask for next
+  int at;                  ///< stage that is read next
+
+  FS_DEVICE UnitRing(const DecodeProductArguments& p, unsigned char* shared) {
+    const int warp = threadIdx.x / 32;
+    begin = slice_begin(warp, p.units);
+    end = slice_begin(warp + 1, p.units);
+    stages = p.stages;
+    memory = shared + warp * stages * Few::kStageBytes;
+    tile = begin < end ? blockIdx.x : p.tiles;
+    unit = begin;
+    stage = at = 0;
+    FS_NO_UNROLL
+    for (int i = 0; i < stages - 1; ++i) fetch(p);
   }
-  // The next unit to ask for: from tile to tile without a halt.
-  int next_tile = begin < end ? blockIdx.x : p.tiles, next_unit = begin, next_stage = 0;
-  const auto fetch = [&] {
-    if (next_tile < p.tiles) {
-      unsigned char* const stage = ring + next_stage * Few::kStageBytes;
-      const size_t unit = size_t(next_tile) * size_t(units) + size_t(next_unit);
+  FS_DEVICE int after(int one) const { return one + 1 == stages ? 0 : one + 1; }
+  FS_DEVICE void fetch(const DecodeProductArguments& p) {
+    const int lane = threadIdx.x & 31;
+    if (tile < p.tiles) {
+      unsigned char* const to = memory + stage * Few::kStageBytes;
+      const size_t from = size_t(tile) * size_t(p.units) + size_t(unit);
       const auto* const weights =
-          static_cast<const unsigned char*>(p.weights) + unit * Unit::kBytes;
+          static_cast<const unsigned char*>(p.weights) + from * Unit::kBytes;
       FS_UNROLL
-      for (int i = lane * 16; i < Unit::kBytes; i += 512) copy_async(stage + i, weights + i, 16);
+      for (int i = lane * 16; i < Unit::kBytes; i += 512) copy_async(to + i, weights + i, 16);
       if (lane * 16 < Unit::kScaleBytes)
-        copy_async(stage + Unit::kBytes + lane * 16,
-                   static_cast<const unsigned char*>(p.weight_scales) + unit * Unit::kScaleBytes +
+        copy_async(to + Unit::kBytes + lane * 16,
+                   static_cast<const unsigned char*>(p.weight_scales) + from * Unit::kScaleBytes +
                        lane * 16,
                    16);
-      if (++next_unit == end) {
-        next_unit = begin;
-        next_tile += step;
+      stage = after(stage);
+      if (++unit == end) {
+        unit = begin;
+        tile += gridDim.x;
       }
-      next_stage = next_stage + 1 == stages ? 0 : next_stage + 1;
     }
     copy_commit();
+  }
+  /// The next unit, when it is there; another one is asked for.
+  FS_DEVICE const unsigned char* next(const DecodeProductArguments& p) {
+    if (stages == Few::kStages)
+      copy_wait<Few::kStages - 2>();
+    else
+      copy_wait<Few::kLeastStages - 2>();
+    __syncwarp();  // what other lanes fetched is there, too, and the unit before is done with
+    fetch(p);
+    const unsigned char* const found = memory + at * Few::kStageBytes;
+    at = after(at);
+    return found;
+  }
+};
+
+/// acc += a unit of weights by the block's rows.
+template <class Few>
+FS_DEVICE void multiply_unit(float (&acc)[Few::kRowTiles][4], const DecodeProductArguments& p,
+                             const HeldRows<Few>& held, const unsigned char* stage, int unit,
+                             const RowScales& own) {
+  using Unit = typename Few::Unit;
+  constexpr bool kRead = Few::kPlace == XPlace::kRead;
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  const int first = blockIdx.y * 8 * Few::kRowTiles;
+  /// A row of the block that is there: in place of those past the end, any.
+  const auto row_of = [&](int n) { return first + n * 8 + g < p.rows ? n * 8 + g : 0; };
+  const auto x_of = [&](int n) {
+    return static_cast<const unsigned char*>(p.x) +
+           at(first + row_of(n), p.x_ld) * Unit::kNumberBytes + size_t(unit) * Few::kUnitBytes +
+           t * 4;
   };
+  if constexpr (Unit::kBFloat) {
+    FS_UNROLL
+    for (int s = 0; s < Unit::kWords; ++s) {
+      const uint4 w = *reinterpret_cast<const uint4*>(stage + s * 512 + lane * 16);
+      const uint32_t a[4] = {w.x, w.y, w.z, w.w};
+      FS_UNROLL
+      for (int n = 0; n < Few::kRowTiles; ++n) {
+        if constexpr (kRead) {
+          mma(BFloat16{}, acc[n], a, word_of(x_of(n), s * 32), word_of(x_of(n), s * 32 + 16));
+        } else {
+          const uint4 two = held.load(row_of(n), unit, t, s / 2);
+          mma(BFloat16{}, acc[n], a, s & 1 ? two.z : two.x, s & 1 ? two.w : two.y);
+        }
+      }
+    }
+  } else {
+    IntegerFragments<Few::kPacked, Few::kGrouped> w;
+    w.load(stage, lane);
+    FS_UNROLL
+    for (int n = 0; n < Few::kRowTiles; ++n) {
+      uint32_t b[2][4];
+      FS_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        if constexpr (kRead) {
+          FS_UNROLL
+          for (int k = 0; k < 4; ++k) b[i][k] = word_of(x_of(n), (i * 4 + k) * 16);
+        } else {
+          const uint4 four = held.load(row_of(n), unit, t, i);
+          b[i][0] = four.x, b[i][1] = four.y, b[i][2] = four.z, b[i][3] = four.w;
+        }
+      }
+      FS_UNROLL
+      for (int group = 0; group < Unit::kXGroups; ++group) {
+        int products[4] = {};
+        w.multiply(products, group, b);
+        const int of = unit * Unit::kXGroups + group, row = n * 8 + t * 2;
+        const float* const by =
+            kRead ? p.x_scales + at(of, p.x_scale_ld, first + row) : &held.scale(row, of);
+        scale_in(acc[n], products, scales_of<Unit>(own, stage + Unit::kBytes, group, g),
+                 first + row < p.rows ? by[0] : 0.0f, first + row + 1 < p.rows ? by[1] : 0.0f);
+      }
+    }
+  }
+}
+
+/// The slices' sums meet in `sums`, [slice][row][output], and become outputs of the tile. All
+/// threads call; `sums` may be written again after the next such call for other memory.
+template <class Few>
+FS_DEVICE void finish_tile(const DecodeProductArguments& p, int tile,
+                           const float (&acc)[Few::kRowTiles][4],
+                           const float (&residual)[Few::kEach], float* sums) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, t = lane & 3;
+  FS_UNROLL
+  for (int n = 0; n < Few::kRowTiles; ++n) {
+    FS_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int row = n * 8 + t * 2 + (e & 1);
+      if (row < Few::kRows) sums[(warp * Few::kRows + row) * 16 + g + (e >> 1) * 8] = acc[n][e];
+    }
+  }
+  __syncthreads();
+  FS_UNROLL
+  for (int i = 0; i < Few::kEach; ++i) {
+    const int e = threadIdx.x + i * Few::kThreads, o = e % 16;
+    const int row = blockIdx.y * 8 * Few::kRowTiles + e / 16;
+    if (e >= Few::kRows * 16 || row >= p.rows) continue;
+    const auto sum_of = [&](int at_sum) {
+      float sum = 0;
+      FS_UNROLL
+      for (int k = 0; k < kProductSlices; ++k) sum += sums[k * Few::kRows * 16 + at_sum];
+      return sum;
+    };
+    if (p.epilogue != DecodeEpilogue::kSwiGlu)
+      finish_decode(p, row, tile * kProductOutputs + o, sum_of(e), residual[i]);
+    else if (o < 8)  // eight gates, then their ups
+      finish_decode_gated(p, row, tile * 8 + o, sum_of(e), sum_of(e + 8));
+  }
+}
+
+template <class Few>
+__global__ void __launch_bounds__(Few::kThreads, Few::kBlocks)
+    decode_product(DecodeProductArguments p, PrepareArguments prepare) {
+  using Unit = typename Few::Unit;
+  FS_SHARED(unsigned char, memory);
+  const int g = (threadIdx.x & 31) >> 2, first = blockIdx.y * 8 * Few::kRowTiles;
+  float* sums = reinterpret_cast<float*>(memory + Few::ring(p.stages));
+  float* other_sums = sums + Few::kSums;
+  float* const scales = other_sums + Few::kSums;
+  const HeldRows<Few> held{
+      reinterpret_cast<unsigned char*>(scales + p.units * Unit::kXGroups * Few::kRows), scales,
+      p.units};
   const auto scales_at = [&](int tile) {
     return row_scales<Unit>(p, (tile < p.tiles ? tile : 0) * kProductOutputs + g);
   };
-  for (int i = 0; i < stages - 1; ++i) fetch();
+  UnitRing<Few> ring(p, memory);
   [[maybe_unused]] RowScales next_scales = scales_at(blockIdx.x);
   let_next_begin();
-  if constexpr (kOwn) {
-    float* const room = reinterpret_cast<float*>(own.x + p.rows * Few::row_bytes(units));
-    prepare_block(prepare, 0, p.rows, room, [&](int row, int unit, const Wide<4>& v) {
-      own.store(row, units, unit, lane, v, prepare.group);
-    });
-    __syncthreads();
+  if constexpr (Few::kPlace == XPlace::kOwn) {
+    float* const room = reinterpret_cast<float*>(held.x + p.rows * Few::row_bytes(p.units));
+    prepare_block<true>(prepare, 0, p.rows, room,
+                        [&](int row, int unit, const Wide<4>& v) { held.quantise(row, unit, v); });
   } else {
     wait_for_previous();
+    if constexpr (Few::kPlace == XPlace::kHeld) held.bring(p, first);
   }
-  const auto x_row = [&](int n) {
-    const int row = first + n * 8 + g < p.rows ? first + n * 8 + g : first;
-    return static_cast<const unsigned char*>(p.x) + at(row, p.x_ld) * Unit::kNumberBytes + t * 4;
-  };
-  const int own_row = g < p.rows ? g : 0;
-  int stage_at = 0;
-  for (int tile = blockIdx.x; tile < p.tiles; tile += step) {
-    constexpr int kEach = (Few::kRows * 16 + 32 * kProductSlices - 1) / (32 * kProductSlices);
-    float before[kEach];  // what the epilogue adds to: asked for early
+  __syncthreads();
+  for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
+    float residual[Few::kEach];  // what the epilogue adds to: asked for early
     FS_UNROLL
-    for (int i = 0; i < kEach; ++i) {
-      const int e = threadIdx.x + i * 32 * kProductSlices;
-      before[i] = e < Few::kRows * 16
-                      ? decode_residual(p, first + e / 16, tile * kProductOutputs + e % 16)
-                      : 0.0f;
+    for (int i = 0; i < Few::kEach; ++i) {
+      const int e = threadIdx.x + i * Few::kThreads;
+      residual[i] = e < Few::kRows * 16
+                        ? decode_residual(p, first + e / 16, tile * kProductOutputs + e % 16)
+                        : 0.0f;
     }
-    [[maybe_unused]] const RowScales row_scale = next_scales;
-    next_scales = scales_at(tile + step);
-    float acc[kTiles][4] = {};
-    for (int unit = begin; unit < end; ++unit) {
-      if (stages == Few::kStages)
-        copy_wait<Few::kStages - 2>();
-      else
-        copy_wait<Few::kLeastStages - 2>();
-      __syncwarp();  // what other lanes fetched is there, too, and the unit before is done with
-      fetch();
-      const unsigned char* const stage = ring + stage_at * Few::kStageBytes;
-      stage_at = stage_at + 1 == stages ? 0 : stage_at + 1;
-      if constexpr (Unit::kBFloat) {
-        FS_UNROLL
-        for (int s = 0; s < Unit::kWords; ++s) {
-          const uint4 w = *reinterpret_cast<const uint4*>(stage + s * 512 + lane * 16);
-          const uint32_t a[4] = {w.x, w.y, w.z, w.w};
-          if constexpr (kOwn) {
-            const uint4 two = own.load(own_row, units, unit, t, s / 2);
-            mma(BFloat16{}, acc[0], a, s & 1 ? two.z : two.x, s & 1 ? two.w : two.y);
-          } else {
-            FS_UNROLL
-            for (int n = 0; n < kTiles; ++n) {
-              const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit * 2 + s * 32;
-              mma(BFloat16{}, acc[n], a, word_of(x, 0), word_of(x, 16));
-            }
-          }
-        }
-      } else {
-        IntegerFragments<kFormat, kGroup> w;
-        w.load(stage, lane);
-        FS_UNROLL
-        for (int n = 0; n < kTiles; ++n) {
-          const int row = first + n * 8 + t * 2;
-          uint32_t b[2][4];
-          if constexpr (kOwn) {
-            FS_UNROLL
-            for (int i = 0; i < 2; ++i) {
-              const uint4 four = own.load(own_row, units, unit, t, i);
-              b[i][0] = four.x, b[i][1] = four.y, b[i][2] = four.z, b[i][3] = four.w;
-            }
-          } else {
-            const unsigned char* const x = x_row(n) + size_t(unit) * kProductUnit;
-            FS_UNROLL
-            for (int i = 0; i < 8; ++i) b[i / 4][i % 4] = word_of(x, i * 16);
-          }
-          FS_UNROLL
-          for (int group = 0; group < Unit::kXGroups; ++group) {
-            int products[4] = {};
-            w.multiply(products, group, b);
-            const int of = unit * Unit::kXGroups + group;
-            const float* const by =
-                kOwn ? own.scales + of * kOwnRows + row : p.x_scales + at(of, p.x_scale_ld, row);
-            scale_in(acc[n], products, scales_of<Unit>(row_scale, stage + Unit::kBytes, group, g),
-                     row < p.rows ? by[0] : 0.0f, row + 1 < p.rows ? by[1] : 0.0f);
-          }
-        }
-      }
+    [[maybe_unused]] const RowScales own = next_scales;
+    next_scales = scales_at(tile + gridDim.x);
+    float acc[Few::kRowTiles][4] = {};
+    FS_NO_UNROLL
+    for (int unit = ring.begin; unit < ring.end; ++unit) {
+      const unsigned char* const stage = ring.next(p);
+      multiply_unit<Few>(acc, p, held, stage, unit, own);
     }
-    // [slice][row][output]; the other half is still read for the tile before, until all are here.
-    FS_UNROLL
-    for (int n = 0; n < kTiles; ++n) {
-      FS_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int row = n * 8 + t * 2 + (e & 1);
-        if (row < Few::kRows) sums[(warp * Few::kRows + row) * 16 + g + (e >> 1) * 8] = acc[n][e];
-      }
-    }
-    __syncthreads();
-    const bool gated = p.epilogue == DecodeEpilogue::kSwiGlu;
-    FS_UNROLL
-    for (int i = 0; i < kEach; ++i) {
-      const int e = threadIdx.x + i * 32 * kProductSlices, o = e % 16, row = first + e / 16;
-      if (e >= Few::kRows * 16 || row >= p.rows) continue;
-      const auto sum_of = [&](int at_sum) {
-        float sum = 0;
-        FS_UNROLL
-        for (int k = 0; k < kProductSlices; ++k) sum += sums[k * Few::kRows * 16 + at_sum];
-        return sum;
-      };
-      if (!gated)
-        finish_decode(p, row, tile * kProductOutputs + o, sum_of(e), before[i]);
-      else if (o < 8)  // eight gates, then their ups
-        finish_decode_gated(p, row, tile * 8 + o, sum_of(e), sum_of(e + 8));
-    }
+    finish_tile<Few>(p, tile, acc, residual, sums);
     float* const read = sums;
     sums = other_sums;
     other_sums = read;

@@ -26,33 +26,33 @@ struct PrepareArguments {
   int scale_ld;
 };
 
-/// Inputs that a warp prepares at once, four neighbours a lane.
+/// Inputs that a warp prepares at once, four neighbours a lane; the block's warps take turns.
 constexpr int kPreparedRun = 128;
 
 FS_DEVICE const float* prepared_row(const PrepareArguments& p, int row) {
   return p.x + at(p.gather ? p.gather[row] : row, p.x_ld);
 }
-/// Inputs c .. c + 3 of x, or of what there is of each; zero past the end. c: a multiple of 4.
+/// Inputs c .. c + 3, zero past the end. c: a multiple of 4.
+template <bool kFours>
 FS_DEVICE Wide<4> four_inputs(const PrepareArguments& p, const float* from, int c) {
   Wide<4> v{};
-  if (!from) return v;
-  if (p.fours) {
+  if constexpr (kFours) {
     if (c < p.in) v = load_wide<4>(from + c);
-    return v;
+  } else {
+    FS_UNROLL
+    for (int i = 0; i < 4; ++i)
+      if (c + i < p.in) v.v[i] = from[c + i];
   }
-  FS_UNROLL
-  for (int i = 0; i < 4; ++i) v.v[i] = c + i < p.in ? from[c + i] : 0.0f;
   return v;
 }
 
 struct RowNorm {
-  float mean = 0, inverse = 1;
+  float mean, inverse;
 };
 
 /// Four values of a row after its norm, in place; zero past the row's end.
 FS_DEVICE void apply_norm(const PrepareArguments& p, const RowNorm& norm, int c, Wide<4>& x,
                           const Wide<4>& weight, const Wide<4>& bias) {
-  if (!p.weight) return;
   FS_UNROLL
   for (int i = 0; i < 4; ++i) {
     const float v = (x.v[i] - norm.mean) * norm.inverse;
@@ -80,115 +80,132 @@ FS_DEVICE uint32_t quantise_four(const Wide<4>& x, int group, float& scale) {
   return codes;
 }
 
-/// Of a row's `sums`, [runs][rows]; by one warp.
-FS_DEVICE float row_sum(const float* sums, int row, int rows, int runs) {
-  float sum = 0;
-  for (int run = threadIdx.x & 31; run < runs; run += 32) sum += sums[run * rows + row];
-  return warp_reduce<Add>(sum);
-}
-
 /// A block's shared memory for prepare_block.
 struct PrepareRoom {
-  float *sums, *squares;  ///< [runs][rows]
-  RowNorm* norms;         ///< [rows]
-  static __host__ FS_DEVICE size_t floats(int rows, int runs) {
-    return size_t(rows) * (2 * size_t(runs) + 2);
+  float *weight, *bias;   ///< of the norm: [runs * kPreparedRun]
+  float *sums, *squares;  ///< [rows][warps]
+  static constexpr int kWarps = kPrepareThreads / 32;
+  static __host__ FS_DEVICE size_t floats(const PrepareArguments& p, int rows, int runs) {
+    if (!p.weight) return 0;
+    return size_t(runs) * kPreparedRun * (p.bias ? 2 : 1) + size_t(rows) * 2 * kWarps;
   }
-  FS_DEVICE PrepareRoom(float* from, int rows, int runs)
-      : sums(from),
-        squares(from + rows * runs),
-        norms(reinterpret_cast<RowNorm*>(from + 2 * rows * runs)) {}
+  FS_DEVICE PrepareRoom(const PrepareArguments& p, float* from, int rows, int runs) {
+    weight = from;
+    bias = weight + runs * kPreparedRun;
+    sums = p.bias ? bias + runs * kPreparedRun : bias;
+    squares = sums + rows * kWarps;
+  }
 };
+
+/// Sum over a row of term(value, sum so far), a warp's share of it. Several loads are on their way
+/// at once; what is unrolled is kept small, because a kernel of a few microseconds waits for its
+/// code.
+template <bool kFours, class Term>
+FS_DEVICE float sum_share(const PrepareArguments& p, const float* x, const Term& term) {
+  constexpr int kAtOnce = 4, kStep = kPrepareThreads * 4;
+  float sums[4] = {};
+  FS_NO_UNROLL
+  for (int base = threadIdx.x * 4; base < p.in; base += kAtOnce * kStep) {
+    Wide<4> v[kAtOnce];
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) v[k] = four_inputs<kFours>(p, x, base + k * kStep);
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      FS_UNROLL
+      for (int i = 0; i < 4; ++i)
+        if (base + k * kStep + (kFours ? 0 : i) < p.in) sums[i] = term(v[k].v[i], sums[i]);
+    }
+  }
+  return warp_reduce<Add>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+FS_DEVICE float sum_of_shares(const float* shares) {
+  float sum = 0;
+  FS_UNROLL
+  for (int w = 0; w < PrepareRoom::kWarps; ++w) sum += shares[w];
+  return sum;
+}
 
 /// Rows first .. first + rows - 1 by a block of kPrepareThreads, all of which call:
 /// store(row - first, run, values) is called by whole warps, for each run of kPreparedRun inputs.
 /// Waits for the previous kernel; what does not depend on it is asked for before.
 ///
-/// Bits: sums of a run are a lane's four neighbours in order and the lanes by halves, of a row
-/// lane l's runs l, l + 32 ... in order and the lanes by halves.
-template <class Store>
+/// Bits: thread t takes inputs 4t .. 4t + 3 of every 1024, a chain for each of the four; then
+/// those, the lanes by halves, and the warps in order.
+template <bool kFours, class Store>
 FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, float* memory,
                              const Store& store) {
-  constexpr int kAhead = 2, kWarps = kPrepareThreads / 32;
+  constexpr int kAtOnce = 4, kStep = kPrepareThreads * 4;
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-  const int runs = (p.ld + kPreparedRun - 1) / kPreparedRun, items = rows * runs;
-  const PrepareRoom room(memory, rows, runs);
-  const auto column = [&](int item) { return item / rows * kPreparedRun + lane * 4; };
-  const auto input = [&](int item) {
-    return four_inputs(p, prepared_row(p, first + item % rows), column(item));
-  };
-  Wide<4> weights[kAhead], biases[kAhead], x[kAhead];
-  FS_UNROLL
-  for (int k = 0; k < kAhead; ++k) {
-    const int c = column(warp + k * kWarps);  // past the end: zeros
-    weights[k] = four_inputs(p, p.weight, c);
-    biases[k] = four_inputs(p, p.bias, c);
+  const int runs = (p.ld + kPreparedRun - 1) / kPreparedRun, end = p.floats ? p.in : p.ld;
+  const PrepareRoom room(p, memory, rows, runs);
+  if (p.weight) {
+    FS_NO_UNROLL
+    for (int c = threadIdx.x * 4; c < end; c += kStep) {  // each thread for itself
+      store_wide(room.weight + c, four_inputs<kFours>(p, p.weight, c));
+      if (p.bias) store_wide(room.bias + c, four_inputs<kFours>(p, p.bias, c));
+    }
   }
   wait_for_previous();
-  FS_UNROLL
-  for (int k = 0; k < kAhead; ++k) {
-    x[k] = {};
-    if (warp + k * kWarps < items) x[k] = input(warp + k * kWarps);
-  }
-  /// use(item, values, its norm's weight and bias) for each of the warp's items.
-  const auto each = [&](const auto& use) {
-    FS_UNROLL
-    for (int k = 0; k < kAhead; ++k)
-      if (warp + k * kWarps < items) use(warp + k * kWarps, x[k], weights[k], biases[k]);
-    for (int item = warp + kAhead * kWarps; item < items; item += kWarps) {
-      const int c = column(item);
-      use(item, input(item), four_inputs(p, p.weight, c), four_inputs(p, p.bias, c));
-    }
-  };
   if (p.weight) {
     if (p.centred) {
-      each([&](int item, const Wide<4>& v, const Wide<4>&, const Wide<4>&) {
-        const float sum = warp_reduce<Add>((v.v[0] + v.v[1]) + (v.v[2] + v.v[3]));
-        if (lane == 0) room.sums[item] = sum;
-      });
-      __syncthreads();
-      for (int row = warp; row < rows; row += kWarps) {
-        const float mean = row_sum(room.sums, row, rows, runs) / float(p.in);
-        if (lane == 0) room.norms[row].mean = mean;
+      FS_NO_UNROLL
+      for (int row = 0; row < rows; ++row) {
+        const float sum = sum_share<kFours>(p, prepared_row(p, first + row),
+                                            [](float v, float before) { return before + v; });
+        if (lane == 0) room.sums[row * room.kWarps + warp] = sum;
       }
       __syncthreads();
     }
-    each([&](int item, const Wide<4>& v, const Wide<4>&, const Wide<4>&) {
-      const float mean = p.centred ? room.norms[item % rows].mean : 0.0f;
-      float square = 0;
-      FS_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const float d = column(item) + i < p.in ? v.v[i] - mean : 0.0f;
-        square = fmaf(d, d, square);
-      }
-      square = warp_reduce<Add>(square);
-      if (lane == 0) room.squares[item] = square;
-    });
-    __syncthreads();
-    for (int row = warp; row < rows; row += kWarps) {
-      const float square = row_sum(room.squares, row, rows, runs);
-      if (lane != 0) continue;
-      if (!p.centred) room.norms[row].mean = 0;
-      room.norms[row].inverse = 1.0f / sqrtf(square / float(p.in) + p.epsilon);
+    FS_NO_UNROLL
+    for (int row = 0; row < rows; ++row) {
+      const float mean =
+          p.centred ? sum_of_shares(room.sums + row * room.kWarps) / float(p.in) : 0.0f;
+      const float square =
+          sum_share<kFours>(p, prepared_row(p, first + row), [&](float v, float before) {
+            const float d = v - mean;
+            return fmaf(d, d, before);
+          });
+      if (lane == 0) room.squares[row * room.kWarps + warp] = square;
     }
     __syncthreads();
   }
-  each([&](int item, Wide<4> v, const Wide<4>& weight, const Wide<4>& bias) {
-    const int row = item % rows;
-    apply_norm(p, p.weight ? room.norms[row] : RowNorm{}, column(item), v, weight, bias);
-    store(row, item / rows, v);
-  });
+  FS_NO_UNROLL
+  for (int row = 0; row < rows; ++row) {
+    const float* const x = prepared_row(p, first + row);
+    RowNorm norm{0, 1};
+    if (p.weight) {
+      if (p.centred) norm.mean = sum_of_shares(room.sums + row * room.kWarps) / float(p.in);
+      const float square = sum_of_shares(room.squares + row * room.kWarps);
+      norm.inverse = 1.0f / sqrtf(square / float(p.in) + p.epsilon);
+    }
+    FS_NO_UNROLL
+    for (int base = threadIdx.x * 4; base < end; base += kAtOnce * kStep) {
+      Wide<4> v[kAtOnce];
+      FS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) v[k] = four_inputs<kFours>(p, x, base + k * kStep);
+      FS_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int c = base + k * kStep;
+        if (c >= end) continue;  // of codes: a warp as a whole
+        if (p.weight)
+          apply_norm(p, norm, c, v[k], load_wide<4>(room.weight + c),
+                     p.bias ? load_wide<4>(room.bias + c) : Wide<4>{});
+        store(row, c / kPreparedRun, v[k]);
+      }
+    }
+  }
 }
 
 /// Rows for a kernel that follows.
 ///
-/// Grid: rows. Block: kPrepareThreads. Shared: PrepareRoom::floats(1, runs) floats. Bits: a row's
-/// own.
-static __global__ void __launch_bounds__(kPrepareThreads) prepare_rows(PrepareArguments p) {
+/// Grid: rows. Block: kPrepareThreads. Shared: PrepareRoom::floats(p, 1, runs) floats. Needs:
+/// kFours: as PrepareArguments::fours says. Bits: a row's own.
+template <bool kFours>
+__global__ void __launch_bounds__(kPrepareThreads) prepare_rows(PrepareArguments p) {
   FS_SHARED(float, memory);
   let_next_begin();
   const int row = blockIdx.x, lane = threadIdx.x & 31;
-  prepare_block(p, row, 1, memory, [&](int, int run, const Wide<4>& v) {
+  prepare_block<kFours>(p, row, 1, memory, [&](int, int run, const Wide<4>& v) {
     const int c = run * kPreparedRun + lane * 4;
     if (p.codes) {
       float scale;
@@ -197,8 +214,8 @@ static __global__ void __launch_bounds__(kPrepareThreads) prepare_rows(PrepareAr
       if (lane % (p.group / 4) == 0) p.scales[at(c / p.group, p.scale_ld, row)] = scale;
     } else if (p.bfloats) {
       store_wide(p.bfloats + at(row, p.ld, c), v);
-    } else if (p.fours) {
-      if (c < p.in) store_wide(p.floats + at(row, p.ld, c), v);
+    } else if (kFours) {
+      store_wide(p.floats + at(row, p.ld, c), v);
     } else {
       for (int i = 0; i < 4 && c + i < p.in; ++i) p.floats[at(row, p.ld, c + i)] = v.v[i];
     }

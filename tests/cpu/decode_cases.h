@@ -108,7 +108,7 @@ inline double roundings(WeightFormat format, bool normed) {
 
 inline Outputs run_matmul(DecodeOps& ops, const MatmulShape& s) {
   Rng rng(51);
-  const int x_ld = s.in + 3, out_ld = s.out() + 5, x_rows = s.rows + 4;
+  const int x_ld = s.in + 4, out_ld = s.out() + 5, x_rows = s.rows + 4;
   Array x = random_floats(rng, reference::at(x_rows, x_ld), 2);
   const size_t in = static_cast<size_t>(s.in);
   Array weight = random_floats(rng, in), norm_bias = random_floats(rng, in);
