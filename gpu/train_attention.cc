@@ -1,7 +1,7 @@
 // Attention of packed sequences: flash kernels where the shape allows, plain ones elsewhere.
 #include "gpu/kernels/attention_stats.cuh"
-#include "gpu/kernels/flash_backward.cuh"
 #include "gpu/kernels/flash_forward.cuh"
+#include "gpu/kernels/flash_long.cuh"
 #include "gpu/kernels/plain_attention.cuh"
 #include "gpu/train_state.h"
 
@@ -77,8 +77,9 @@ bool flash_takes(const TrainState& state, const AttentionForward& op, bool backw
     return false;
   size_t shared = 0;
   with_flash_shape(state.precision, dim, [&]<class T, int kDim>() {
-    shared = backward ? std::max(QueryShape<T, kDim>::kShared, KeyShape<T, kDim>::kShared)
-                      : ForwardShape<T, kDim>::kShared;
+    shared = backward
+                 ? std::max(QueryShape<T, kDim>::kShared, KeyGradients<T, kDim>::Shape::kShared)
+                 : ForwardShape<T, kDim>::kShared;
   });
   return shared <= state.runtime.properties().shared_memory;
 }
@@ -121,7 +122,7 @@ void flash_backward_on(TrainState& state, const AttentionArguments& arguments,
   const size_t items = at(arguments.rows, arguments.heads);
   with_flash_shape(state.precision, arguments.head_dim, [&]<class T, int kDim>() {
     using Queries = QueryShape<T, kDim>;
-    using Keys = KeyShape<T, kDim>;
+    using Keys = typename KeyGradients<T, kDim>::Shape;
     std::vector<AttentionTile> tiles;
     add_tiles(tiles, starts, Queries::kRows, arguments.window, TileOf::kQueries);
     const size_t n = tiles.size();
@@ -134,9 +135,9 @@ void flash_backward_on(TrainState& state, const AttentionArguments& arguments,
     const dim3 queries(static_cast<unsigned>(n), heads);
     launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, Queries::kShared},
            flash_dq<T, kDim>, arguments, pairs, uploaded);
-    const dim3 keys(static_cast<unsigned>(tiles.size() - n), kv_heads, Keys::kParts);
-    launch(state.runtime, {"flash_dkv", keys, {kFlashThreads}, Keys::kShared}, flash_dkv<T, kDim>,
-           arguments, pairs, uploaded + n);
+    const dim3 keys(static_cast<unsigned>(tiles.size() - n), kv_heads);
+    launch(state.runtime, {"flash_dkv", keys, {Keys::kThreads}, Keys::kShared},
+           KeyGradients<T, kDim>::kKernel, arguments, pairs, uploaded + n);
   });
 }
 

@@ -22,19 +22,14 @@ struct QueryShape : QueryTiles<kDim> {
 };
 
 /// What a tile of keys walks over queries with: of both of its gradients there are 32 rows up to
-/// heads of 64.
+/// heads of 64. Above 128 see flash_long.cuh.
 template <int kDim>
-using KeyTiles = FlashShape<kDim, (kDim <= 64 ? 2 : 1),
-                            (kDim <= 64    ? 32
-                             : kDim <= 128 ? 64
-                             : kDim <= 192 ? 32
-                                           : 16),
-                            (kDim <= 64 ? 3 : 2)>;
+using KeyTiles =
+    FlashShape<kDim, (kDim <= 64 ? 2 : 1), (kDim <= 64 ? 32 : 64), (kDim <= 64 ? 3 : 2)>;
 template <class T, int kDim>
 struct KeyShape : KeyTiles<kDim> {
   using Tiles = KeyTiles<kDim>;
-  /// Parts of head_dim whose gradients of keys and values a block keeps in registers.
-  static constexpr int kParts = kDim <= 128 ? 1 : 2, kPart = kDim / kParts;
+  static constexpr int kThreads = kFlashThreads;
   static constexpr size_t kRing = Tiles::kStages * 2 * Tiles::kOther;
   static constexpr size_t kShared =
       (kRing + 2 * Tiles::kOwn) * sizeof(T) + Tiles::kStages * Tiles::kStep * sizeof(float2);
@@ -136,16 +131,17 @@ __global__ void __launch_bounds__(kFlashThreads)
   RowPairs<T, kDim, kHigh> own(p, heads, head, first, me.end);
   copy_wait<Shape::kStages - 1>();
   __syncthreads();
+  const int mine_at = warp * 16 * kHigh * Shape::kLd;
   float2* const mine = reinterpret_cast<float2*>(dout_tile + Shape::kOwn) + warp * 16 * kHigh;
-  own.find(dout_tile + warp * 16 * kHigh * Shape::kLd, mine, pairs);
+  own.find(dout_tile + mine_at, mine, pairs);
   float2 pair[kHigh][2];
   FS_UNROLL
   for (int m = 0; m < kHigh; ++m) {
     FS_UNROLL
     for (int i = 0; i < 2; ++i) pair[m][i] = mine[(lane >> 2) + m * 16 + i * 8];
   }
-  const OwnRows<T, kDim, kHigh, Shape::kHeldQueries> queries(q_tile);
-  const OwnRows<T, kDim, kHigh, Shape::kHeldGradients> gradients(dout_tile);
+  const OwnRows<T, kDim, kHigh, Shape::kHeldQueries> queries(q_tile + mine_at);
+  const OwnRows<T, kDim, kHigh, Shape::kHeldGradients> gradients(dout_tile + mine_at);
   const float scale = p.scale * kLog2E;
   float acc[kHigh][kDim / 8][4] = {};
   for (int step = 0; step < ring.steps(); ++step) {
@@ -192,10 +188,9 @@ __global__ void __launch_bounds__(kFlashThreads)
 
 /// The queries that see a tile of keys, with their gradients and pairs: head after head of the
 /// group, kStep at a time.
-template <class T, int kDim>
+template <class T, int kDim, class Shape>
 class QueryRing {
  public:
-  using Shape = KeyShape<T, kDim>;
   FS_DEVICE QueryRing(const AttentionArguments& p, const float2* pairs, const AttentionTile& me,
                       int first_head, int kv, T* ring, float2* ring_pairs)
       : p_(p),
@@ -225,9 +220,10 @@ class QueryRing {
     if (loaded_ >= steps_) return;
     const HeadColumns<T> heads(p_, head_, kv_);
     T* const to = ring_ + loaded_ % Shape::kStages * 2 * Shape::kOther;
-    load_rows<Shape::kStep, kDim>(to, heads.queries(p_), heads.width, p_.head_dim, first_, me_.end);
-    load_rows<Shape::kStep, kDim>(to + Shape::kOther, heads.gradient(p_), heads.out_width,
-                                  p_.head_dim, first_, me_.end);
+    load_rows<Shape::kStep, kDim, Shape::kThreads>(to, heads.queries(p_), heads.width, p_.head_dim,
+                                                   first_, me_.end);
+    load_rows<Shape::kStep, kDim, Shape::kThreads>(to + Shape::kOther, heads.gradient(p_),
+                                                   heads.out_width, p_.head_dim, first_, me_.end);
     if (threadIdx.x < Shape::kStep) {
       const int row = first_ + threadIdx.x;
       const bool there = row < me_.end;
@@ -252,25 +248,23 @@ class QueryRing {
 
 /// The gradients of keys and values.
 ///
-/// Grid:   (tiles, kv_heads, kParts): a block keeps a part of head_dim's columns, and all of the
-///         scores, so that gradients of long heads fit in registers. Block: kFlashThreads. Shared:
-///         KeyShape::kShared.
+/// Grid:   (tiles, kv_heads). Block: kFlashThreads. Shared: KeyShape::kShared.
 /// Needs:  flash_dq before it.
 /// Bits:   query heads of the group in order, queries kStep at a time from the tile's first row.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kFlashThreads)
     flash_dkv(AttentionArguments p, const float2* pairs, const AttentionTile* tiles) {
   using Shape = KeyShape<T, kDim>;
-  constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles, kColumns = Shape::kPart / 8;
+  constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles, kColumns = kDim / 8;
   FS_SHARED(T, shared);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, part = blockIdx.z * Shape::kPart;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const AttentionTile me = tiles[blockIdx.x];
   const int kv = blockIdx.y, group = p.heads / p.kv_heads;
   const HeadColumns<T> own(p, kv * group, kv);
   T* const k_tile = shared + Shape::kRing;
   T* const v_tile = k_tile + Shape::kOwn;
-  QueryRing<T, kDim> ring(p, pairs, me, kv * group, kv, shared,
-                          reinterpret_cast<float2*>(v_tile + Shape::kOwn));
+  QueryRing<T, kDim, Shape> ring(p, pairs, me, kv * group, kv, shared,
+                                 reinterpret_cast<float2*>(v_tile + Shape::kOwn));
   load_rows<Shape::kRows, kDim>(k_tile, own.keys(p), own.width, p.head_dim, me.first, me.end);
   load_rows<Shape::kRows, kDim>(v_tile, own.values(p), own.width, p.head_dim, me.first, me.end);
   copy_commit();
@@ -281,7 +275,8 @@ __global__ void __launch_bounds__(kFlashThreads)
   }
   copy_wait<Shape::kStages - 1>();
   __syncthreads();
-  const OwnRows<T, kDim, kHigh, false> keys(k_tile), values(v_tile);
+  const OwnRows<T, kDim, kHigh, false> keys(k_tile + warp * 16 * kHigh * Shape::kLd),
+      values(v_tile + warp * 16 * kHigh * Shape::kLd);
 
   const int first = me.first + warp * 16 * kHigh;
   const float scale = p.scale * kLog2E;
@@ -323,7 +318,7 @@ __global__ void __launch_bounds__(kFlashThreads)
         }
       }
     }
-    weigh<T, kDim>(dv, w, ring.gradients(step) + part);
+    weigh<T, kDim>(dv, w, ring.gradients(step));
     FS_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       const float4 two = *reinterpret_cast<const float4*>(pair + n * 8);
@@ -334,14 +329,14 @@ __global__ void __launch_bounds__(kFlashThreads)
           ds[m][n][e] = w[m][n][e] * (ds[m][n][e] - (e & 1 ? two.w : two.y));
       }
     }
-    weigh<T, kDim>(dk, ds, ring.queries(step) + part);
+    weigh<T, kDim>(dk, ds, ring.queries(step));
   }
   const float scales[2] = {p.scale, p.scale}, one[2] = {1, 1};
-  T* const out = static_cast<T*>(p.dqkv) + part;
+  T* const out = static_cast<T*>(p.dqkv);
   FS_UNROLL
   for (int m = 0; m < kHigh; ++m) {
-    store_rows(dk[m], scales, out + own.k, own.width, p.head_dim - part, first + m * 16, me.end);
-    store_rows(dv[m], one, out + own.v, own.width, p.head_dim - part, first + m * 16, me.end);
+    store_rows(dk[m], scales, out + own.k, own.width, p.head_dim, first + m * 16, me.end);
+    store_rows(dv[m], one, out + own.v, own.width, p.head_dim, first + m * 16, me.end);
   }
 }
 

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kFlashThreads)
   copy_commit();
   copy_wait<1>();
   __syncthreads();
-  const OwnRows<T, kDim, kHigh, Shape::kHeld> queries(q_tile);
+  const OwnRows<T, kDim, kHigh, Shape::kHeld> queries(q_tile + warp * 16 * kHigh * Shape::kLd);
 
   const float scale = p.scale * kLog2E;
   const int first = me.first + warp * 16 * kHigh, row = first + (lane >> 2);

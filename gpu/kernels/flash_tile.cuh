@@ -1,9 +1,9 @@
 // Tiles of rows of one head, and their products by warp: what flash attention is made of.
 //
-// A block has four warps; each owns kHigh times 16 of the tile's rows, so that a fragment of what
-// they are multiplied with serves kHigh products. What a block walks over comes Shape::kStep rows
-// at a time through a ring of Shape::kStages. kDim is head_dim rounded up to a shape of the kernel;
-// what lies past head_dim is zero in shared memory and not written.
+// A block has four warps (flash_long.cuh: eight); each owns kHigh times 16 of the tile's rows, so
+// that a fragment of what they are multiplied with serves kHigh products. What a block walks over
+// comes Shape::kStep rows at a time through a ring of Shape::kStages. kDim is head_dim rounded up
+// to a shape of the kernel; what lies past head_dim is zero in shared memory and not written.
 #pragma once
 
 #include "gpu/kernels/attention.cuh"
@@ -27,12 +27,12 @@ struct FlashShape {
 };
 
 /// Starts the copy of rows first .. first + kRows - 1 of a head; zero from `end` on.
-template <int kRows, int kDim, class T>
+template <int kRows, int kDim, int kThreads = kFlashThreads, class T>
 FS_DEVICE void load_rows(T* tile, const T* head, int ld, int head_dim, int first, int end) {
   constexpr int kChunks = kRows * (kDim / 8);
-  static_assert(kChunks % kFlashThreads == 0);
+  static_assert(kChunks % kThreads == 0);
   FS_UNROLL
-  for (int done = 0; done < kChunks; done += kFlashThreads) {
+  for (int done = 0; done < kChunks; done += kThreads) {
     const int i = done + threadIdx.x, r = i / (kDim / 8), c = i % (kDim / 8) * 8;
     const bool there = first + r < end && c < head_dim;
     copy_async(tile + r * (kDim + 8) + c, head + (there ? at(first + r, ld, c) : 0),
@@ -78,10 +78,9 @@ class KeyRing {
 template <class T, int kDim, int kHigh, bool kHeld>
 class OwnRows {
  public:
-  /// The tile is there.
-  FS_DEVICE explicit OwnRows(const T* tile)
-      : rows_(tile + ((threadIdx.x / 32 * 16 * kHigh + (threadIdx.x & 15)) * (kDim + 8) +
-                      (threadIdx.x >> 4 & 1) * 8)) {
+  /// `rows`: the warp's first one, of a tile that is there.
+  FS_DEVICE explicit OwnRows(const T* rows)
+      : rows_(rows + (threadIdx.x & 15) * (kDim + 8) + (threadIdx.x >> 4 & 1) * 8) {
     if constexpr (kHeld) {
       FS_UNROLL
       for (int d = 0; d < kDim / 16; ++d) {
