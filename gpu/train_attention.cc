@@ -93,7 +93,7 @@ void flash_forward_on(TrainState& state, const AttentionForward& op) {
     if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()))) return;
     const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
     const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(op.shape.heads));
-    launch(state.runtime, {"flash_forward", grid, {kFlashThreads}, Shape::kShared},
+    launch(state.runtime, {"flash_forward", grid, {Shape::kThreads}, Shape::kShared},
            flash_forward<T, kDim>, arguments, on_device);
   });
 }
@@ -133,7 +133,7 @@ void flash_backward_on(TrainState& state, const AttentionArguments& arguments,
     const AttentionTile* const uploaded = state.workspace.upload(std::span(std::as_const(tiles)));
     float2* const pairs = state.workspace.take<float2>(items);
     const dim3 queries(static_cast<unsigned>(n), heads);
-    launch(state.runtime, {"flash_dq", queries, {kFlashThreads}, Queries::kShared},
+    launch(state.runtime, {"flash_dq", queries, {Queries::kThreads}, Queries::kShared},
            flash_dq<T, kDim>, arguments, pairs, uploaded);
     const dim3 keys(static_cast<unsigned>(tiles.size() - n), kv_heads);
     launch(state.runtime, {"flash_dkv", keys, {Keys::kThreads}, Keys::kShared},

@@ -11,7 +11,7 @@ namespace fastserve::gpu {
 /// multiprocessor.
 template <int kDim>
 using QueryTiles =
-    FlashShape<kDim, (kDim <= 128 ? 2 : 1), (kDim <= 192 ? 32 : 16), (kDim <= 64 ? 3 : 2)>;
+    FlashShape<kDim, 4, (kDim <= 128 ? 2 : 1), (kDim <= 192 ? 32 : 16), (kDim <= 64 ? 3 : 2)>;
 template <class T, int kDim>
 struct QueryShape : QueryTiles<kDim> {
   using Tiles = QueryTiles<kDim>;
@@ -21,15 +21,15 @@ struct QueryShape : QueryTiles<kDim> {
       (kRing + 2 * Tiles::kOwn) * sizeof(T) + Tiles::kRows * sizeof(float2);
 };
 
-/// What a tile of keys walks over queries with: of both of its gradients there are 32 rows up to
-/// heads of 64. Above 128 see flash_long.cuh.
+/// What a tile of keys walks over queries with. Of both of its gradients there are 32 rows a warp
+/// up to heads of 64; above, eight warps share what comes from the L2 cache. Above 128 see
+/// flash_long.cuh.
 template <int kDim>
-using KeyTiles =
-    FlashShape<kDim, (kDim <= 64 ? 2 : 1), (kDim <= 64 ? 32 : 64), (kDim <= 64 ? 3 : 2)>;
+using KeyTiles = FlashShape<kDim, (kDim <= 64 ? 4 : 8), (kDim <= 64 ? 2 : 1),
+                            (kDim <= 64 ? 32 : 64), (kDim <= 64 ? 3 : 2)>;
 template <class T, int kDim>
 struct KeyShape : KeyTiles<kDim> {
   using Tiles = KeyTiles<kDim>;
-  static constexpr int kThreads = kFlashThreads;
   static constexpr size_t kRing = Tiles::kStages * 2 * Tiles::kOther;
   static constexpr size_t kShared =
       (kRing + 2 * Tiles::kOwn) * sizeof(T) + Tiles::kStages * Tiles::kStep * sizeof(float2);
@@ -101,11 +101,11 @@ class RowPairs {
 
 /// The gradient of queries.
 ///
-/// Grid:   (tiles, heads). Block: kFlashThreads. Shared: QueryShape::kShared.
+/// Grid:   (tiles, heads). Block: QueryShape::kThreads. Shared: kShared.
 /// Needs:  as flash_forward, and out and dout on 16 bytes. Leaves `pairs` [heads, rows] for
 ///         flash_dkv. Bits: keys kStep at a time from the sequence's start.
 template <class T, int kDim>
-__global__ void __launch_bounds__(kFlashThreads)
+__global__ void __launch_bounds__(QueryShape<T, kDim>::kThreads)
     flash_dq(AttentionArguments p, float2* pairs, const AttentionTile* tiles) {
   using Shape = QueryShape<T, kDim>;
   constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles;
@@ -116,10 +116,10 @@ __global__ void __launch_bounds__(kFlashThreads)
   const KeyRing<T, kDim, Shape> ring(p, me, heads, shared);
   T* const q_tile = shared + Shape::kRing;
   T* const dout_tile = q_tile + Shape::kOwn;
-  load_rows<Shape::kRows, kDim>(q_tile, heads.queries(p), heads.width, p.head_dim, me.first,
-                                me.end);
-  load_rows<Shape::kRows, kDim>(dout_tile, heads.gradient(p), heads.out_width, p.head_dim, me.first,
-                                me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(q_tile, heads.queries(p), heads.width, p.head_dim,
+                                                 me.first, me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(dout_tile, heads.gradient(p), heads.out_width,
+                                                 p.head_dim, me.first, me.end);
   copy_commit();
   FS_UNROLL
   for (int step = 0; step + 1 < Shape::kStages; ++step) {
@@ -248,11 +248,11 @@ class QueryRing {
 
 /// The gradients of keys and values.
 ///
-/// Grid:   (tiles, kv_heads). Block: kFlashThreads. Shared: KeyShape::kShared.
+/// Grid:   (tiles, kv_heads). Block: KeyShape::kThreads. Shared: kShared.
 /// Needs:  flash_dq before it.
 /// Bits:   query heads of the group in order, queries kStep at a time from the tile's first row.
 template <class T, int kDim>
-__global__ void __launch_bounds__(kFlashThreads)
+__global__ void __launch_bounds__(KeyShape<T, kDim>::kThreads)
     flash_dkv(AttentionArguments p, const float2* pairs, const AttentionTile* tiles) {
   using Shape = KeyShape<T, kDim>;
   constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles, kColumns = kDim / 8;
@@ -265,8 +265,10 @@ __global__ void __launch_bounds__(kFlashThreads)
   T* const v_tile = k_tile + Shape::kOwn;
   QueryRing<T, kDim, Shape> ring(p, pairs, me, kv * group, kv, shared,
                                  reinterpret_cast<float2*>(v_tile + Shape::kOwn));
-  load_rows<Shape::kRows, kDim>(k_tile, own.keys(p), own.width, p.head_dim, me.first, me.end);
-  load_rows<Shape::kRows, kDim>(v_tile, own.values(p), own.width, p.head_dim, me.first, me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(k_tile, own.keys(p), own.width, p.head_dim,
+                                                 me.first, me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(v_tile, own.values(p), own.width, p.head_dim,
+                                                 me.first, me.end);
   copy_commit();
   FS_UNROLL
   for (int step = 0; step + 1 < Shape::kStages; ++step) {

@@ -5,10 +5,12 @@
 
 namespace fastserve::gpu {
 
-/// 32 rows a warp up to heads of 128; longer ones have no registers for their output, but for 16
-/// rows of queries, so that only keys and values are read from shared memory.
+/// 32 rows a warp up to heads of 128. Longer ones have no registers for their output, but for 16
+/// rows of queries, so that only keys and values are read from shared memory; there eight warps
+/// share what comes from the L2 cache.
 template <int kDim>
-using ForwardTiles = FlashShape<kDim, (kDim <= 128 ? 2 : 1), (kDim <= 64 ? 64 : 32), 2>;
+using ForwardTiles =
+    FlashShape<kDim, (kDim <= 128 ? 4 : 8), (kDim <= 128 ? 2 : 1), (kDim <= 64 ? 64 : 32), 2>;
 template <class T, int kDim>
 struct ForwardShape : ForwardTiles<kDim> {
   using Tiles = ForwardTiles<kDim>;
@@ -63,11 +65,11 @@ struct SoftmaxRows {
 
 /// out = softmax(scale q k^T) v per head over packed sequences; stats as AttentionArguments says.
 ///
-/// Grid:   (tiles, heads). Block: kFlashThreads. Shared: ForwardShape::kShared.
+/// Grid:   (tiles, heads). Block: ForwardShape::kThreads. Shared: kShared.
 /// Needs:  head_dim a multiple of 8 up to kDim, qkv on 16 bytes.
 /// Bits:   keys kStep at a time, counted from the sequence's start: neighbours change nothing.
 template <class T, int kDim>
-__global__ void __launch_bounds__(kFlashThreads)
+__global__ void __launch_bounds__(ForwardShape<T, kDim>::kThreads)
     flash_forward(AttentionArguments p, const AttentionTile* tiles) {
   using Shape = ForwardShape<T, kDim>;
   constexpr int kHigh = Shape::kHigh, kTiles = Shape::kTiles;
@@ -77,8 +79,8 @@ __global__ void __launch_bounds__(kFlashThreads)
   const HeadColumns<T> heads(p, head);
   const KeyRing<T, kDim, Shape> ring(p, me, heads, shared);
   T* const q_tile = shared + Shape::kRing;
-  load_rows<Shape::kRows, kDim>(q_tile, heads.queries(p), heads.width, p.head_dim, me.first,
-                                me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(q_tile, heads.queries(p), heads.width, p.head_dim,
+                                                 me.first, me.end);
   copy_commit();
   ring.load(0);
   copy_commit();

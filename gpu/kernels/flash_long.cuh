@@ -6,13 +6,11 @@
 
 namespace fastserve::gpu {
 
-constexpr int kLongThreads = 256;
-
 /// Heads above 128: a block's eight warps are four pairs.
 template <class T, int kDim>
-struct LongKeyShape : FlashShape<kDim, 1, 32, 2> {
-  using Tiles = FlashShape<kDim, 1, 32, 2>;
-  static constexpr int kThreads = kLongThreads;
+struct LongKeyShape : FlashShape<kDim, 4, 1, 32, 2> {
+  using Tiles = FlashShape<kDim, 4, 1, 32, 2>;
+  static constexpr int kThreads = 2 * Tiles::kThreads;
   static constexpr int kHalf = kDim / 2;              ///< columns of gradients that a warp keeps
   static constexpr int kWeightLd = Tiles::kStep + 8;  ///< of weights in shared memory
   static constexpr int kWeights = Tiles::kRows * kWeightLd;
@@ -56,13 +54,13 @@ FS_DEVICE void weigh_shared(float (&acc)[kColumns][4], const T* w, int w_ld, con
 
 /// The gradients of keys and values.
 ///
-/// Grid:   (tiles, kv_heads). Block: kLongThreads: warps w and w + 4 own the same 16 keys; each
+/// Grid:   (tiles, kv_heads). Block: kThreads: warps w and w + 4 own the same 16 keys; each
 ///         finds the weights of half of a step's queries, and keeps half of the columns of both
 ///         gradients. Shared: LongKeyShape::kShared.
 /// Needs:  flash_dq before it.
 /// Bits:   query heads of the group in order, queries kStep at a time from the tile's first row.
 template <class T, int kDim>
-__global__ void __launch_bounds__(kLongThreads)
+__global__ void __launch_bounds__(LongKeyShape<T, kDim>::kThreads)
     flash_dkv_long(AttentionArguments p, const float2* pairs, const AttentionTile* tiles) {
   using Shape = LongKeyShape<T, kDim>;
   constexpr int kColumns = Shape::kHalf / 8;
@@ -78,10 +76,10 @@ __global__ void __launch_bounds__(kLongThreads)
   QueryRing<T, kDim, Shape> ring(
       p, pairs, me, kv * group, kv, shared,
       reinterpret_cast<float2*>(v_tile + Shape::kOwn + 2 * Shape::kWeights));
-  load_rows<Shape::kRows, kDim, kLongThreads>(k_tile, own.keys(p), own.width, p.head_dim, me.first,
-                                              me.end);
-  load_rows<Shape::kRows, kDim, kLongThreads>(v_tile, own.values(p), own.width, p.head_dim,
-                                              me.first, me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(k_tile, own.keys(p), own.width, p.head_dim,
+                                                 me.first, me.end);
+  load_rows<Shape::kRows, kDim, Shape::kThreads>(v_tile, own.values(p), own.width, p.head_dim,
+                                                 me.first, me.end);
   copy_commit();
   ring.load_next();
   copy_commit();

@@ -1,9 +1,9 @@
 // Tiles of rows of one head, and their products by warp: what flash attention is made of.
 //
-// A block has four warps (flash_long.cuh: eight); each owns kHigh times 16 of the tile's rows, so
-// that a fragment of what they are multiplied with serves kHigh products. What a block walks over
-// comes Shape::kStep rows at a time through a ring of Shape::kStages. kDim is head_dim rounded up
-// to a shape of the kernel; what lies past head_dim is zero in shared memory and not written.
+// Each warp of a block owns kHigh times 16 of the tile's rows, so that a fragment of what they are
+// multiplied with serves kHigh products. What a block walks over comes Shape::kStep rows at a time
+// through a ring of Shape::kStages. kDim is head_dim rounded up to a shape of the kernel; what lies
+// past head_dim is zero in shared memory and not written.
 #pragma once
 
 #include "gpu/kernels/attention.cuh"
@@ -11,23 +11,22 @@
 
 namespace fastserve::gpu {
 
-constexpr int kFlashThreads = 128;
-
 /// What every shape says; a row in shared memory has 16 bytes more, so that rows of a matrix lie in
 /// different banks.
-template <int kDim, int kHighOf, int kStepOf, int kStagesOf>
+template <int kDim, int kWarps, int kHighOf, int kStepOf, int kStagesOf>
 struct FlashShape {
   static constexpr int kLd = kDim + 8;
-  static constexpr int kHigh = kHighOf;      ///< fragments of 16 rows, of a warp
-  static constexpr int kRows = 64 * kHigh;   ///< that a block owns
-  static constexpr int kStep = kStepOf;      ///< rows that it meets at a time
-  static constexpr int kStages = kStagesOf;  ///< of those in shared memory
-  static constexpr int kTiles = kStep / 8;   ///< columns of scores, in fragments
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kHigh = kHighOf;              ///< fragments of 16 rows, of a warp
+  static constexpr int kRows = 16 * kWarps * kHigh;  ///< that a block owns
+  static constexpr int kStep = kStepOf;              ///< rows that it meets at a time
+  static constexpr int kStages = kStagesOf;          ///< of those in shared memory
+  static constexpr int kTiles = kStep / 8;           ///< columns of scores, in fragments
   static constexpr int kOwn = kRows * kLd, kOther = kStep * kLd;  ///< elements of a tile
 };
 
 /// Starts the copy of rows first .. first + kRows - 1 of a head; zero from `end` on.
-template <int kRows, int kDim, int kThreads = kFlashThreads, class T>
+template <int kRows, int kDim, int kThreads, class T>
 FS_DEVICE void load_rows(T* tile, const T* head, int ld, int head_dim, int first, int end) {
   constexpr int kChunks = kRows * (kDim / 8);
   static_assert(kChunks % kThreads == 0);
@@ -59,10 +58,10 @@ class KeyRing {
   FS_DEVICE void load(int step) const {
     if (step >= steps_) return;
     T* const to = at_step(step);
-    load_rows<Shape::kStep, kDim>(to, heads_.keys(p_), heads_.width, p_.head_dim, first(step),
-                                  me_.end);
-    load_rows<Shape::kStep, kDim>(to + Shape::kOther, heads_.values(p_), heads_.width, p_.head_dim,
-                                  first(step), me_.end);
+    load_rows<Shape::kStep, kDim, Shape::kThreads>(to, heads_.keys(p_), heads_.width, p_.head_dim,
+                                                   first(step), me_.end);
+    load_rows<Shape::kStep, kDim, Shape::kThreads>(to + Shape::kOther, heads_.values(p_),
+                                                   heads_.width, p_.head_dim, first(step), me_.end);
   }
 
  private:

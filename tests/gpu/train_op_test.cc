@@ -145,7 +145,7 @@ TEST_CASE("attention's gradients have the same bits each time that the GPU compu
 
 TEST_CASE("a card whose blocks have little shared memory attends all the same") {
   // Enough for flash attention forward and not backward; for neither.
-  for (const auto& [kilobytes, dim] : {std::pair{60, 64}, {20, 64}, {110, 200}, {90, 200}}) {
+  for (const auto& [kilobytes, dim] : {std::pair{60, 64}, {20, 64}, {140, 200}, {90, 200}}) {
     const auto device = emulated_gpu({.shared_memory = static_cast<size_t>(kilobytes) << 10});
     check_train_op_on(*device, kGpuPrecisions, "attention",
                       std::vector<attention_cases::AttentionShape>{{{2, 1, dim}, {70, 5}, 0}},
