@@ -28,7 +28,10 @@ class GpuDecodeOps final : public DecodeOps {
   Status load(void* to, std::span<const std::byte> from) override {
     return loading_.staging.copy(to, from.data(), from.size());
   }
-  void expect(size_t bytes) override { loading_.memory.expect(bytes); }
+  void expect(size_t bytes) override {
+    loading_.memory.expect(bytes);
+    loading_.staging.expect(bytes);
+  }
   std::optional<StoredFault> loaded() override {
     const std::optional<StoredFault> fault = loading_.checks.finish();
     loading_.staging.release();

@@ -7,8 +7,8 @@
 namespace fastserve::gpu {
 namespace {
 
-/// Some tens of microseconds: more than lies between two pieces, less than anybody would notice.
-constexpr int kLooks = 100;
+/// Some hundred microseconds: more than lies between two pieces, less than anybody would notice.
+constexpr int kLooks = 1000;
 
 }  // namespace
 

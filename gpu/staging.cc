@@ -7,10 +7,16 @@
 namespace fastserve::gpu {
 namespace {
 
-/// What a thread takes at a time: some twenty microseconds' worth.
-constexpr size_t kPart = size_t{256} << 10;
+/// What a thread takes at a time, some twenty microseconds' worth; and the least of a large load.
+constexpr size_t kPart = size_t{256} << 10, kLeastPiece = size_t{1} << 20;
 
 }  // namespace
+
+/// If pinning takes half a millisecond a MiB, and a piece five microseconds beside its bytes, then
+/// both cost least together with pieces of about this size.
+void Staging::expect(size_t bytes) {
+  piece_ = std::min(most_, std::bit_floor(std::max(bytes / 512, kLeastPiece)));
+}
 
 FillThreads& Staging::threads() {
   if (!threads_) threads_ = std::make_unique<FillThreads>(kAhead);
@@ -113,6 +119,7 @@ void Staging::release() {
   pinned_.reset();
   staged_ = Memory();
   room_ = 0;
+  piece_ = most_;
 }
 
 }  // namespace fastserve::gpu

@@ -20,10 +20,15 @@ class Staging {
   /// together stay in a processor's cache between the host's writing and the link's reading.
   static constexpr size_t kPiece = size_t{4} << 20, kPieces = 4;
 
-  explicit Staging(Runtime& runtime, size_t piece = kPiece) : runtime_(runtime), piece_(piece) {}
+  explicit Staging(Runtime& runtime, size_t piece = kPiece)
+      : runtime_(runtime), most_(piece), piece_(piece) {}
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
   ~Staging() { release(); }
+
+  /// About so many bytes come: pinning memory takes time, too, and few bytes pass through less of
+  /// it.
+  void expect(size_t bytes);
 
   /// Copies bytes that may change as soon as this returns.
   Status copy(void* device, const void* host, size_t bytes);
@@ -64,7 +69,8 @@ class Staging {
   FillThreads& threads();
 
   Runtime& runtime_;
-  const size_t piece_;
+  const size_t most_;
+  size_t piece_;     ///< bytes, but for rows that are longer
   size_t room_ = 0;  ///< of a piece
   std::unique_ptr<DeviceBuffer> pinned_;
   Memory staged_;

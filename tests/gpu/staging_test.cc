@@ -60,6 +60,23 @@ TEST_CASE("rows pass through the card's side in multiples of a unit, and it is g
   CHECK(runtime->sync().ok());
 }
 
+TEST_CASE("a load of few bytes passes through less memory than a load of many") {
+  const auto runtime = simt::make_emulated_runtime();
+  const size_t all = runtime->available();
+  const auto taken = [&](uint64_t expected) {
+    gpu::Staging staging(*runtime);
+    staging.expect(expected);
+    const auto status = staging.rows(
+        5000, 1000, 16, [](const gpu::Staging::Rows&) {}, [](size_t, size_t, const void*) {});
+    CHECK(status.ok());
+    return (all - runtime->available()) >> 20;
+  };
+  CHECK(taken(150'000'000) == 4);
+  CHECK(taken(1'180'000'000) == 8);
+  CHECK(taken(70'000'000'000) == 16);
+  CHECK(runtime->available() == all);
+}
+
 TEST_CASE("a matrix has the same bits however many pieces it was loaded in") {
   const auto runtime = simt::make_emulated_runtime();
   const auto whole = gpu::make_decode_ops(*runtime), pieces = gpu::make_decode_ops(*runtime, 1500);
