@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "gpu/kernels/convert.cuh"
 #include "gpu/kernels/embed.cuh"
@@ -15,20 +14,23 @@ namespace fastserve::gpu {
 
 namespace {
 
-/// Rows by what they look up: distinct keys, and the rows of each in order.
+/// Rows by what they look up: distinct keys in order, and the rows of each in order. By counting:
+/// there are tens of thousands of rows, and the card waits for whoever sorts them.
 struct RowsByKey {
   explicit RowsByKey(std::span<const int32_t> of) : order(of.size()) {
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return of[static_cast<size_t>(a)] < of[static_cast<size_t>(b)];
-    });
-    for (size_t i = 0; i < order.size(); ++i) {
-      const int32_t key = of[static_cast<size_t>(order[i])];
-      if (!keys.empty() && keys.back() == key) continue;
+    const int32_t most = of.empty() ? -1 : *std::max_element(of.begin(), of.end());
+    std::vector<int32_t> at(static_cast<size_t>(most) + 2);  // where the next row of a key goes
+    for (const int32_t key : of) ++at[static_cast<size_t>(key) + 1];
+    for (int32_t key = 0; key <= most; ++key) {
+      const int32_t count = at[static_cast<size_t>(key) + 1], from = at[static_cast<size_t>(key)];
+      at[static_cast<size_t>(key) + 1] = from + count;
+      if (count == 0) continue;
       keys.push_back(key);
-      begin.push_back(static_cast<int32_t>(i));
+      begin.push_back(from);
     }
-    begin.push_back(static_cast<int32_t>(order.size()));
+    begin.push_back(static_cast<int32_t>(of.size()));
+    for (size_t row = 0; row < of.size(); ++row)
+      order[static_cast<size_t>(at[static_cast<size_t>(of[row])]++)] = static_cast<int32_t>(row);
   }
   std::vector<int32_t> keys, begin, order;
 };
