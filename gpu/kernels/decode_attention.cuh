@@ -5,34 +5,105 @@
 
 namespace fastserve::gpu {
 
-/// Scores of a chunk's positions for each query head: a thread a position, dimensions in order.
+/// Lanes that share a key, each of which takes every fourth piece of 16 bytes of it.
+constexpr int kKeyLanes = 4;
+
+/// Position of a warp's 32 that a lane has key k of: eight neighbouring lanes read rows r and r +
+/// 4, whose pieces lie in other banks.
+FS_DEVICE int key_of(int lane, int k) {
+  const int group = lane / kKeyLanes;
+  return k * 8 + ((group & 1) << 2 | group >> 1);
+}
+
+/// Two lanes have two sums each: one keeps the even ones' total, the other the odd ones'.
+FS_DEVICE float keep_half(float even, float odd, bool keeps_odd, int lanes) {
+  const float given = __shfl_xor_sync(kWholeWarp, keeps_odd ? even : odd, lanes);
+  return (keeps_odd ? odd : even) + given;
+}
+
+/// Scores of this thread's position for each query head, of staged keys. Four lanes walk four keys
+/// together, so that a query's numbers are read for four keys at once: shared memory gives 128
+/// bytes a cycle, also where all lanes ask for the same 16.
+template <class Kv, int kWide, int kHeads>
+FS_DEVICE void dot_staged(const AttendWork<Kv>& work,
+                          const AttendBlock<Kv, kWide, kHeads, true>& block,
+                          float (&found)[kHeads]) {
+  constexpr int kPer = 16 / int(sizeof(Kv));
+  const int lane = threadIdx.x & 31, part = lane % kKeyLanes, first = threadIdx.x / 32 * 32;
+  float s[kKeyLanes][kHeads] = {};
+  for (int piece = part; piece < block.pieces(work.dim); piece += kKeyLanes) {
+    FS_UNROLL
+    for (int d = 0; d < kPer; d += kWide) {
+      Wide<kWide> q[kHeads];
+      FS_UNROLL
+      for (int h = 0; h < kHeads; ++h)
+        q[h] = load_wide<kWide>(block.q + h * work.dim + piece * kPer + d);
+      FS_UNROLL
+      for (int k = 0; k < kKeyLanes; ++k) {
+        const Wide<kWide> key = load_wide<kWide>(
+            block.staged(block.keys, work.dim, first + key_of(lane, k), piece * kPer + d));
+        FS_UNROLL
+        for (int h = 0; h < kHeads; ++h) {
+          FS_UNROLL
+          for (int e = 0; e < kWide; ++e) s[k][h] = fmaf(q[h].v[e], key.v[e], s[k][h]);
+        }
+      }
+    }
+  }
+  FS_UNROLL
+  for (int h = 0; h < kHeads; ++h) {  // the lane ends with key `part` of the four
+    const float low = keep_half(s[0][h], s[1][h], part & 1, 1);
+    const float high = keep_half(s[2][h], s[3][h], part & 1, 1);
+    found[h] = keep_half(low, high, part >> 1, 2);
+  }
+}
+/// The same from where the key lies, in the same order.
+template <class Kv, int kWide, int kHeads>
+FS_DEVICE void dot_in_place(const AttendWork<Kv>& work, const Kv* key, const float* q,
+                            float (&found)[kHeads]) {
+  constexpr int kPer = 16 / int(sizeof(Kv));
+  float s[kKeyLanes][kHeads] = {};
+  FS_UNROLL
+  for (int part = 0; part < kKeyLanes; ++part)
+    for (int piece = part * kPer; piece < work.dim; piece += kKeyLanes * kPer)
+      for (int d = piece; d < piece + kPer && d < work.dim; d += kWide) {
+        const Wide<kWide> k = load_wide<kWide>(key + d);
+        FS_UNROLL
+        for (int h = 0; h < kHeads; ++h) {
+          const Wide<kWide> from = load_wide<kWide>(q + h * work.dim + d);
+          FS_UNROLL
+          for (int e = 0; e < kWide; ++e) s[part][h] = fmaf(from.v[e], k.v[e], s[part][h]);
+        }
+      }
+  FS_UNROLL
+  for (int h = 0; h < kHeads; ++h) found[h] = (s[0][h] + s[1][h]) + (s[2][h] + s[3][h]);
+}
+
+/// Scores of a chunk's positions for each query head.
 template <class Kv, int kWide, int kHeads, bool kStaged>
 FS_DEVICE void score_chunk(const DecodeAttentionArguments& p, const AttendWork<Kv>& work, int chunk,
                            float key_scale, float value_scale,
                            const AttendBlock<Kv, kWide, kHeads, kStaged>& block) {
-  const int i = threadIdx.x;
-  const bool seen = i >= work.from(chunk) && i < work.to(chunk);
   float s[kHeads] = {};
-  if (seen) {
-    const Kv* const key =
-        work.keys + size_t(block.slots[(chunk & 1) * kChunk + i]) * size_t(work.dim);
-    for (int d = 0; d < work.dim; d += kWide) {
-      const Wide<kWide> k =
-          load_wide<kWide>(kStaged ? block.staged(block.keys, work.dim, i, d) : key + d);
-      FS_UNROLL
-      for (int h = 0; h < kHeads; ++h) {
-        const Wide<kWide> q = load_wide<kWide>(block.q + h * work.dim + d);
-        FS_UNROLL
-        for (int e = 0; e < kWide; ++e) s[h] = fmaf(q.v[e], k.v[e], s[h]);
-      }
-    }
+  int i = threadIdx.x;
+  if constexpr (sizeof(Kv) == 1) block.value_scales[i] = value_scale;
+  if constexpr (kStaged) {
+    dot_staged(work, block, s);
+    const int lane = threadIdx.x & 31, mine = key_of(lane, lane % kKeyLanes);
+    if constexpr (sizeof(Kv) == 1) key_scale = __shfl_sync(kWholeWarp, key_scale, mine);
+    i = threadIdx.x / 32 * 32 + mine;
+  }
+  const bool seen = i >= work.from(chunk) && i < work.to(chunk);
+  if constexpr (!kStaged) {
+    const uint32_t slot = block.slots[(chunk & 1) * kChunk + i];
+    if (seen)
+      dot_in_place<Kv, kWide>(work, work.keys + size_t(slot) * size_t(work.dim), block.q, s);
   }
   FS_UNROLL
   for (int h = 0; h < kHeads; ++h) {
     if constexpr (sizeof(Kv) == 1) s[h] *= key_scale;
     block.weights[h * kChunk + i] = seen ? s[h] * p.scale * kLog2E : -INFINITY;
   }
-  if constexpr (sizeof(Kv) == 1) block.value_scales[i] = value_scale;
 }
 
 /// Scores become weights, a warp a query head, and the chunk's softmax is joined to the row's. With
@@ -168,7 +239,8 @@ FS_DEVICE void attend_chunks(const DecodeAttentionArguments& p, const AttendWork
 /// Needs:  head_dim a multiple of kWide; kStaged: and a row of 16 bytes, in the pool, too.
 /// Bits:   chunks of kChunk positions, joined in order: the same whether one block walks all of a
 ///         row's chunks (grid.z = 1) or each has its own and join_chunks follows. In a chunk, a
-///         score's dimensions in order; weights summed by lanes of 32, then the lanes by halves;
+///         score's dimensions by every fourth 16 bytes of the key, in order, (0 + 1) + (2 + 3);
+///         weights summed by lanes of 32, then the lanes by halves;
 ///         values in slices of every so many positions, as head_dim has it, then the slices in
 ///         order.
 template <class Kv, int kWide, int kHeads, bool kStaged>
