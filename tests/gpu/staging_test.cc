@@ -1,7 +1,10 @@
 // Weights on their way to the card, piece by piece.
 #include "gpu/staging.h"
 
+#include <map>
+
 #include "gpu/decode_ops.h"
+#include "gpu/weight_memory.h"
 #include "tests/cpu/decode_cases.h"
 #include "tests/gpu/gpu_tests.h"
 
@@ -145,6 +148,66 @@ TEST_CASE("a card without room for a matrix says so, and nothing is left on it")
     CHECK(matrix.error().code == ErrorCode::kResourceExhausted);
   }
   CHECK(runtime->available() == all);
+}
+
+TEST_CASE("matrices share the card's allocations where there is room, and give all of it back") {
+  simt::Options options;
+  options.memory = size_t{1} << 20;
+  const auto runtime = simt::make_emulated_runtime(options);
+  const size_t all = runtime->available();
+  for (const size_t expected : {size_t{100'000}, size_t{600'000}}) {
+    CAPTURE(expected);
+    gpu::WeightMemory memory(*runtime);
+    memory.expect(expected);
+    std::vector<gpu::WeightMemory::Piece> pieces;
+    std::map<const void*, size_t> places;
+    for (const size_t bytes : {20'224, 1'000, 0, 70'000, 9'000, 1, 24'000})
+      pieces.push_back(memory.take(bytes).value());
+    for (const auto& piece : pieces)
+      if (piece.bytes() > 0) places[piece.data()] = piece.bytes();
+    CHECK(places.size() == 6);
+    size_t end = 0;
+    for (const auto& [place, bytes] : places) {
+      CHECK(reinterpret_cast<size_t>(place) % 256 == 0);
+      CHECK(reinterpret_cast<size_t>(place) >= end);
+      end = reinterpret_cast<size_t>(place) + bytes;
+    }
+    const auto apart =
+        static_cast<std::byte*>(pieces[1].data()) - static_cast<std::byte*>(pieces[0].data());
+    CHECK((apart == 20'224) == (expected == 100'000));
+    // The card has not twice what is expected: nothing is taken that may be left over.
+    if (expected == 600'000) CHECK(all - runtime->available() < 124'225 + 6 * 4096);
+    memory.finish();
+    pieces.clear();
+    CHECK(runtime->available() == all);
+    CHECK(memory.take(2'000'000).error().code == ErrorCode::kResourceExhausted);
+  }
+  CHECK(runtime->sync().ok());
+}
+
+TEST_CASE("threads fill each part of a granted piece once, and no piece that was not granted") {
+  constexpr size_t kAhead = 3, kPieces = 50;
+  for (const size_t parts : {size_t{1}, size_t{7}}) {
+    gpu::FillThreads threads(kAhead, 5);
+    for (int job = 0; job < 20; ++job) {
+      std::vector<std::atomic<int>> filled(kPieces * parts);
+      std::atomic<size_t> granted = 0;
+      std::atomic<bool> early = false;
+      threads.begin(parts, [&](size_t piece, size_t part) {
+        if (piece >= granted) early = true;
+        ++filled[piece * parts + part];
+      });
+      for (size_t piece = 0; piece < kPieces; ++piece) {
+        while (granted < std::min(kPieces, piece + kAhead)) {
+          ++granted;
+          threads.grant();
+        }
+        threads.finish();
+        for (size_t part = 0; part < parts; ++part) CHECK(filled[piece * parts + part] == 1);
+      }
+      CHECK_FALSE(early);
+    }
+  }
 }
 
 }  // namespace fastserve::harness

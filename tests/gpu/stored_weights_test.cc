@@ -1,7 +1,5 @@
 // Quantised weights that go to the card as a checkpoint holds them.
 #include "gpu/decode_ops.h"
-#include "gpu/fill_threads.h"
-#include "gpu/weight_memory.h"
 #include "model/decoder.h"
 #include "tests/cpu/decode_cases.h"
 #include "tests/gpu/gpu_tests.h"
@@ -13,6 +11,19 @@ namespace {
 constexpr WeightFormat kQuantised[] = {WeightFormat::kInt8Row, WeightFormat::kInt8Group32,
                                        WeightFormat::kInt8Group128, WeightFormat::kInt4Group32,
                                        WeightFormat::kInt4Group128};
+
+/// Where weights go: through small pieces, where that can be chosen.
+struct Card {
+#if defined(FASTSERVE_ON_CARD)
+  std::unique_ptr<Device> device = card();
+  std::unique_ptr<DecodeOps> ops = device->make_decode_ops();
+  Status sync() { return device->sync(); }
+#else
+  std::unique_ptr<gpu::Runtime> runtime = simt::make_emulated_runtime();
+  std::unique_ptr<DecodeOps> ops = gpu::make_decode_ops(*runtime, 5000);
+  Status sync() { return runtime->sync(); }
+#endif
+};
 
 /// Some matrices in memory and in a checkpoint, as parts of one.
 struct Parts {
@@ -103,8 +114,8 @@ struct QuantisedModel {
 }  // namespace
 
 TEST_CASE("codes and scales that are given as they are stored become the matrix of their values") {
-  const auto runtime = simt::make_emulated_runtime({.own_memory = false});
-  const auto ops = gpu::make_decode_ops(*runtime, 5000);
+  Card card;
+  const auto& ops = card.ops;
   REQUIRE(ops->takes_stored());
   for (const WeightFormat format : kQuantised)
     for (const DType scales : {DType::kF16, DType::kF32})
@@ -124,13 +135,13 @@ TEST_CASE("codes and scales that are given as they are stored become the matrix 
                               product(*ops, *stored, gated));
           }
   CHECK_FALSE(ops->loaded().has_value());
-  CHECK(runtime->sync().ok());
+  CHECK(card.sync().ok());
 }
 
 TEST_CASE(
     "a stored code out of range is found by the card, and the first part that has one named") {
-  const auto runtime = simt::make_emulated_runtime();
-  const auto ops = gpu::make_decode_ops(*runtime, 5000);
+  Card card;
+  const auto& ops = card.ops;
   const auto load = [&](WeightFormat format, bool pruned, auto spoil) {
     Parts parts(format, std::vector{5, 40}, 71, pruned, DType::kF32);
     for (int first = 0; first < 2; ++first)
@@ -165,12 +176,12 @@ TEST_CASE(
       CHECK((scale->part == 4 && !scale->in_codes));
     }
   }
-  CHECK(runtime->sync().ok());
+  CHECK(card.sync().ok());
 }
 
 TEST_CASE("more parts than are looked at together are all looked at") {
-  const auto runtime = simt::make_emulated_runtime();
-  const auto ops = gpu::make_decode_ops(*runtime, 5000);
+  Card card;
+  const auto& ops = card.ops;
   Parts parts(WeightFormat::kInt8Row, std::vector{1, 1, 1}, 8, false, DType::kF32);
   for (int i = 0; i < 700; ++i) {
     const_cast<std::byte&>(parts.stored[2].stored[3]) = std::byte(i == 150 ? 0x80 : 1);
@@ -180,7 +191,7 @@ TEST_CASE("more parts than are looked at together are all looked at") {
   REQUIRE(fault.has_value());
   CHECK(fault->part == 152 + 2 * 150);
   CHECK_FALSE(ops->loaded().has_value());
-  CHECK(runtime->sync().ok());
+  CHECK(card.sync().ok());
 }
 
 TEST_CASE(
@@ -199,66 +210,6 @@ TEST_CASE(
     CHECK(refused.error().code == ErrorCode::kCorrupt);
     CHECK(refused.error().message() == expected.error().message());
     CHECK(device->sync().ok());
-  }
-}
-
-TEST_CASE("matrices share the card's allocations where there is room, and give all of it back") {
-  simt::Options options;
-  options.memory = size_t{1} << 20;
-  const auto runtime = simt::make_emulated_runtime(options);
-  const size_t all = runtime->available();
-  for (const size_t expected : {size_t{100'000}, size_t{600'000}}) {
-    CAPTURE(expected);
-    gpu::WeightMemory memory(*runtime);
-    memory.expect(expected);
-    std::vector<gpu::WeightMemory::Piece> pieces;
-    std::map<const void*, size_t> places;
-    for (const size_t bytes : {20'224, 1'000, 0, 70'000, 9'000, 1, 24'000})
-      pieces.push_back(memory.take(bytes).value());
-    for (const auto& piece : pieces)
-      if (piece.bytes() > 0) places[piece.data()] = piece.bytes();
-    CHECK(places.size() == 6);
-    size_t end = 0;
-    for (const auto& [place, bytes] : places) {
-      CHECK(reinterpret_cast<size_t>(place) % 256 == 0);
-      CHECK(reinterpret_cast<size_t>(place) >= end);
-      end = reinterpret_cast<size_t>(place) + bytes;
-    }
-    const auto apart =
-        static_cast<std::byte*>(pieces[1].data()) - static_cast<std::byte*>(pieces[0].data());
-    CHECK((apart == 20'224) == (expected == 100'000));
-    // The card has not twice what is expected: nothing is taken that may be left over.
-    if (expected == 600'000) CHECK(all - runtime->available() < 124'225 + 6 * 4096);
-    memory.finish();
-    pieces.clear();
-    CHECK(runtime->available() == all);
-    CHECK(memory.take(2'000'000).error().code == ErrorCode::kResourceExhausted);
-  }
-  CHECK(runtime->sync().ok());
-}
-
-TEST_CASE("threads fill each part of a granted piece once, and no piece that was not granted") {
-  constexpr size_t kAhead = 3, kPieces = 50;
-  for (const size_t parts : {size_t{1}, size_t{7}}) {
-    gpu::FillThreads threads(kAhead, 5);
-    for (int job = 0; job < 20; ++job) {
-      std::vector<std::atomic<int>> filled(kPieces * parts);
-      std::atomic<size_t> granted = 0;
-      std::atomic<bool> early = false;
-      threads.begin(parts, [&](size_t piece, size_t part) {
-        if (piece >= granted) early = true;
-        ++filled[piece * parts + part];
-      });
-      for (size_t piece = 0; piece < kPieces; ++piece) {
-        while (granted < std::min(kPieces, piece + kAhead)) {
-          ++granted;
-          threads.grant();
-        }
-        threads.finish();
-        for (size_t part = 0; part < parts; ++part) CHECK(filled[piece * parts + part] == 1);
-      }
-      CHECK_FALSE(early);
-    }
   }
 }
 
