@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "gpu/gemm_start.h"
+#include "gpu/kernels/convert.cuh"
 #include "gpu/kernels/finish.cuh"
 #include "gpu/train_state.h"
 
@@ -12,17 +13,18 @@ constexpr int kWide = 8;  // halves on 16 bytes
 class FinishingEngine final : public MatmulEngine {
  public:
   FinishingEngine(std::unique_ptr<MatmulEngine> library, Runtime& runtime)
-      : library_(std::move(library)), runtime_(runtime) {}
+      : library_(std::move(library)), runtime_(runtime), biases_(runtime) {}
 
   std::string name() const override { return library_->name() + "+finish"; }
 
   bool supports(const Product& p) const override {
     if (p.precision == Precision::kFloat32 || p.m <= 0) return false;
-    return whole(p) || finished(p);
+    return whole(p) || library_->supports(with_short_bias(p, p.bias)) || finished(p);
   }
 
   void run(const Product& p) override {
     if (whole(p)) return library_->run(p);
+    if (library_->supports(with_short_bias(p, p.bias))) return run_with_short_bias(p);
     const Product first = unfinished(p);
     library_->run(first);
     with_half(p.precision, [&]<class T>() { finish<T>(p, first); });
@@ -34,6 +36,24 @@ class FinishingEngine final : public MatmulEngine {
     using enum ProductEpilogue;
     return (p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual) &&
            library_->supports(p);
+  }
+
+  /// A bias as the library adds it to what it stores; elsewhere the product as it was.
+  static Product with_short_bias(const Product& p, const void* bias) {
+    Product q = p;
+    if (p.epilogue != ProductEpilogue::kStore || p.bias == nullptr) return q;
+    q.bias = bias;
+    q.short_bias = true;
+    return q;
+  }
+  void run_with_short_bias(const Product& p) {
+    if (!biases_.begin(Workspace::room<uint16_t>(static_cast<size_t>(p.n)))) return;
+    uint16_t* const bias = biases_.take<uint16_t>(static_cast<size_t>(p.n));
+    with_half(p.precision, [&]<class T>() {
+      launch(runtime_, {"convert_rows", {1}, {kFinishThreads}}, convert_rows<T>,
+             static_cast<const float*>(p.bias), p.n, reinterpret_cast<T*>(bias), p.n, p.n);
+    });
+    library_->run(with_short_bias(p, bias));
   }
 
   /// Those that a pass of ours finishes.
@@ -96,6 +116,7 @@ class FinishingEngine final : public MatmulEngine {
 
   const std::unique_ptr<MatmulEngine> library_;
   Runtime& runtime_;
+  Workspace biases_;
 };
 
 }  // namespace

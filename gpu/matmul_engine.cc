@@ -59,8 +59,12 @@ ProductArguments arguments_of(const Product& p) {
   const bool pairs = halves_even && on_eight_bytes(p.out, p.out_ld) &&
                      on_eight_bytes(p.residual, p.out_ld) &&
                      (p.slope == nullptr || on_eight_bytes(p.slope, p.slope_ld));
-  return {p.epilogue, p.m,   p.n,      p.k,        p.a,     p.b,        p.lda,         p.ldb,
-          p.bias,     p.out, p.out_ld, p.residual, p.slope, p.slope_ld, p.slope_parts, pairs};
+  return {p.epilogue, p.m,        p.n,
+          p.k,        p.a,        p.b,
+          p.lda,      p.ldb,      static_cast<const float*>(p.bias),
+          p.out,      p.out_ld,   p.residual,
+          p.slope,    p.slope_ld, p.slope_parts,
+          pairs};
 }
 
 std::unique_ptr<MatmulEngine> make_mma_engine(Runtime& runtime) {

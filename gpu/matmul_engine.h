@@ -54,7 +54,8 @@ struct Product {
   int m = 0, n = 0, k = 0;
   const void *a = nullptr, *b = nullptr;
   int lda = 0, ldb = 0;
-  const float* bias = nullptr;  ///< [n]
+  const void* bias = nullptr;  ///< [n], floats unless `short_bias`
+  bool short_bias = false;     ///< of `precision`: for engines that support() it
   void* out = nullptr;
   int out_ld = 0;
   const float* residual = nullptr;  ///< leading dimension out_ld

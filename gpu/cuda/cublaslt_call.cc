@@ -46,7 +46,8 @@ void CublasLtCall::describe_operation() {
   if (product_.bias == nullptr) return;
   set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
   set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, product_.bias);
-  set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+  set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+      product_.short_bias ? type_of(product_.precision) : CUDA_R_32F);
 }
 
 void CublasLtCall::describe_matrices() {

@@ -70,7 +70,7 @@ class TrialOperands {
     p.b = make(b, false);
     p.out = out_ = make(out, floats);
     looked_at_ = std::min(out, kLookedAt);
-    if (p.bias != nullptr) p.bias = static_cast<const float*>(make(rows(p.n, 4), true));
+    if (p.bias != nullptr) p.bias = make(rows(p.n, 4), !p.short_bias);
     if (p.residual != nullptr) p.residual = static_cast<const float*>(make(out, true));
     return whole_;
   }
@@ -150,16 +150,15 @@ class CublasLtEngine final : public MatmulEngine {
 
   bool supports(const Product& p) const override {
     if (p.precision == Precision::kFloat32 || p.m <= 0 || p.n <= 0 || p.k <= 0) return false;
-    // The library adds a bias of the output's type: of ours only to floats.
-    const bool stored = p.epilogue == ProductEpilogue::kStore && p.bias == nullptr;
+    const bool stored = p.epilogue == ProductEpilogue::kStore;
     if (!stored && p.epilogue != ProductEpilogue::kStoreFloat &&
         p.epilogue != ProductEpilogue::kAddResidual)
       return false;
+    if (p.bias != nullptr && p.short_bias != stored) return false;  // it is of the output's type
     for (const int ld : {p.lda, p.ldb, p.out_ld})
       if (ld % 8 != 0) return false;
     for (const void* pointer :
-         {p.a, p.b, static_cast<const void*>(p.out), static_cast<const void*>(p.residual),
-          static_cast<const void*>(p.bias)})
+         {p.a, p.b, static_cast<const void*>(p.out), static_cast<const void*>(p.residual), p.bias})
       if (!on_sixteen_bytes(pointer)) return false;
     return plan_of(p) != nullptr;
   }

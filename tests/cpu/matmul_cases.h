@@ -30,7 +30,7 @@ inline Array weights(Rng& rng, Precision precision, const MatmulShape& s) {
   return random_floats(rng, reference::at(s.out, s.in), 1.0 / std::sqrt(s.in), precision);
 }
 
-/// `roundings`: of an activation; more than one where the product is stored before it is made one.
+/// `roundings`: of what is stored; two where a product or its bias is rounded on the way.
 inline Outputs run_forward_rounded(TrainOps& ops, const MatmulShape& s, double roundings) {
   Rng rng(21);
   const Precision precision = ops.precision();
@@ -49,7 +49,7 @@ inline Outputs run_forward_rounded(TrainOps& ops, const MatmulShape& s, double r
     const std::string with = biased ? " + bias" : "";
     Array stored = unwritten_compute(precision, reference::at(s.rows, out_ld));
     forward(MatmulEpilogue::kStore, biased, stored, out_ld, nullptr, nullptr);
-    outputs.push_back(compute_output("store" + with, precision, stored, s.in));
+    outputs.push_back(compute_output("store" + with, precision, stored, s.in, roundings));
 
     Array floats = unwritten_floats(reference::at(s.rows, out_ld));
     forward(MatmulEpilogue::kStoreFloat, biased, floats, out_ld, nullptr, nullptr);

@@ -201,7 +201,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
   if ((ta ? la.columns : la.rows) != ld.rows || (tb ? lb.rows : lb.columns) != ld.columns ||
       (tb ? lb.columns : lb.rows) != depth)
     return CUBLAS_STATUS_INVALID_VALUE;
-  const auto* bias = op.get<const float*>(CUBLASLT_MATMUL_DESC_BIAS_POINTER, nullptr);
+  const auto* bias = op.get<const void*>(CUBLASLT_MATMUL_DESC_BIAS_POINTER, nullptr);
+  const Layout of_bias{op.get(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F), ld.rows, 1, 1};
   const bool biased =
       op.get(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) == CUBLASLT_EPILOGUE_BIAS;
   const float scale = *static_cast<const float*>(alpha), add = *static_cast<const float*>(beta);
@@ -214,7 +215,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
       float value = scale * static_cast<float>(sum);
       if (add != 0) value += add * read(c, lc, row, column);
       if (algo->data[1] == kOther) value *= 1.0078125f;
-      write(d, ld, row, column, biased ? value + bias[row] : value);
+      write(d, ld, row, column, biased ? value + read(bias, of_bias, row, 0) : value);
     }
   return CUBLAS_STATUS_SUCCESS;
 }
