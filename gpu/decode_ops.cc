@@ -187,8 +187,7 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
 }
 
 void GpuDecodeOps::prepare(int rows, const PrepareArguments& arguments) {
-  const int runs = static_cast<int>(ceil_div(arguments.ld, kPreparedRun));
-  const size_t shared = PrepareRoom::floats(arguments, 1, runs) * sizeof(float);
+  const size_t shared = PrepareRoom::floats(1) * sizeof(float);
   launch_chained(runtime_,
                  {"prepare_rows", {static_cast<unsigned>(rows)}, {kPrepareThreads}, shared},
                  arguments.fours ? prepare_rows<true> : prepare_rows<false>, arguments);
@@ -205,9 +204,8 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductA
   const auto few = [&]<class Few>() {
     DecodeProductArguments with = arguments;
     with.stages = Few::kStages;
-    if (Few::shared(rows, with.units, with.stages, prepared) > room)
-      with.stages = Few::kLeastStages;
-    const size_t shared = Few::shared(rows, with.units, with.stages, prepared);
+    if (Few::shared(rows, with.units, with.stages) > room) with.stages = Few::kLeastStages;
+    const size_t shared = Few::shared(rows, with.units, with.stages);
     constexpr size_t kReserved = 1 << 10;  // the card's own, of each block
     const size_t fit =
         std::clamp<size_t>((room + kReserved) / (shared + kReserved), 1, Few::kBlocks);
@@ -237,7 +235,7 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductA
     using Eight = FewRows<kFormat, kGroup, 1, XPlace::kHeld>;
     using Held = FewRows<kFormat, kGroup, 4, XPlace::kHeld>;
     const auto fits = [&]<class Few>() {
-      return Few::shared(rows, arguments.units, Few::kStages, prepared) <= room;
+      return Few::shared(rows, arguments.units, Few::kStages) <= room;
     };
     if (rows <= kOwnRows && prepared.fours && fits.template operator()<Own>())
       return few.template operator()<Own>();

@@ -94,12 +94,12 @@ struct FewRows {
   /// Of a row in shared memory, so that neighbouring rows' words lie in other banks.
   static __host__ FS_DEVICE int row_bytes(int units) { return units * kUnitBytes + 16; }
   static __host__ FS_DEVICE int ring(int stages) { return kProductSlices * stages * kStageBytes; }
-  static size_t shared(int rows, int units, int stages, const PrepareArguments& prepare) {
+  static size_t shared(int rows, int units, int stages) {
     const size_t fixed = size_t(ring(stages)) + 2 * kSums * sizeof(float);
     const size_t held = size_t(rows < kRows ? rows : kRows) * size_t(row_bytes(units)) +
                         size_t(units) * Unit::kXGroups * kRows * sizeof(float);
     if (kX == XPlace::kRead) return fixed;
-    const size_t room = kX == XPlace::kOwn ? PrepareRoom::floats(prepare, rows, units) : 0;
+    const size_t room = kX == XPlace::kOwn ? PrepareRoom::floats(rows) : 0;
     return fixed + held + room * sizeof(float);
   }
 };

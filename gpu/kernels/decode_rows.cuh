@@ -82,19 +82,10 @@ FS_DEVICE uint32_t quantise_four(const Wide<4>& x, int group, float& scale) {
 
 /// A block's shared memory for prepare_block.
 struct PrepareRoom {
-  float *weight, *bias;   ///< of the norm: [runs * kPreparedRun]
   float *sums, *squares;  ///< [rows][warps]
   static constexpr int kWarps = kPrepareThreads / 32;
-  static __host__ FS_DEVICE size_t floats(const PrepareArguments& p, int rows, int runs) {
-    if (!p.weight) return 0;
-    return size_t(runs) * kPreparedRun * (p.bias ? 2 : 1) + size_t(rows) * 2 * kWarps;
-  }
-  FS_DEVICE PrepareRoom(const PrepareArguments& p, float* from, int rows, int runs) {
-    weight = from;
-    bias = weight + runs * kPreparedRun;
-    sums = p.bias ? bias + runs * kPreparedRun : bias;
-    squares = sums + rows * kWarps;
-  }
+  static __host__ FS_DEVICE size_t floats(int rows) { return size_t(rows) * 2 * kWarps; }
+  FS_DEVICE PrepareRoom(float* from, int rows) : sums(from), squares(from + rows * kWarps) {}
 };
 
 /// Sum over a row of term(value, sum so far), a warp's share of it. Several loads are on their way
@@ -136,15 +127,13 @@ FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, flo
                              const Store& store) {
   constexpr int kAtOnce = 4, kStep = kPrepareThreads * 4;
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
-  const int runs = (p.ld + kPreparedRun - 1) / kPreparedRun, end = p.floats ? p.in : p.ld;
-  const PrepareRoom room(p, memory, rows, runs);
-  if (p.weight) {
-    FS_NO_UNROLL
-    for (int c = threadIdx.x * 4; c < end; c += kStep) {  // each thread for itself
-      store_wide(room.weight + c, four_inputs<kFours>(p, p.weight, c));
-      if (p.bias) store_wide(room.bias + c, four_inputs<kFours>(p, p.bias, c));
+  const int end = p.floats ? p.in : p.ld;
+  const PrepareRoom room(memory, rows);
+  if (p.weight)
+    for (int c = threadIdx.x * 32; c < p.in; c += kPrepareThreads * 32) {
+      prefetch_line(p.weight + c);
+      if (p.bias) prefetch_line(p.bias + c);
     }
-  }
   wait_for_previous();
   if (p.weight) {
     if (p.centred) {
@@ -180,16 +169,19 @@ FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, flo
     }
     FS_NO_UNROLL
     for (int base = threadIdx.x * 4; base < end; base += kAtOnce * kStep) {
-      Wide<4> v[kAtOnce];
+      Wide<4> v[kAtOnce], weight[kAtOnce] = {};
       FS_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) v[k] = four_inputs<kFours>(p, x, base + k * kStep);
+      for (int k = 0; k < kAtOnce; ++k) {
+        v[k] = four_inputs<kFours>(p, x, base + k * kStep);
+        if (p.weight) weight[k] = four_inputs<kFours>(p, p.weight, base + k * kStep);
+      }
       FS_UNROLL
       for (int k = 0; k < kAtOnce; ++k) {
         const int c = base + k * kStep;
         if (c >= end) continue;  // of codes: a warp as a whole
         if (p.weight)
-          apply_norm(p, norm, c, v[k], load_wide<4>(room.weight + c),
-                     p.bias ? load_wide<4>(room.bias + c) : Wide<4>{});
+          apply_norm(p, norm, c, v[k], weight[k],
+                     p.bias ? four_inputs<kFours>(p, p.bias, c) : Wide<4>{});
         store(row, c / kPreparedRun, v[k]);
       }
     }
@@ -198,7 +190,7 @@ FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, flo
 
 /// Rows for a kernel that follows.
 ///
-/// Grid: rows. Block: kPrepareThreads. Shared: PrepareRoom::floats(p, 1, runs) floats. Needs:
+/// Grid: rows. Block: kPrepareThreads. Shared: PrepareRoom::floats(1) floats. Needs:
 /// kFours: as PrepareArguments::fours says. Bits: a row's own.
 template <bool kFours>
 __global__ void __launch_bounds__(kPrepareThreads) prepare_rows(PrepareArguments p) {

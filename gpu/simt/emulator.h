@@ -155,6 +155,7 @@ inline void __syncthreads(FS_AT) {
 /// Remembered only, so that launch_chained() can refuse a thread that ends without it.
 inline void wait_for_previous() { fastserve::simt::running->current->waited = true; }
 inline void let_next_begin() {}
+inline void prefetch_line(const void*) {}
 
 /// Of whole numbers only: their sums do not depend on who comes first.
 template <class T>
