@@ -59,8 +59,8 @@ DecoderMemory estimate_decoder_memory(const ModelConfig& config,
 DecoderMemory on_device(DecoderMemory memory, const ModelConfig& config,
                         const DecoderOptions& options) {
   // gpu/staging.h's pieces, and gpu/decode_attention.cc's most for partial results.
-  constexpr uint64_t kPieces = 4 * (uint64_t{4} << 20), kMostPartials = uint64_t{64} << 20;
-  memory.loading = std::min(memory.loading * 2, kPieces);
+  constexpr uint64_t kPieces = 8 * (uint64_t{2} << 20), kMostPartials = uint64_t{64} << 20;
+  memory.loading = std::min(memory.loading * 4, kPieces);
   int widest = std::max(config.hidden_size, config.heads * config.head_dim);
   for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));
   // Partial results: of each answer's chunks of 128 positions, where there are several.

@@ -143,11 +143,11 @@ TEST_CASE(
   Card card;
   const auto& ops = card.ops;
   const auto load = [&](WeightFormat format, bool pruned, auto spoil) {
-    Parts parts(format, std::vector{5, 40}, 71, pruned, DType::kF32);
+    Parts parts(format, std::vector{5, 40}, 70, pruned, DType::kF32);
     for (int first = 0; first < 2; ++first)
-      REQUIRE(ops->make_matrix({parts.stored, 71, format, false}).ok());
+      REQUIRE(ops->make_matrix({parts.stored, 70, format, false}).ok());
     spoil(parts.stored);
-    REQUIRE(ops->make_matrix({parts.stored, 71, format, false}).ok());
+    REQUIRE(ops->make_matrix({parts.stored, 70, format, false}).ok());
     return ops->loaded();
   };
   const auto set = [](std::span<const std::byte> bytes, size_t at, int to) {
