@@ -89,9 +89,13 @@ class TrialOperands {
   static constexpr size_t kLookedAt = size_t{4} << 20, kPattern = size_t{4} << 20;
 
   void* make(size_t bytes, bool floats) {
-    auto memory = Memory::allocate(runtime_, bytes);
-    whole_ = whole_ && memory.ok();
     if (!whole_) return nullptr;
+    auto memory = Memory::allocate(runtime_, bytes);
+    whole_ = memory.ok();
+    if (!whole_) {  // that there is no room is no failure: there is less to try with
+      if (memory.error().code != ErrorCode::kResourceExhausted) runtime_.report(memory.error());
+      return nullptr;
+    }
     const auto& pattern = floats ? floats_ : halves_;
     for (size_t at = 0; at < bytes; at += kPattern)
       runtime_.copy_in(static_cast<std::byte*>(memory->data()) + at, pattern.data(),

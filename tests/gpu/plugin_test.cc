@@ -6,6 +6,7 @@
 
 #include "gpu/loader.h"
 #include "tests/gpu/stub_driver/stub_driver.h"
+#include "tests/scratch.h"
 
 using namespace fastserve;
 
@@ -53,8 +54,9 @@ struct Work {
   std::unique_ptr<DeviceBuffer> pinned;
   std::unique_ptr<DeviceGraph> graph;
 
-  Status run() {
-    FS_ASSIGN(device, plugin().make_device(0, {}));
+  /// `plans`: where products that were tried before are kept.
+  Status run(const Path& plans = {}) {
+    FS_ASSIGN(device, plugin().make_device(0, plans));
     FS_ASSIGN(buffer, device->allocate(1 << 20));
     auto* floats = static_cast<float*>(buffer->data());
     std::vector<float> host(64 * 64, 1.0f);
@@ -125,15 +127,19 @@ struct Outcome {
 };
 
 /// Everything is destroyed at the end of it.
-Outcome run() {
+Outcome run(const Path& plans = {}) {
   Work work;
-  Status status = work.run();
+  Status status = work.run(plans);
   return {std::move(status), card().calls().size()};
 }
 
+/// Products were tried before: what fails in a trial is another test's.
 void fail_each_call(int code, bool lost, ErrorCode expected) {
+  const Folder folder;
   card().reset();
-  const Outcome whole = run();
+  REQUIRE(run(folder.path).status.ok());
+  card().reset();
+  const Outcome whole = run(folder.path);
   REQUIRE_MESSAGE(whole.status.ok(), whole.status.error().message());
   REQUIRE(card().live().none());
   const std::vector<std::string> names = card().calls();
@@ -143,7 +149,7 @@ void fail_each_call(int code, bool lost, ErrorCode expected) {
     if (code == kOutOfMemory && names[nth] == "cudaHostAlloc") continue;
     card().reset();
     card().fail(int(nth), code, lost);
-    const Outcome outcome = run();
+    const Outcome outcome = run(folder.path);
     const std::string what = "call " + std::to_string(nth) + ", " + names[nth];
     REQUIRE_MESSAGE(!outcome.status.ok(), what << " failed and nobody was told");
     const Error& error = outcome.status.error();
@@ -273,6 +279,28 @@ TEST_CASE(
 
 TEST_CASE("whichever call finds the memory exhausted, the work ends with that and nothing leaks") {
   fail_each_call(kOutOfMemory, false, ErrorCode::kResourceExhausted);
+}
+
+TEST_CASE("without room to try products in, they are multiplied by the library's first choice") {
+  const Folder folder;
+  card().reset();
+  const Outcome tried = run(folder.path);
+  REQUIRE(tried.status.ok());
+  const std::vector<std::string> with = card().calls();
+  card().reset();
+  const Outcome known = run(folder.path);
+  REQUIRE(known.status.ok());
+  // The first run's calls that a known plan saves are the trials'; their first is an allocation.
+  const std::vector<std::string> without = card().calls();
+  const auto apart = std::mismatch(without.begin(), without.end(), with.begin(), with.end());
+  const auto trial = std::find(apart.second, with.end(), "cudaMalloc");
+  REQUIRE(trial != with.end());
+  card().reset();
+  card().fail(int(trial - with.begin()), kOutOfMemory, false);
+  const Outcome outcome = run();
+  CHECK_MESSAGE(outcome.status.ok(), outcome.status.error().message());
+  CHECK(card().live().none());
+  card().reset();
 }
 
 TEST_CASE("whichever call fails for once, the work ends with an error and nothing leaks") {
