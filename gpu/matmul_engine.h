@@ -66,8 +66,8 @@ struct Product {
 
 /// Threads:  one caller at a time. Calls are ordered on the runtime's stream.
 /// Promises: an element's bits depend on its row of a, its column of b, its epilogue's operands and
-/// k
-///           alone; the sum over k is one chain in float.
+///           k alone; the sum over k is one chain in float, but for kWeightGrad, where a library may
+///           cut it into parts by the product's shape.
 /// Errors:   through Runtime::report.
 class MatmulEngine {
  public:

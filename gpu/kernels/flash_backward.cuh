@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(QueryShape<T, kDim>::kThreads)
     copy_commit();
   }
 
-  const int first = me.first + warp * 16 * kHigh, row = first + (lane >> 2);
+  const int first = me.first + warp * 16 * kHigh;
   RowPairs<T, kDim, kHigh> own(p, heads, head, first, me.end);
   copy_wait<Shape::kStages - 1>();
   __syncthreads();
@@ -165,18 +165,8 @@ __global__ void __launch_bounds__(QueryShape<T, kDim>::kThreads)
                         (ds[m][n][e] - pair[m][e >> 1].y);
       }
     }
-    if (seen == Sight::kSome) {
-      FS_UNROLL
-      for (int m = 0; m < kHigh; ++m) {
-        FS_UNROLL
-        for (int n = 0; n < kTiles; ++n) {
-          FS_UNROLL
-          for (int e = 0; e < 4; ++e)
-            if (!sees(p, row + m * 16 + (e >> 1) * 8, key + n * 8 + (lane & 3) * 2 + (e & 1)))
-              ds[m][n][e] = 0;
-        }
-      }
-    }
+    if (seen == Sight::kSome)
+      mask(ds, 0, [&](int row, int column) { return sees(p, first + row, key + column); });
     weigh<T, kDim>(acc, ds, ring.keys(step));
   }
   const float scales[2] = {p.scale, p.scale};
@@ -307,19 +297,8 @@ __global__ void __launch_bounds__(KeyShape<T, kDim>::kThreads)
           w[m][n][e] = fast_exp2(fmaf(w[m][n][e], scale, -(e & 1 ? two.z : two.x)));
       }
     }
-    if (seen == Sight::kSome) {
-      FS_UNROLL
-      for (int m = 0; m < kHigh; ++m) {
-        FS_UNROLL
-        for (int n = 0; n < kTiles; ++n) {
-          FS_UNROLL
-          for (int e = 0; e < 4; ++e)
-            if (!sees(p, here + n * 8 + (lane & 3) * 2 + (e & 1),
-                      first + m * 16 + (lane >> 2) + (e >> 1) * 8))
-              w[m][n][e] = 0;
-        }
-      }
-    }
+    if (seen == Sight::kSome)
+      mask(w, 0, [&](int row, int column) { return sees(p, here + column, first + row); });
     weigh<T, kDim>(dv, w, ring.gradients(step));
     FS_UNROLL
     for (int n = 0; n < kTiles; ++n) {

@@ -115,18 +115,8 @@ __global__ void __launch_bounds__(ForwardShape<T, kDim>::kThreads)
         for (int e = 0; e < 4; ++e) s[m][n][e] *= scale;
       }
     }
-    if (seen == Sight::kSome) {
-      FS_UNROLL
-      for (int m = 0; m < kHigh; ++m) {
-        FS_UNROLL
-        for (int n = 0; n < kTiles; ++n) {
-          FS_UNROLL
-          for (int e = 0; e < 4; ++e)
-            if (!sees(p, row + m * 16 + (e >> 1) * 8, key + n * 8 + (lane & 3) * 2 + (e & 1)))
-              s[m][n][e] = -INFINITY;
-        }
-      }
-    }
+    if (seen == Sight::kSome)
+      mask(s, -INFINITY, [&](int row, int column) { return sees(p, first + row, key + column); });
     rows.take(s, acc);
     weigh<T, kDim>(acc, s, ring.values(step));
   }

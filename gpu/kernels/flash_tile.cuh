@@ -176,6 +176,22 @@ FS_DEVICE Sight sight(const AttentionArguments& p, int first_query, int last_que
   return all ? Sight::kAll : Sight::kSome;
 }
 
+/// x = `value` where not sees(row, column): places in a tile whose rows begin with the warp's.
+template <int kHigh, int kTiles, class Sees>
+FS_DEVICE void mask(float (&x)[kHigh][kTiles][4], float value, const Sees& sees) {
+  const int lane = threadIdx.x & 31;
+  FS_UNROLL
+  for (int m = 0; m < kHigh; ++m) {
+    FS_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      FS_UNROLL
+      for (int e = 0; e < 4; ++e)
+        if (!sees(m * 16 + (lane >> 2) + (e >> 1) * 8, n * 8 + (lane & 3) * 2 + (e & 1)))
+          x[m][n][e] = value;
+    }
+  }
+}
+
 /// Writes 16 rows of acc, row i of the fragment (g or g + 8) times scale[i]; rows from `end` on and
 /// columns past head_dim are left out.
 template <class T, int kColumns>
