@@ -17,31 +17,38 @@ class FinishingEngine final : public MatmulEngine {
 
   std::string name() const override { return library_->name() + "+finish"; }
 
-  bool supports(const Product& p) const override {
-    if (p.precision == Precision::kFloat32 || p.m <= 0) return false;
-    return whole(p) || library_->supports(with_short_bias(p, p.bias)) || finished(p);
-  }
+  bool supports(const Product& p) const override { return way_of(p) != Way::kNone; }
 
   void run(const Product& p) override {
-    if (whole(p)) return library_->run(p);
-    if (library_->supports(with_short_bias(p, p.bias))) return run_with_short_bias(p);
+    const Way way = way_of(p);
+    if (way == Way::kWhole) return library_->run(p);
+    if (way == Way::kShortBias) return run_with_short_bias(p);
     const Product first = unfinished(p);
     library_->run(first);
     with_half(p.precision, [&]<class T>() { finish<T>(p, first); });
   }
 
  private:
-  /// Those that the library has a word for.
-  bool whole(const Product& p) const {
+  enum class Way {
+    kNone,
+    kWhole,      ///< the library has a word for it
+    kShortBias,  ///< it adds a bias of the stored type
+    kFinished,   ///< a pass of ours stands behind it
+  };
+
+  Way way_of(const Product& p) const {
     using enum ProductEpilogue;
-    return (p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual) &&
-           library_->supports(p);
+    if (p.precision == Precision::kFloat32 || p.m <= 0) return Way::kNone;
+    const bool plain =
+        p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual;
+    if (plain && library_->supports(p)) return Way::kWhole;
+    if (p.epilogue == kStore && p.bias != nullptr && library_->supports(with_short_bias(p, p.bias)))
+      return Way::kShortBias;
+    return finished(p) ? Way::kFinished : Way::kNone;
   }
 
-  /// A bias as the library adds it to what it stores; elsewhere the product as it was.
   static Product with_short_bias(const Product& p, const void* bias) {
     Product q = p;
-    if (p.epilogue != ProductEpilogue::kStore || p.bias == nullptr) return q;
     q.bias = bias;
     q.short_bias = true;
     return q;
