@@ -62,6 +62,10 @@ const std::vector<Row>& rows() {
        [](const BenchContext& c) {
          return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 32, 16});
        }},
+      {{"batch256-1b", "Llama-shaped 1.1B, int8, 256 streams after prompts of 128: for a GPU"},
+       [](const BenchContext& c) {
+         return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 256, 16});
+       }},
       {{"prefill-110m", "Llama-shaped 110M, int8, one prompt of 512 tokens"},
        [](const BenchContext& c) {
          return bench_prefill(c, BenchModel::k110M, WeightFormat::kInt8Group128, 512);

@@ -203,15 +203,32 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
   return result;
 }
 
-/// Tokens/s of each repetition.
-Result<std::vector<double>> decode_rates(const BenchContext& context, const DecodeShape& shape,
-                                         int prompt, Streams& streams) {
+struct DecodeRates {
+  std::vector<double> tokens;  ///< a second, of each repetition
+  double host_share = 0;       ///< of the time: what was not spent waiting for the device
+};
+Result<DecodeRates> decode_rates(const BenchContext& context, const DecodeShape& shape, int prompt,
+                                 Streams& streams) {
   for (int s = 0; s < shape.streams && prompt > 0; s++) FS_TRY(streams.prefill(s, 0, prompt));
+  const SystemClock clock;
+  double waited = 0, spent = 0;
+  bool warm = false;  // the first repetition captures its steps
   const auto repetition = [&]() -> Status {
+    const double before = streams.decoder().waited_seconds();
+    const Nanoseconds start = clock.now();
     for (int t = 0; t < shape.tokens; t++) FS_TRY(streams.decode(prompt + t));
+    if (warm) {
+      spent += std::chrono::duration<double>(clock.now() - start).count();
+      waited += streams.decoder().waited_seconds() - before;
+    }
+    warm = true;
     return {};
   };
-  return measure(context, static_cast<double>(shape.streams) * shape.tokens, repetition);
+  DecodeRates rates;
+  FS_ASSIGN(rates.tokens,
+            measure(context, static_cast<double>(shape.streams) * shape.tokens, repetition));
+  rates.host_share = 1 - waited / spent;
+  return rates;
 }
 
 }  // namespace
@@ -227,7 +244,8 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
     FS_ASSIGN(const auto streams,
               Streams::load(context, bundle, shape.streams, prompt + shape.tokens));
     FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
-    FS_ASSIGN(result, result_of(context, rates, *streams, shape.format));
+    FS_ASSIGN(result, result_of(context, rates.tokens, *streams, shape.format));
+    if (streams->decoder().draws()) result.detail.set("host_share", rates.host_share);
     captures = streams->decoder().graph_steps() > 0;
     FS_ASSIGN(copies, host_copy_rate(streams->device()));
   }
@@ -237,7 +255,7 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   FS_ASSIGN(const auto streams,
             Streams::load(context, bundle, shape.streams, prompt + shape.tokens, /*graphs=*/0));
   FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
-  FS_ASSIGN(const BenchResult without, result_of(context, rates, *streams, shape.format));
+  FS_ASSIGN(const BenchResult without, result_of(context, rates.tokens, *streams, shape.format));
   result.detail.set("without_graphs", without.value);
   result.detail.set("load_again_seconds", streams->load_seconds());  // kernels are loaded by then
   return result;

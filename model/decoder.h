@@ -78,6 +78,9 @@ class Decoder {
   virtual Status move_blocks(std::span<const BlockMove> /*moves*/) { return {}; }
   /// Steps that ran as one captured graph so far.
   virtual int64_t graph_steps() const { return 0; }
+  /// Seconds in which drawing steps had nothing to do but to wait for the device so far: between
+  /// the rest of their time and the next of these the device may stand still.
+  virtual double waited_seconds() const { return 0; }
 
   /// -log p of tokens[i+1] given tokens[0..i], tokens.size()-1 values; needs enough free blocks,
   /// passed in `blocks`. For perplexity and logprobs of prompts.

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "base/clock.h"
 #include "model/huggingface.h"
 #include "model/transformer/decoder_weights.h"
 #include "model/transformer/host_blocks.h"
@@ -43,6 +44,7 @@ class TransformerDecoder final : public Decoder {
     return host_blocks_ ? host_blocks_->move(moves) : Status();
   }
   int64_t graph_steps() const override { return graphs_ ? graphs_->started() : 0; }
+  double waited_seconds() const override { return std::chrono::duration<double>(waited_).count(); }
   Result<std::vector<double>> score(std::span<const int32_t> tokens,
                                     std::span<const int32_t> blocks) override;
 
@@ -78,6 +80,7 @@ class TransformerDecoder final : public Decoder {
         *logits_ = nullptr;
   int rows_ = 0;
   std::vector<int32_t> positions_, wanted_;
+  Nanoseconds waited_{0};
 };
 
 Status check_options(const DecoderOptions& options) {
@@ -323,8 +326,11 @@ Result<std::span<const int32_t>> TransformerDecoder::step_and_draw(
     std::span<const int32_t> wanted, std::span<const TokenDraw> draws) {
   FS_CHECK(inputs_ != nullptr && draws.size() == wanted.size());
   FS_TRY(run(tokens, segments, wanted, draws));
+  const SystemClock clock;
+  const Nanoseconds start = clock.now();
   device_.copy_out(drawn_answer_->data(), drawn_->data(), wanted.size() * sizeof(int32_t));
   FS_TRY(device_.sync());
+  waited_ += clock.now() - start;
   return std::span(static_cast<const int32_t*>(drawn_answer_->data()), wanted.size());
 }
 
