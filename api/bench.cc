@@ -62,9 +62,9 @@ const std::vector<Row>& rows() {
        [](const BenchContext& c) {
          return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 32, 16});
        }},
-      {{"batch256-1b", "Llama-shaped 1.1B, int8, 256 streams after prompts of 128: for a GPU"},
+      {{"serve256-1b", "Llama-shaped 1.1B, int8, 256 requests of a server's engine: for a GPU"},
        [](const BenchContext& c) {
-         return bench_decoding(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 256, 16});
+         return bench_serving(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 256, 64});
        }},
       {{"prefill-110m", "Llama-shaped 110M, int8, one prompt of 512 tokens"},
        [](const BenchContext& c) {

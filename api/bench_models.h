@@ -5,6 +5,7 @@
 
 #include "api/bench.h"
 #include "api/device_choice.h"
+#include "model/tensor.h"
 
 namespace fastserve {
 
@@ -33,9 +34,16 @@ struct DecodeShape {
 };
 /// Generated tokens/s over all streams.
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape);
+/// The same of a server's engine: scheduling and text are part of it, and the share of the time that
+/// the host takes for them while the device has nothing to do is in the detail.
+Result<BenchResult> bench_serving(const BenchContext& context, const DecodeShape& shape);
 /// Prompt tokens/s.
 Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
                                   WeightFormat format, int tokens);
+
+ModelConfig config_of(BenchModel model);
+/// Random weights, the projections and the head quantised.
+Result<ModelBundle> random_bundle(const ModelConfig& config, WeightFormat format);
 
 /// Fills value, low and high with the median, 10th and 90th percentile of `rates`.
 void summarise(std::span<const double> rates, BenchResult& result);
