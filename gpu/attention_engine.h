@@ -25,6 +25,8 @@ class AttentionEngine {
   /// False: the caller's own kernels run it.
   virtual bool supports(const AttentionForward& op, Precision precision) = 0;
   virtual bool supports(const AttentionBackward& op, Precision precision) = 0;
+  /// Part of TrainOps::scratch_version().
+  virtual uint64_t scratch_version() const { return 0; }
   /// `op.stats` become what kernels/attention.cuh says of them.
   virtual void forward(const AttentionForward& op, Precision precision) = 0;
   /// Reads such stats, whoever left them.

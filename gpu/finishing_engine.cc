@@ -19,6 +19,10 @@ class FinishingEngine final : public MatmulEngine {
 
   bool supports(const Product& p) const override { return way_of(p) != Way::kNone; }
 
+  uint64_t scratch_version() const override {
+    return biases_.version() + library_->scratch_version();
+  }
+
   void run(const Product& p) override {
     const Way way = way_of(p);
     if (way == Way::kWhole) return library_->run(p);

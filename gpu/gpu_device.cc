@@ -70,7 +70,7 @@ class GpuDevice final : public Device {
   Status sync() override { return runtime_->sync(); }
   bool captures() const override { return true; }
   void begin_capture() override { runtime_->begin_capture(); }
-  std::unique_ptr<DeviceGraph> end_capture() override { return runtime_->end_capture(); }
+  Result<std::unique_ptr<DeviceGraph>> end_capture() override { return runtime_->end_capture(); }
   void launch(DeviceGraph& graph) override { runtime_->launch(graph); }
   std::unique_ptr<TrainOps> make_train_ops(Precision precision) override {
     return gpu::make_train_ops(*runtime_, engines_, attention_.get(), precision);

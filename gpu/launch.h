@@ -46,9 +46,11 @@ void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)
   const bool early = chained && runtime.in_chain() && chains_on(runtime.properties().major);
   const auto stream = static_cast<cudaStream_t>(runtime.stream());  // makes the card current, too
   if (how.shared_bytes > 48 << 10) {
-    const cudaError_t set =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(how.shared_bytes));
+    const auto* const address = reinterpret_cast<const void*>(kernel);
+    const cudaError_t set = runtime.let_have(address, how.shared_bytes, [&] {
+      return cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  int(how.shared_bytes));
+    });
     if (set != cudaSuccess) return failed(cudaGetErrorString(set));
   }
   cudaError_t started;

@@ -77,6 +77,8 @@ class MatmulEngine {
   /// False: the caller asks the next engine. The engine of gpu/kernels/gemm.cuh runs everything.
   virtual bool supports(const Product& product) const = 0;
   virtual void run(const Product& product) = 0;
+  /// Part of TrainOps::scratch_version().
+  virtual uint64_t scratch_version() const { return 0; }
 };
 
 /// mma.sync for bfloat16 and half, fused multiply-adds for float; any shape.

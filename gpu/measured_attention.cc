@@ -31,6 +31,7 @@ class MeasuredAttention final : public AttentionEngine {
     return engine_->name() + ":" + forward + "b" + backward;
   }
 
+  uint64_t scratch_version() const override { return engine_->scratch_version(); }
   bool supports(const AttentionForward& op, Precision precision) override {
     return choice_of(op).forward && engine_->supports(op, precision);
   }

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,14 +51,16 @@ using StreamHandle = void*;
 /// copies out and sync() wait.
 ///
 /// Owns:     the stream. Memory belongs to who allocated it, and is freed before the runtime is.
-/// Threads:  calls may come from several threads, each ordered behind those that returned before;
-///           between begin_capture() and end_capture() from the one that began.
+/// Threads:  calls may come from several threads, each ordered behind those that returned before.
+///           A capture is the thread's that began it: what others ask for meanwhile is done.
 /// Errors:   a call that cannot report (a copy, a launch) keeps the first failure; sync() returns
-///           it, and goes on returning it when the card is lost.
+///           it, and goes on returning it when the card is lost. What fails in a capture is
+///           end_capture()'s to return, but for a lost card.
 class Runtime {
  public:
   virtual ~Runtime() = default;
   virtual const DeviceProperties& properties() const = 0;
+  /// Where the calling thread's work goes: while it captures, another one than the others'.
   virtual StreamHandle stream() const = 0;
 
   /// Zeroed, 256-byte aligned; null for no bytes. kResourceExhausted with both sizes.
@@ -72,8 +76,9 @@ class Runtime {
     return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBlock>(bytes));
   }
 
-  /// The host's bytes may change as soon as this returns.
-  virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
+  /// The host's bytes may change as soon as this returns. False: nothing was copied, since
+  /// something has failed.
+  virtual bool copy_in(void* device, const void* host, size_t bytes) = 0;
   /// Returns at once. `pinned` lies in memory of allocate_host(), which stays as it is, and is not
   /// freed, until wait() has returned for the ticket, or a sync() or copy_out() that came later.
   virtual Ticket copy_in_async(void* device, const void* pinned, size_t bytes) = 0;
@@ -95,13 +100,15 @@ class Runtime {
     copy_in(device, host, bytes);
   }
 
-  /// From here on launches, products, copy_in_async() and fill_zero() are recorded instead of
-  /// done. Their first run in a process had better be before: it loads kernels, plans products and
-  /// takes scratch memory. What cannot be recorded is a failure, and ends in no graph: to allocate
-  /// or free, copy_in(), copy_out(), wait(), sync(), another capture.
+  /// From here on the calling thread's launches, products, copy_in_async() and fill_zero() are
+  /// recorded instead of done. Their first run in a process had better be before: it loads kernels,
+  /// plans products and takes scratch memory. What cannot be recorded is a failure, and ends in no
+  /// graph: to allocate or free, copy_in(), copy_out(), wait(), sync(), another capture. Waits
+  /// while another thread captures.
   virtual void begin_capture() = 0;
-  /// Null when anything failed since begin_capture(), or the graph cannot be made; sync() tells.
-  virtual std::unique_ptr<Graph> end_capture() = 0;
+  /// What failed since begin_capture(), which sync() then does not tell. Null when something had
+  /// failed before or the card is lost: that sync() tells.
+  virtual Result<std::unique_ptr<Graph>> end_capture() = 0;
   /// Starts all of it in order. A copy of it reads pinned memory as in copy_in_async().
   virtual void launch(Graph& graph) = 0;
 
@@ -118,11 +125,25 @@ class Runtime {
   bool in_chain() const { return in_chain_; }
   void continue_chain() { in_chain_ = true; }
 
+  /// Calls `let`, which lets `kernel` have so much shared memory on this card, unless it was let
+  /// have it before; what `let` returns, or a value of that type that stands for success.
+  template <class Let>
+  auto let_have(const void* kernel, size_t shared_bytes, const Let& let) {
+    const std::lock_guard lock(let_have_mutex_);
+    size_t& had = let_have_[kernel];
+    if (had >= shared_bytes) return decltype(let()){};
+    const auto done = let();
+    if (done == decltype(done){}) had = shared_bytes;
+    return done;
+  }
+
  protected:
   void end_chain() const { in_chain_ = false; }
 
  private:
   mutable std::atomic<bool> in_chain_ = false;
+  std::mutex let_have_mutex_;
+  std::map<const void*, size_t> let_have_;  // guarded by let_have_mutex_
 };
 
 /// What a runtime keeps when `doing` is asked of it during a capture.

@@ -1,11 +1,14 @@
 // Where a model runs: memory, and the two families of operations.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "base/log.h"
 #include "model/decode_ops.h"
 #include "model/train_ops.h"
 
@@ -26,6 +29,13 @@ class DeviceBuffer {
 class DeviceGraph {
  public:
   virtual ~DeviceGraph() = default;
+};
+
+/// What its host wants of the graphs that passes and steps make on a device.
+struct GraphUse {
+  bool wanted = true;  ///< false: everything is started by itself
+  Log log = {};        ///< told once that there are, or why not
+  std::shared_ptr<std::atomic<int64_t>> started = nullptr;  ///< counts them, when set
 };
 
 /// A place in a device's ordered work; 0 lies before all of it.
@@ -83,19 +93,31 @@ class Device {
   /// Waits for all ordered work; an asynchronous failure surfaces here.
   virtual Status sync() = 0;
 
-  /// True: between begin_capture() and end_capture(), both from one thread that alone calls,
-  /// operations and copy_in_async() are recorded instead of done. They must have been done before
-  /// in the same shapes: the first time takes scratch memory and makes plans. Allocating, the
-  /// other copies, results on the host, wait() and sync() cannot be recorded; they are failures.
+  /// True: between begin_capture() and end_capture() what one thread asks for (operations,
+  /// copy_in_async(), fill_zero()) is recorded instead of done; what others ask for meanwhile is
+  /// done. It must have been done before in the same shapes: the first time takes scratch memory
+  /// and makes plans. Allocating, the other copies, results on the host, wait() and sync() cannot
+  /// be recorded; they are failures of the capture.
   virtual bool captures() const { return false; }
+  /// Waits for another thread's capture to end.
   virtual void begin_capture() {}
-  /// Null when anything failed since begin_capture(); sync() tells.
-  virtual std::unique_ptr<DeviceGraph> end_capture() { return nullptr; }
+  /// From the same thread. Errors: what failed since begin_capture(), which sync() then does not
+  /// tell. Null when something had failed before or the card is lost: that sync() tells.
+  virtual Result<std::unique_ptr<DeviceGraph>> end_capture() {
+    return Error{ErrorCode::kUnsupported, "records no work", description(), ""};
+  }
   /// Starts it all, in order. A copy of it reads pinned memory as in copy_in_async().
   virtual void launch(DeviceGraph&) {}
 
+  /// Set before passes and decoders are made.
+  void set_graph_use(GraphUse use) { graph_use_ = std::move(use); }
+  const GraphUse& graph_use() const { return graph_use_; }
+
   virtual std::unique_ptr<TrainOps> make_train_ops(Precision precision) = 0;
   virtual std::unique_ptr<DecodeOps> make_decode_ops() = 0;
+
+ private:
+  GraphUse graph_use_;
 };
 
 /// Makes one device, of `lanes` lanes where it has such. All that it makes have one numerics_id.

@@ -70,6 +70,7 @@ class CudnnAttention final : public AttentionEngine {
   }
 
   std::string name() override { return name_; }
+  uint64_t scratch_version() const override { return workspace_.version(); }
 
   bool supports(const AttentionForward& op, Precision precision) override {
     if (!takes(op, precision)) return false;
@@ -95,6 +96,7 @@ class CudnnAttention final : public AttentionEngine {
     const auto scratch = static_cast<size_t>(plan->workspace_bytes());
     if (!workspace_.begin(Workspace::room<float>(sums) + Workspace::room<std::byte>(scratch)))
       return;
+    if (!follow_stream()) return;
     float* const log_sums = workspace_.take<float>(sums);
     auto* const room = workspace_.take<std::byte>(scratch);
     const Fused in(op.qkv, op.shape, 0);
@@ -127,6 +129,7 @@ class CudnnAttention final : public AttentionEngine {
                           Workspace::room<float>(rows_of(*some)) +
                           Workspace::room<std::byte>(scratch)))
       return;
+    if (!follow_stream()) return;
     float* const log_sums = workspace_.take<float>(rows_of(*shape));
     float* const row_dots = workspace_.take<float>(rows_of(*some));
     auto* const room = workspace_.take<std::byte>(scratch);
@@ -149,13 +152,29 @@ class CudnnAttention final : public AttentionEngine {
   bool start() {
     if (started_) return handle_ != nullptr;
     started_ = true;
-    const auto stream = static_cast<cudaStream_t>(runtime_.stream());  // makes the card current
+    stream_ = static_cast<cudaStream_t>(runtime_.stream());  // makes the card current
     if (library_.cudnnCreate(&handle_) != CUDNN_STATUS_SUCCESS) handle_ = nullptr;
-    if (handle_ != nullptr && library_.cudnnSetStream(handle_, stream) != CUDNN_STATUS_SUCCESS) {
+    if (handle_ != nullptr && library_.cudnnSetStream(handle_, stream_) != CUDNN_STATUS_SUCCESS) {
       library_.cudnnDestroy(handle_);
       handle_ = nullptr;
     }
     return handle_ != nullptr;
+  }
+
+  /// What follows goes where this thread's work goes: into a graph, while it captures.
+  bool follow_stream() {
+    const auto stream = static_cast<cudaStream_t>(runtime_.stream());
+    if (stream == stream_) return true;
+    const cudnnStatus_t status = library_.cudnnSetStream(handle_, stream);
+    if (status == CUDNN_STATUS_SUCCESS) {
+      stream_ = stream;
+      return true;
+    }
+    runtime_.report(
+        {ErrorCode::kInternal,
+         std::string("does not change its stream: ") + library_.cudnnGetErrorString(status),
+         "cuDNN", ""});
+    return false;
   }
 
   /// What both ways ask for.
@@ -221,6 +240,7 @@ class CudnnAttention final : public AttentionEngine {
   Workspace workspace_;
   bool started_ = false;
   cudnnHandle_t handle_ = nullptr;
+  cudaStream_t stream_ = nullptr;  // the handle's
   std::map<Key, std::optional<SdpaPlan>> plans_;
 };
 

@@ -7,6 +7,7 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -71,9 +72,10 @@ class CudaRuntime final : public Runtime {
 
   ~CudaRuntime() override {
     if (stream_ == nullptr) return;
-    if (capturing_) end_capture();
+    if (captures_here()) static_cast<void>(end_capture().ok());
     cudaSetDevice(index_);
     cudaStreamSynchronize(stream_);
+    if (capture_stream_ != nullptr) cudaStreamDestroy(capture_stream_);
     for (const auto& [ticket, event] : reached_) cudaEventDestroy(event);
     cudaStreamDestroy(stream_);
     cudaGetLastError();  // a lost card's, which nobody can be told of any more
@@ -84,7 +86,7 @@ class CudaRuntime final : public Runtime {
   /// Makes the card the calling thread's: a launch that follows goes to the current one.
   StreamHandle stream() const override {
     make_current();
-    return stream_;
+    return captures_here() ? capture_stream_ : stream_;
   }
 
   Result<void*> allocate(size_t bytes) override {
@@ -133,17 +135,18 @@ class CudaRuntime final : public Runtime {
     return Runtime::allocate_host(bytes);
   }
 
-  void copy_in(void* device, const void* host, size_t bytes) override {
-    if (bytes == 0 || failed() || refused("a copy from memory that is not pinned")) return;
+  bool copy_in(void* device, const void* host, size_t bytes) override {
+    if (bytes == 0) return true;
+    if (failed() || refused("a copy from memory that is not pinned")) return false;
     // From pageable memory, which is all that reaches here, the call returns once the bytes are
     // staged.
-    start_copy_in(device, host, bytes);
+    return start_copy_in(device, host, bytes);
   }
 
   Ticket copy_in_async(void* device, const void* pinned, size_t bytes) override {
     if (bytes == 0 || failed()) return 0;
     start_copy_in(device, pinned, bytes);
-    return capturing_ ? 0 : mark();
+    return captures_here() ? 0 : mark();
   }
 
   Ticket mark() override {
@@ -207,36 +210,46 @@ class CudaRuntime final : public Runtime {
 
   void fill_zero(void* device, size_t bytes) override {
     if (bytes == 0 || failed()) return;
-    make_current();
-    keep(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");
+    keep(cudaMemsetAsync(device, 0, bytes, work()), "clearing memory");
   }
 
   void begin_capture() override {
     if (refused("another capture")) return;
-    capturing_ = true;
+    capturing_.lock();
+    capturer_ = std::this_thread::get_id();
     if (failed()) return;
     make_current();
-    // Of this thread's calls alone: another card's, or another stream's, are none of its business.
-    const cudaError_t code = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
+    // A stream of its own: what other threads start meanwhile is none of the graph's business, nor
+    // are their calls that a capture of theirs would not allow.
+    cudaError_t code = cudaSuccess;
+    if (capture_stream_ == nullptr)
+      code = cudaStreamCreateWithFlags(&capture_stream_, cudaStreamNonBlocking);
+    if (code == cudaSuccess)
+      code = cudaStreamBeginCapture(capture_stream_, cudaStreamCaptureModeThreadLocal);
     stream_captures_ = code == cudaSuccess;
     keep(code, "capturing work");
   }
 
-  std::unique_ptr<Graph> end_capture() override {
-    FS_CHECK(capturing_);
+  Result<std::unique_ptr<Graph>> end_capture() override {
+    FS_CHECK(captures_here());
     make_current();
     cudaGraph_t graph = nullptr;
     if (std::exchange(stream_captures_, false))
-      keep(cudaStreamEndCapture(stream_, &graph), "the captured work");
-    capturing_ = false;
-    for (void* memory : std::exchange(freed_in_capture_, {})) free(memory);
+      keep(cudaStreamEndCapture(capture_stream_, &graph), "the captured work");
     cudaGraphExec_t started = nullptr;
     if (!failed()) keep(cudaGraphInstantiate(&started, graph, 0), "making a graph of it");
     if (graph != nullptr) keep(cudaGraphDestroy(graph), "the captured work");
-    if (started == nullptr) return nullptr;
-    auto made = std::make_unique<CudaGraph>(started);
-    if (failed()) return nullptr;
-    return made;
+    std::unique_ptr<CudaGraph> made;
+    if (started != nullptr) made = std::make_unique<CudaGraph>(started);
+    const std::optional<Error> wrong = std::exchange(capture_failure_, std::nullopt);
+    const std::vector<void*> freed = std::exchange(freed_in_capture_, {});
+    capturer_ = std::thread::id();
+    capturing_.unlock();
+    for (void* memory : freed) free(memory);
+    std::lock_guard lock(mutex_);
+    if (kept_) return std::unique_ptr<Graph>();
+    if (wrong) return *wrong;
+    return std::unique_ptr<Graph>(std::move(made));
   }
 
   void launch(Graph& graph) override {
@@ -246,24 +259,26 @@ class CudaRuntime final : public Runtime {
   }
 
   void report(Error error) override {
+    if (captures_here()) {
+      if (!capture_failure_) capture_failure_ = std::move(error);
+      return;
+    }
     std::lock_guard lock(mutex_);
     if (!kept_) kept_ = std::move(error);
     failed_ = true;
   }
 
-  bool failed() const override { return failed_; }
+  bool failed() const override { return failed_ || (captures_here() && capture_failure_); }
 
   Status sync() override {
-    const bool refuses = refused("to wait for the card");
+    if (refused("to wait for the card")) return *capture_failure_;
     make_current();
-    if (!refuses) {
-      keep(cudaStreamSynchronize(stream_), "the card's work");
-      beside_.sync([this] { return failed(); });
-      wait(~Ticket{0});  // for nothing any more: gives the events up
-    }
+    keep(cudaStreamSynchronize(stream_), "the card's work");
+    beside_.sync([this] { return failed(); });
+    wait(~Ticket{0});  // for nothing any more: gives the events up
     std::lock_guard lock(mutex_);
     if (!kept_) return {};
-    if (lost_ || refuses) return *kept_;
+    if (lost_) return *kept_;
     failed_ = false;
     return *std::exchange(kept_, std::nullopt);
   }
@@ -276,17 +291,21 @@ class CudaRuntime final : public Runtime {
     keep(cudaSetDevice(index_), "choosing the card");
   }
 
-  /// Work is being captured, and `doing` cannot be: kept as a failure.
+  bool captures_here() const { return capturer_ == std::this_thread::get_id(); }
+
+  cudaStream_t work() const { return static_cast<cudaStream_t>(stream()); }
+
+  /// This thread's work is being captured, and `doing` cannot be: kept as a failure.
   bool refused(const char* doing) {
-    if (!capturing_) return false;
+    if (!captures_here()) return false;
     report(refused_in_capture(doing, properties_.name));
     return true;
   }
 
-  void start_copy_in(void* device, const void* host, size_t bytes) {
-    make_current();
-    keep(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_),
-         [&] { return "copying " + human_bytes(bytes) + " to the card"; });
+  bool start_copy_in(void* device, const void* host, size_t bytes) {
+    const cudaError_t code = cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, work());
+    keep(code, [&] { return "copying " + human_bytes(bytes) + " to the card"; });
+    return code == cudaSuccess;
   }
 
   Error failure(cudaError_t code, const std::string& doing) const {
@@ -309,13 +328,18 @@ class CudaRuntime final : public Runtime {
     keep(code, [&] { return std::string(doing); });
   }
 
-  /// Keeps a failure for sync(). The first is kept, but a lost card is told before anything else.
+  /// Keeps a failure for sync(), or for end_capture(). The first is kept, but a lost card is told
+  /// before anything else.
   template <class Doing>
   void keep(cudaError_t code, const Doing& doing) const {
     if (code == cudaSuccess) return;
     Error error = failure(code, doing());
-    std::lock_guard lock(mutex_);
     const bool lost = card_is_lost(code);
+    if (captures_here() && !lost) {
+      if (!capture_failure_) capture_failure_ = std::move(error);
+      return;
+    }
+    std::lock_guard lock(mutex_);
     if (!kept_ || (lost && !lost_)) kept_ = std::move(error);
     lost_ = lost_ || lost;
     failed_ = true;
@@ -324,8 +348,13 @@ class CudaRuntime final : public Runtime {
   const int index_;
   DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;
-  bool capturing_ = false, stream_captures_ = false;
+  std::mutex capturing_;  // held from begin_capture() to end_capture()
+  std::atomic<std::thread::id> capturer_;
+  // Of the thread that captures alone.
+  cudaStream_t capture_stream_ = nullptr;
+  bool stream_captures_ = false;
   std::vector<void*> freed_in_capture_;
+  mutable std::optional<Error> capture_failure_;
   std::mutex events_mutex_;
   std::deque<std::pair<Ticket, cudaEvent_t>> reached_;  // guarded by events_mutex_
   Ticket marks_ = 0;                                    // guarded by events_mutex_

@@ -46,7 +46,8 @@ struct Options {
   /// operation keeps its operands on the heap.
   bool own_memory = false;
   std::shared_ptr<Traffic> traffic = nullptr;  ///< counts copies, when set
-  int64_t launches = 0;  ///< that succeed before the card is lost; 0: it never is
+  int64_t launches = 0;     ///< that succeed before the card is lost; 0: it never is
+  int64_t graph_parts = 0;  ///< most launches and copies that a graph can hold; 0: any number
 };
 
 enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kDone };

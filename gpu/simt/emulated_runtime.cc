@@ -17,7 +17,10 @@ namespace {
 class EmulatedRuntime final : public gpu::Runtime {
  public:
   explicit EmulatedRuntime(const Options& options)
-      : memory_(options.memory), stream_(options, memory_), traffic_(options.traffic) {
+      : memory_(options.memory),
+        stream_(options, memory_),
+        traffic_(options.traffic),
+        graph_parts_(options.graph_parts) {
     properties_ = {.name = "emulated",
                    .major = 9,
                    .minor = 0,
@@ -51,9 +54,11 @@ class EmulatedRuntime final : public gpu::Runtime {
     return pinned_.allocate(bytes);
   }
 
-  void copy_in(void* device, const void* host, size_t bytes) override {
-    if (bytes == 0 || failed() || refused("a copy from memory that is not pinned")) return;
+  bool copy_in(void* device, const void* host, size_t bytes) override {
+    if (bytes == 0) return true;
+    if (failed() || refused("a copy from memory that is not pinned")) return false;
     copy(device, host, bytes);
+    return true;
   }
   gpu::Ticket copy_in_async(void* device, const void* host, size_t bytes) override {
     if (bytes == 0 || failed()) return 0;
@@ -136,11 +141,17 @@ class EmulatedRuntime final : public gpu::Runtime {
     if (refused("another capture")) return;
     stream_.begin_capture();
   }
-  std::unique_ptr<gpu::Graph> end_capture() override {
-    auto graph = stream_.end_capture();
-    FS_CHECK(graph != nullptr);
-    if (failed()) return nullptr;
-    return graph;
+  Result<std::unique_ptr<gpu::Graph>> end_capture() override {
+    FS_CHECK(stream_.captures());
+    const std::optional<Error> wrong = std::exchange(capture_failure_, std::nullopt);
+    std::unique_ptr<EmulatedGraph> graph = stream_.end_capture();
+    if (failed()) return std::unique_ptr<gpu::Graph>();
+    if (wrong) return *wrong;
+    if (graph_parts_ > 0 && graph->parts.size() > static_cast<size_t>(graph_parts_))
+      return Error{ErrorCode::kResourceExhausted,
+                   "has no room for a graph of " + std::to_string(graph->parts.size()) + " parts",
+                   kName, ""};
+    return std::unique_ptr<gpu::Graph>(std::move(graph));
   }
   void launch(gpu::Graph& graph) override {
     if (failed() || refused("to start a graph")) return;
@@ -149,22 +160,24 @@ class EmulatedRuntime final : public gpu::Runtime {
   }
 
   void report(Error error) override {
+    if (stream_.captures()) {
+      if (!capture_failure_) capture_failure_ = std::move(error);
+      return;
+    }
     const std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::move(error);
   }
   bool failed() const override {
+    if (stream_.captures() && capture_failure_) return true;
     const std::lock_guard lock(mutex_);
     return failure_.has_value();
   }
   Status sync() override {
-    const bool captures = refused("to wait for the card");
-    if (!captures) {
-      wait_for(~Device::CopyMark{0});
-      finish(~gpu::Ticket{0});
-    }
+    if (refused("to wait for the card")) return *capture_failure_;
+    wait_for(~Device::CopyMark{0});
+    finish(~gpu::Ticket{0});
     const std::lock_guard lock(mutex_);
     if (!failure_) return {};
-    if (captures) return *failure_;
     if (stream_.lost()) return lost();
     return *std::exchange(failure_, std::nullopt);
   }
@@ -203,6 +216,8 @@ class EmulatedRuntime final : public gpu::Runtime {
   mutable DeviceMemory memory_;
   mutable EmulatedStream stream_;
   const std::shared_ptr<Traffic> traffic_;
+  const int64_t graph_parts_;
+  std::optional<Error> capture_failure_;  // the capturing thread's alone
   gpu::DeviceProperties properties_;
   mutable std::mutex mutex_;
   std::optional<Error> failure_;
@@ -242,6 +257,20 @@ std::string EmulatedStream::run_now(const EmulatedLaunch& launch) {
   }
   const DeviceMemory::Access access(memory_);
   return grids_.run(launch.grid, launch.block, launch.shared_bytes, options_, launch.body);
+}
+
+void EmulatedStream::begin_capture() {
+  capturing_.lock();
+  graph_ = std::make_unique<EmulatedGraph>();
+  capturer_ = std::this_thread::get_id();
+}
+
+std::unique_ptr<EmulatedGraph> EmulatedStream::end_capture() {
+  auto graph = std::move(graph_);
+  reached_.clear();
+  capturer_ = std::thread::id();
+  capturing_.unlock();
+  return graph;
 }
 
 std::string EmulatedStream::run(EmulatedLaunch launch) {

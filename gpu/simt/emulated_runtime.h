@@ -5,7 +5,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -38,7 +40,8 @@ struct EmulatedGraph final : gpu::Graph {
   std::vector<Part> parts;
 };
 
-/// Behind StreamHandle when g++ compiles. Threads: any; one while work is captured.
+/// Behind StreamHandle when g++ compiles. Threads: any; what is captured is one thread's work, and
+/// that of the others is done meanwhile.
 class EmulatedStream {
  public:
   EmulatedStream(const Options& options, DeviceMemory& memory)
@@ -49,9 +52,11 @@ class EmulatedStream {
   bool sees(const void* argument, size_t bytes);
   bool lost() const { return lost_; }
 
-  bool captures() const { return graph_ != nullptr; }
-  void begin_capture() { graph_ = std::make_unique<EmulatedGraph>(); }
-  std::unique_ptr<EmulatedGraph> end_capture() { return std::exchange(graph_, nullptr); }
+  /// Whether the calling thread's work is being captured.
+  bool captures() const { return capturer_ == std::this_thread::get_id(); }
+  /// Waits while another thread's is.
+  void begin_capture();
+  std::unique_ptr<EmulatedGraph> end_capture();
   /// `memory` is what the part reaches, beside what sees() was shown.
   void capture(std::string name, std::function<std::string()> part, const void* memory);
   /// Empty, or which part of the graph went wrong, and how.
@@ -65,8 +70,10 @@ class EmulatedStream {
   Grid grids_;
   std::atomic<int64_t> started_ = 0;
   std::atomic<bool> lost_ = false;
-  std::unique_ptr<EmulatedGraph> graph_;     // while work is captured
-  std::map<const void*, uint64_t> reached_;  // by the launch whose arguments were shown
+  std::mutex capturing_;  // held from begin_capture() to end_capture()
+  std::atomic<std::thread::id> capturer_;
+  std::unique_ptr<EmulatedGraph> graph_;     // the capturer's
+  std::map<const void*, uint64_t> reached_;  // by the launch whose arguments it has shown
 };
 
 }  // namespace fastserve::simt

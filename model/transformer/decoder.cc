@@ -20,6 +20,13 @@ constexpr int kScoreRows = 64;
 /// Captured steps reach so many positions, or twice, four times as many...
 constexpr unsigned kLeastReach = 256;
 
+/// What the operations of a decode step were told beforehand.
+struct StepShape {
+  int rows = 0, reach = 0;
+  bool draws = false;
+  bool operator==(const StepShape&) const = default;
+};
+
 class TransformerDecoder final : public Decoder {
  public:
   static Result<std::unique_ptr<Decoder>> make(Device& device, const ModelBundle& bundle,
@@ -72,7 +79,7 @@ class TransformerDecoder final : public Decoder {
   std::unique_ptr<DeviceBuffer> memory_;
   std::unique_ptr<DeviceBuffer> answer_;  ///< logits_ on the host, when they lie elsewhere
   std::unique_ptr<StepInputs> inputs_;    ///< where the device's operations read their rows there
-  std::unique_ptr<StepGraphs> graphs_;
+  std::unique_ptr<StepGraphs<StepShape>> graphs_;
   std::unique_ptr<HostBlocks> host_blocks_;
   std::unique_ptr<DeviceBuffer> drawn_, drawn_answer_;  ///< tokens, on the device and on the host
   const float* rope_table_ = nullptr;
@@ -159,7 +166,8 @@ Status TransformerDecoder::allocate() {
     FS_ASSIGN(drawn_, device_.allocate(bytes));
     FS_ASSIGN(drawn_answer_, device_.allocate_host(bytes));
     if (device_.captures() && options_.graphs > 0)
-      graphs_ = std::make_unique<StepGraphs>(device_, *ops_, options_.graphs);
+      graphs_ = std::make_unique<StepGraphs<StepShape>>(
+          device_, [this] { return ops_->scratch_version(); }, options_.graphs, "decode steps");
   }
   positions_.resize(rows);
   wanted_.resize(rows);
@@ -305,8 +313,10 @@ Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const 
     if (drawn > 0) logits(drawn, {}, captured ? nullptr : inputs_->wanted());
     if (drawn > 0 && shape.draws) draw(drawn);
   };
-  if (captured) return graphs_->run(shape, work);
-  work();
+  if (captured)
+    graphs_->run(shape, work);
+  else
+    work();
   return {};
 }
 

@@ -1,47 +1,93 @@
-// Steps that recur, captured once and started as one.
+// Work that recurs, captured once and started as one.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
+#include <utility>
 
 #include "model/device.h"
 
 namespace fastserve {
 
-/// What the operations of a decode step were told beforehand.
-struct StepShape {
-  int rows = 0, reach = 0;
-  bool draws = false;
-  bool operator==(const StepShape&) const = default;
-};
+/// Records `work`; as Device::end_capture().
+Result<std::unique_ptr<DeviceGraph>> graph_of(Device& device, const std::function<void()>& work);
+/// Tells the device's log that `what` are started as graphs, or with an error that they are not.
+void tell_of_graphs(const Device& device, const char* what, const Status& made);
 
-/// Owns:     the graphs of the shapes used last.
-/// Threads:  one caller. Device and operations must outlive it.
-/// Promises: what a step computes does not depend on whether it runs as a graph.
+/// Owns:     the graphs of the keys used last. A key (which has ==) names all that the work depends
+///           on but for what it reads from the device's memory.
+/// Threads:  one caller. The device must outlive it.
+/// Promises: what work computes does not depend on whether it runs as a graph. No graph is started,
+///           nor work captured, when scratch memory is not what it was when that work was last
+///           done.
+template <class Key>
 class StepGraphs {
  public:
-  StepGraphs(Device& device, const DecodeOps& ops, int most)
-      : device_(device), ops_(ops), most_(static_cast<size_t>(most)) {}
+  /// `scratch`: the scratch_version() of the operations. `most`: graphs kept. `what` takes part in
+  /// the log's sentence: "decode steps".
+  StepGraphs(Device& device, std::function<uint64_t()> scratch, int most, const char* what)
+      : device_(device),
+        scratch_(std::move(scratch)),
+        what_(what),
+        most_(device.captures() && device.graph_use().wanted ? static_cast<size_t>(most) : 0) {}
 
-  /// Does `work`, which must start the same operations each time it is given for this shape: at
-  /// once the first time, captured the second, from the graph then. Where a graph cannot be had,
-  /// always at once. Errors: the device's.
-  Status run(const StepShape& shape, const std::function<void()>& work);
+  /// Does `work`, which must start the same operations each time it is given for this key: at once
+  /// the first time and when scratch memory has changed, captured when it comes back, from the
+  /// graph then. Where a graph cannot be had, always at once. Errors: the device's, by its sync().
+  void run(const Key& key, const std::function<void()>& work) {
+    if (most_ == 0) return work();
+    Entry& entry = newest(key);
+    if (!entry.done || entry.scratch != scratch_()) {
+      entry.graph.reset();
+      work();
+      entry.done = true;
+      entry.scratch = scratch_();
+      return;
+    }
+    if (!entry.graph) {
+      auto graph = graph_of(device_, work);
+      if (!graph.ok()) {
+        tell_of_graphs(device_, what_, graph.error());
+        most_ = 0;  // what was refused once would be the next time
+        entries_.clear();
+        return work();
+      }
+      if (!*graph) return work();  // the device has failed before: it does none
+      entry.graph = std::move(*graph);
+      if (started_ == 0) tell_of_graphs(device_, what_, {});
+    }
+    device_.launch(*entry.graph);
+    ++started_;
+    if (const auto& all = device_.graph_use().started) ++*all;
+  }
 
   int64_t started() const { return started_; }
 
  private:
   struct Entry {
-    StepShape shape;
-    std::unique_ptr<DeviceGraph> graph;
-    uint64_t scratch = 0;
+    Key key;
+    std::unique_ptr<DeviceGraph> graph = nullptr;
+    bool done = false;
+    uint64_t scratch = 0;  // when it was done last
   };
-  Status capture(Entry& entry, const std::function<void()>& work);
+
+  /// The key's, in front; another gives way to it where there are many.
+  Entry& newest(const Key& key) {
+    auto at = entries_.begin();
+    while (at != entries_.end() && !(at->key == key)) ++at;
+    if (at == entries_.end())
+      entries_.push_front({key});
+    else
+      entries_.splice(entries_.begin(), entries_, at);
+    if (entries_.size() > most_) entries_.pop_back();
+    return entries_.front();
+  }
 
   Device& device_;
-  const DecodeOps& ops_;
+  const std::function<uint64_t()> scratch_;
+  const char* const what_;
   size_t most_;
   std::list<Entry> entries_;  // used last first
   int64_t started_ = 0;

@@ -29,8 +29,9 @@ class HostRuntime final : public Runtime {
     std::free(device);
   }
   size_t available() const override { return 0; }
-  void copy_in(void* device, const void* host, size_t bytes) override {
+  bool copy_in(void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);
+    return true;
   }
   Ticket copy_in_async(void* device, const void* host, size_t bytes) override {
     copy_in(device, host, bytes);
@@ -42,7 +43,9 @@ class HostRuntime final : public Runtime {
   }
   void fill_zero(void* device, size_t bytes) override { std::memset(device, 0, bytes); }
   void begin_capture() override {}
-  std::unique_ptr<Graph> end_capture() override { return nullptr; }
+  Result<std::unique_ptr<Graph>> end_capture() override {
+    return Error{ErrorCode::kUnsupported, "records no work", "host", ""};
+  }
   void launch(Graph&) override {}
   void report(Error error) override {
     if (!kept_) kept_ = std::move(error);

@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <functional>
+#include <future>
+#include <thread>
 #include <vector>
 
 #include "gpu/launch.h"
@@ -38,7 +40,9 @@ struct Work {
   std::unique_ptr<Graph> captured() {
     runtime->begin_capture();
     scale();
-    return runtime->end_capture();
+    auto graph = runtime->end_capture();
+    REQUIRE(graph.ok());
+    return std::move(*graph);
   }
   std::vector<float> result() {
     std::vector<float> out(kCount);
@@ -69,7 +73,6 @@ TEST_CASE("captured work is done when it is started, as often as it is, with the
     Work work(options);
     work.set(5);
     const auto graph = work.captured();
-    REQUIRE(graph != nullptr);
     CHECK(work.result() == std::vector<float>(kCount, 1.0f));
     for (const float by : {2.0f, 3.0f}) {
       work.set(by);
@@ -81,7 +84,7 @@ TEST_CASE("captured work is done when it is started, as often as it is, with the
   }
 }
 
-TEST_CASE("what a capture cannot hold ends it without a graph, and sync names it once") {
+TEST_CASE("what a capture cannot hold ends it without a graph, which names it, and sync does not") {
   Work work;
   float value = 2;
   const std::vector<std::pair<const char*, std::function<void()>>> misuses = {
@@ -96,16 +99,61 @@ TEST_CASE("what a capture cannot hold ends it without a graph, and sync names it
   for (const auto& [what, misuse] : misuses) {
     work.runtime->begin_capture();
     misuse();
-    CHECK(work.runtime->end_capture() == nullptr);
-    CHECK_MESSAGE(mentions(work.wrong(), what), what);
+    const auto graph = work.runtime->end_capture();
+    REQUIRE_FALSE(graph.ok());
+    CHECK_MESSAGE(mentions(graph.error().message(), what), what);
     CHECK(work.wrong() == "");
   }
+}
+
+TEST_CASE("what had failed before a capture ends it without a graph, and is still told by sync") {
+  Work work;
+  work.runtime->report({ErrorCode::kInternal, "has failed before", "a test", ""});
+  work.runtime->begin_capture();
+  work.scale();
+  const auto graph = work.runtime->end_capture();
+  REQUIRE(graph.ok());
+  CHECK(*graph == nullptr);
+  CHECK(mentions(work.wrong(), "has failed before"));
+  CHECK(work.wrong() == "");
+}
+
+TEST_CASE("what other threads start while one captures is done at once, and in no graph") {
+  Work work;
+  work.set(2);
+  work.runtime->wait(work.runtime->copy_in_async(work.by, work.pinned->data(), sizeof(float)));
+  const auto scale = [&] {
+    launch(*work.runtime, {"scale_by", {3}, {32}}, scale_by, work.x,
+           static_cast<const float*>(work.by), kCount);
+  };
+  work.runtime->begin_capture();
+  scale();
+  std::vector<float> seen;
+  std::unique_ptr<Graph> others;
+  std::promise<void> done;
+  std::thread other([&] {
+    scale();
+    seen = work.result();
+    work.runtime->free(work.runtime->allocate(1000).value());
+    CHECK(work.wrong() == "");
+    done.set_value();
+    work.runtime->begin_capture();  // when the first has ended
+    others = work.runtime->end_capture().value();
+  });
+  done.get_future().wait();
+  const auto graph = work.runtime->end_capture();
+  other.join();
+  REQUIRE(graph.ok());
+  CHECK(seen == std::vector<float>(kCount, 2.0f));
+  work.runtime->launch(**graph);
+  work.runtime->launch(*others);
+  CHECK(work.result() == std::vector<float>(kCount, 4.0f));
+  CHECK(work.wrong() == "");
 }
 
 TEST_CASE("a graph whose memory was freed is not started, though others now have that memory") {
   Work work;
   const auto graph = work.captured();
-  REQUIRE(graph != nullptr);
   work.runtime->free(work.by);
   work.by = static_cast<float*>(work.runtime->allocate(sizeof(float)).value());
   work.runtime->launch(*graph);
