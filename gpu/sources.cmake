@@ -17,6 +17,7 @@ set(FASTSERVE_GPU_SOURCES
   ${PROJECT_SOURCE_DIR}/gpu/sampling.cc
   ${PROJECT_SOURCE_DIR}/gpu/staging.cc
   ${PROJECT_SOURCE_DIR}/gpu/stored_checks.cc
+  ${PROJECT_SOURCE_DIR}/gpu/tables.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_attention.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_linear.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_ops.cc

@@ -90,21 +90,22 @@ void flash_forward_on(TrainState& state, const AttentionForward& op) {
     using Shape = ForwardShape<T, kDim>;
     std::vector<AttentionTile> tiles;
     add_tiles(tiles, op.starts, Shape::kRows, op.window, TileOf::kQueries);
-    if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()))) return;
-    const AttentionTile* const on_device = state.workspace.upload(std::span(std::as_const(tiles)));
+    const AttentionTile* const on_device = state.tables.get(std::span(std::as_const(tiles)));
+    if (on_device == nullptr) return;
     const dim3 grid(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(op.shape.heads));
     launch(state.runtime, {"flash_forward", grid, {Shape::kThreads}, Shape::kShared},
            flash_forward<T, kDim>, arguments, on_device);
   });
 }
 
-/// Device copies of what the plain kernels look rows up in, and room for delta.
+/// Device copies of what the plain kernels look rows up in.
 struct PlainTables {
   const int32_t *starts, *sequence_of;
+  bool there() const { return starts != nullptr && sequence_of != nullptr; }
 };
-PlainTables upload_tables(TrainState& state, std::span<const int32_t> starts,
-                          const std::vector<int32_t>& sequence_of) {
-  return {state.workspace.upload(starts), state.workspace.upload(std::span(sequence_of))};
+PlainTables plain_tables(TrainState& state, std::span<const int32_t> starts,
+                         const std::vector<int32_t>& sequence_of) {
+  return {state.tables.get(starts), state.tables.get(std::span(sequence_of))};
 }
 
 void start_delta(TrainState& state, const AttentionArguments& arguments) {
@@ -127,17 +128,15 @@ void flash_backward_on(TrainState& state, const AttentionArguments& arguments,
     add_tiles(tiles, starts, Queries::kRows, arguments.window, TileOf::kQueries);
     const size_t n = tiles.size();
     add_tiles(tiles, starts, Keys::kRows, arguments.window, TileOf::kKeys);
-    if (!state.workspace.begin(Workspace::room<AttentionTile>(tiles.size()) +
-                               Workspace::room<float2>(items)))
-      return;
-    const AttentionTile* const uploaded = state.workspace.upload(std::span(std::as_const(tiles)));
+    const AttentionTile* const kept = state.tables.get(std::span(std::as_const(tiles)));
+    if (kept == nullptr || !state.workspace.begin(Workspace::room<float2>(items))) return;
     float2* const pairs = state.workspace.take<float2>(items);
     const dim3 queries(static_cast<unsigned>(n), heads);
     launch(state.runtime, {"flash_dq", queries, {Queries::kThreads}, Queries::kShared},
-           flash_dq<T, kDim>, arguments, pairs, uploaded);
+           flash_dq<T, kDim>, arguments, pairs, kept);
     const dim3 keys(static_cast<unsigned>(tiles.size() - n), kv_heads);
     launch(state.runtime, {"flash_dkv", keys, {Keys::kThreads}, Keys::kShared},
-           KeyGradients<T, kDim>::kKernel, arguments, pairs, uploaded + n);
+           KeyGradients<T, kDim>::kKernel, arguments, pairs, kept + n);
   });
 }
 
@@ -164,10 +163,8 @@ void attention_forward(TrainState& state, const AttentionForward& op) {
   if (flash_takes(state, op, false)) return flash_forward_on(state, op);
   FS_CHECK(op.shape.head_dim <= kPlainMaxDim);
   const std::vector<int32_t> sequence_of = sequence_of_rows(op.starts);
-  if (!state.workspace.begin(Workspace::room<int32_t>(op.starts.size()) +
-                             Workspace::room<int32_t>(sequence_of.size())))
-    return;
-  const PlainTables tables = upload_tables(state, op.starts, sequence_of);
+  const PlainTables tables = plain_tables(state, op.starts, sequence_of);
+  if (!tables.there()) return;
   const size_t items = sequence_of.size() * static_cast<size_t>(op.shape.heads);
   with_type(state.precision, [&]<class T>() {
     launch(state.runtime,
@@ -187,11 +184,8 @@ void attention_backward(TrainState& state, const AttentionBackward& op) {
     return flash_backward_on(state, arguments, op.forward.starts);
   const std::vector<int32_t> sequence_of = sequence_of_rows(op.forward.starts);
   const size_t items = sequence_of.size() * static_cast<size_t>(arguments.heads);
-  if (!state.workspace.begin(Workspace::room<int32_t>(op.forward.starts.size()) +
-                             Workspace::room<int32_t>(sequence_of.size()) +
-                             Workspace::room<float>(items)))
-    return;
-  const PlainTables tables = upload_tables(state, op.forward.starts, sequence_of);
+  const PlainTables tables = plain_tables(state, op.forward.starts, sequence_of);
+  if (!tables.there() || !state.workspace.begin(Workspace::room<float>(items))) return;
   arguments.delta = state.workspace.take<float>(items);
   start_delta(state, arguments);
   const size_t keys = sequence_of.size() * static_cast<size_t>(arguments.kv_heads);

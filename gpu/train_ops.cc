@@ -167,9 +167,8 @@ class GpuTrainOps final : public TrainOps {
   }
 
   void rotary_forward(const RotaryForward& op) override {
-    if (op.rows == 0 || !state_.workspace.begin(Workspace::room<int32_t>(op.positions.size())))
-      return;
     const RotaryArguments arguments = rotary_arguments(op);
+    if (op.rows == 0 || (op.table && !arguments.positions)) return;
     const size_t items =
         static_cast<size_t>(op.rows) * static_cast<size_t>(op.shape.heads + 2 * op.shape.kv_heads);
     with_type(state_.precision, [&]<class T>() {
@@ -186,6 +185,8 @@ class GpuTrainOps final : public TrainOps {
     gpu::attention_backward(state_, op);
   }
   void classifier_loss(const ClassifierLoss& op) override { gpu::classifier_loss(state_, op); }
+
+  uint64_t scratch_version() const override { return state_.scratch_version(); }
 
   void adamw(const AdamW& op) const override;
   void add(const float* a, const float* b, float* out, size_t n) const override {
@@ -224,7 +225,7 @@ class GpuTrainOps final : public TrainOps {
         gpu::embed_backward<float>, keys, begin, order, dx, table, channels);
   }
 
-  /// Uploads the positions: call after Workspace::begin.
+  /// Without positions though it has a table: they could not be had.
   RotaryArguments rotary_arguments(const RotaryForward& op) {
     return {op.shape.heads,
             op.shape.kv_heads,
@@ -232,7 +233,7 @@ class GpuTrainOps final : public TrainOps {
             op.rows,
             op.in,
             op.out,
-            op.table ? state_.workspace.upload(op.positions) : nullptr,
+            op.table ? state_.tables.get(op.positions) : nullptr,
             op.table,
             op.q_norm,
             op.k_norm,
@@ -255,10 +256,10 @@ void GpuTrainOps::rotary_backward(const RotaryBackward& op) {
   const bool normed = f.q_norm || f.k_norm;
   const size_t partials = normed ? at(blocks, 2 * dim) : 0;
   const size_t scratch = normed ? column_sum_scratch(blocks, dim) : 0;
-  if (!state_.workspace.begin(Workspace::room<int32_t>(f.positions.size()) +
-                              Workspace::room<float>(partials) + Workspace::room<float>(scratch)))
-    return;
   RotaryArguments arguments = rotary_arguments(f);
+  if (f.table && !arguments.positions) return;
+  if (!state_.workspace.begin(Workspace::room<float>(partials) + Workspace::room<float>(scratch)))
+    return;
   arguments.out = op.dqkv;
   if (normed) arguments.partials = state_.workspace.take<float>(partials);
   float* const room = state_.workspace.take<float>(scratch);

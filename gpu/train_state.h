@@ -7,6 +7,7 @@
 #include "gpu/attention_engine.h"
 #include "gpu/launch.h"
 #include "gpu/matmul_engine.h"
+#include "gpu/tables.h"
 #include "gpu/workspace.h"
 #include "model/train_ops.h"
 
@@ -37,13 +38,20 @@ struct TrainState {
         engines(by.begin(), by.end()),
         attention(attends),
         precision(in),
-        workspace(on) {}
+        workspace(on),
+        tables(on) {}
   Runtime& runtime;
   std::vector<MatmulEngine*> engines;
   AttentionEngine* attention;  ///< or null
   Precision precision;
   Workspace workspace;
+  Tables tables;  ///< of host spans that an operation is given
 
+  uint64_t scratch_version() const {
+    uint64_t sum = workspace.version() + tables.version();
+    for (const MatmulEngine* engine : engines) sum += engine->scratch_version();
+    return attention != nullptr ? sum + attention->scratch_version() : sum;
+  }
   size_t element_bytes() const { return precision == Precision::kFloat32 ? 4 : 2; }
   void multiply(const Product& product) const {
     for (MatmulEngine* engine : engines)

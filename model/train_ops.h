@@ -212,6 +212,12 @@ class TrainOps {
   virtual void attention_backward(const AttentionBackward& op) = 0;
   virtual void classifier_loss(const ClassifierLoss& op) = 0;
 
+  /// Another number when memory that captured operations use (scratch, tables of what lay on the
+  /// host) has been given back or holds something else: what was captured before must not be
+  /// started any more. An operation that is asked for again with the number unchanged, and its
+  /// operands' shapes and host spans as they were, can be captured.
+  virtual uint64_t scratch_version() const { return 0; }
+
   // Optimiser side: flat float ranges.
   virtual void adamw(const AdamW& op) const = 0;
   /// out = a + b elementwise; out may be a or b.

@@ -50,13 +50,17 @@ class TrainWeights {
   /// Repacks everything.
   void refresh_all(const TrainOps& ops);
 
+  /// Of these weights and no others, for as long as anybody remembers it.
+  const std::shared_ptr<const void>& identity() const { return identity_; }
+
   const TrainMatrix& matrix(const Block& block) const;
   const float* at(const Block& block) const {
     return block.empty() ? nullptr : masters_.data() + block.offset;
   }
 
  private:
-  TrainWeights() = default;
+  TrainWeights() : identity_(std::make_shared<const char>()) {}
+  std::shared_ptr<const void> identity_;
   std::unique_ptr<DeviceBuffer> memory_;
   std::span<float> masters_;
   std::vector<std::unique_ptr<TrainMatrix>> matrices_;
@@ -97,8 +101,11 @@ class PassFlow {
 
 /// Activations of one microbatch, and the pass over them.
 ///
-/// Owns its activations, allocated once for `max_rows` tokens; run() allocates nothing.
-/// Threads: one caller. `ops` must outlive it.
+/// Owns its activations, allocated once for `max_rows` tokens; run() allocates nothing of its own.
+/// Threads: one caller. `device` and `ops` must outlive it.
+/// Promises: bits do not depend on what it keeps of a shape. On a device that captures, a shape that
+///           comes back (sequences, weights, gradient buffer) is started as graphs, unless a flow
+///           or a tap stands in between.
 class TrainPass {
  public:
   /// What create() will hold, so that a batch that cannot fit is refused in time.

@@ -5,6 +5,18 @@
 namespace fastserve {
 
 void TransformerPass::backward(const TrainWeights& weights, float* grad, PassFlow* flow) {
+  start(weights, /*train=*/true, grad, flow, [&] { layers_backward(weights, grad, flow); });
+  // After the head's gradient was written: a tied table adds to it.
+  ops_.embed_backward({.tokens = tokens_,
+                       .positions = {positions_.data(), tokens_.size()},
+                       .dx = at<float>(plan_.dresidual),
+                       .dtoken_table = at(grad, layout_.token_embedding()),
+                       .dposition_table = at(grad, layout_.position_embedding()),
+                       .channels = config_.hidden_size});
+  if (flow != nullptr) flow->gradient_final(0);
+}
+
+void TransformerPass::layers_backward(const TrainWeights& weights, float* grad, PassFlow* flow) {
   const auto written = [&](size_t from) {
     if (flow != nullptr) flow->gradient_final(from);
   };
@@ -20,14 +32,6 @@ void TransformerPass::backward(const TrainWeights& weights, float* grad, PassFlo
     attention_backward(weights, l, grad);
     written(layout_.layer(l).norm1.offset);
   }
-  // After the head's gradient was written: a tied table adds to it.
-  ops_.embed_backward({.tokens = tokens_,
-                       .positions = {positions_.data(), tokens_.size()},
-                       .dx = at<float>(plan_.dresidual),
-                       .dtoken_table = at(grad, layout_.token_embedding()),
-                       .dposition_table = at(grad, layout_.position_embedding()),
-                       .channels = config_.hidden_size});
-  written(0);
 }
 
 /// What the layer left behind is lost, unless it was the last to go forward.

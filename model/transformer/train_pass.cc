@@ -6,6 +6,13 @@
 #include "model/transformer/rope_table.h"
 
 namespace fastserve {
+namespace {
+
+/// Graphs kept: forward with and without gradients, and back for each buffer of gradients, in some
+/// lengths of sequences.
+constexpr int kGraphs = 32;
+
+}  // namespace
 
 Result<std::unique_ptr<TrainPass>> TrainPass::create(Device& device, TrainOps& ops,
                                                      const ModelConfig& config,
@@ -62,6 +69,8 @@ TransformerPass::TransformerPass(Device& device, TrainOps& ops, const ModelConfi
       max_rows_(max_rows),
       recompute_(recompute),
       plan_(config, ops.precision(), max_rows, recompute),
+      graphs_(
+          device, [this] { return ops_.scratch_version(); }, kGraphs, "training passes"),
       positions_(static_cast<size_t>(max_rows)),
       losses_(static_cast<size_t>(max_rows)) {
   find_zeroed();
@@ -117,25 +126,46 @@ double TransformerPass::run(const TrainWeights& weights, const Microbatch& batch
                             float* grad, std::span<double> token_losses, PassFlow* flow) {
   take_batch(batch);
   const bool train = grad != nullptr;
-  const auto may_read = [&](size_t end) { return flow == nullptr || flow->await_weights(end); };
-  if (!may_read(end_of_layer(-1))) return 0;
+  if (flow != nullptr && !flow->await_weights(end_of_layer(-1))) return 0;
   ops_.embed_forward({.tokens = tokens_,
                       .positions = {positions_.data(), tokens_.size()},
                       .token_table = weights.at(layout_.token_embedding()),
                       .position_table = weights.at(layout_.position_embedding()),
                       .out = at<float>(plan_.layers.empty() ? plan_.output : plan_.layers[0].input),
                       .channels = config_.hidden_size});
-  for (int l = 0; l < config_.layers; ++l) {
-    if (!may_read(end_of_layer(l))) return 0;
-    attention_forward(weights, l, train);
-    mlp_forward(weights, l, train);
-  }
-  if (!may_read(layout_.elements())) return 0;
-  norm_forward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output, plan_.normed,
-               plan_.output_stats);
+  bool stopped = false;
+  start(weights, train, nullptr, flow, [&] { stopped = !layers_forward(weights, train, flow); });
+  if (stopped) return 0;
   classify(weights, scale, train);
   if (train) backward(weights, grad, flow);
   return take_losses(token_losses);  // at the end, since it waits for the device
+}
+
+// What lies on the host and changes from one microbatch to the next (tokens, targets, the loss's
+// scale) is read by the operations in between, which are always started by themselves.
+void TransformerPass::start(const TrainWeights& weights, bool train, float* written,
+                            const PassFlow* flow, const std::function<void()>& part) {
+  if (flow != nullptr || tap_) return part();
+  graphs_.run({.backward = written != nullptr,
+               .train = train,
+               .weights = weights.identity(),
+               .grad = written,
+               .starts = {starts_.begin(), starts_.end()}},
+              part);
+}
+
+/// False when the flow has stopped it.
+bool TransformerPass::layers_forward(const TrainWeights& weights, bool train, PassFlow* flow) {
+  const auto may_read = [&](size_t end) { return flow == nullptr || flow->await_weights(end); };
+  for (int l = 0; l < config_.layers; ++l) {
+    if (!may_read(end_of_layer(l))) return false;
+    attention_forward(weights, l, train);
+    mlp_forward(weights, l, train);
+  }
+  if (!may_read(layout_.elements())) return false;
+  norm_forward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output, plan_.normed,
+               plan_.output_stats);
+  return true;
 }
 
 void TransformerPass::norm_forward(const TrainWeights& weights, const Block& weight,

@@ -5,8 +5,22 @@
 
 #include "model/trainable.h"
 #include "model/transformer/activations.h"
+#include "model/transformer/step_graphs.h"
 
 namespace fastserve {
+
+/// Which part of a pass, and all that its operations are told: they read activations besides.
+struct PassPart {
+  bool backward, train;
+  std::weak_ptr<const void> weights;  ///< TrainWeights::identity()
+  const float* grad;                  ///< that is written; null forward
+  std::vector<int32_t> starts;
+  bool operator==(const PassPart& other) const {
+    return backward == other.backward && train == other.train && grad == other.grad &&
+           starts == other.starts && !weights.owner_before(other.weights) &&
+           !other.weights.owner_before(weights);
+  }
+};
 
 class TransformerPass final : public TrainPass {
  public:
@@ -37,7 +51,12 @@ class TransformerPass final : public TrainPass {
     return l + 1 < config_.layers ? layout_.layer(l + 1).norm1.offset : layout_.final_norm().offset;
   }
 
+  /// Does a part of the pass, as a graph where it can be and nobody looks in between.
+  void start(const TrainWeights& weights, bool train, float* written, const PassFlow* flow,
+             const std::function<void()>& part);
+
   // Forward, train_pass.cc.
+  bool layers_forward(const TrainWeights& weights, bool train, PassFlow* flow);
   void attention_forward(const TrainWeights& weights, int layer, bool train);
   void mlp_forward(const TrainWeights& weights, int layer, bool train);
   void mlp_up(const TrainWeights& weights, int layer, bool train);
@@ -51,6 +70,7 @@ class TransformerPass final : public TrainPass {
 
   // Backward, train_backward.cc.
   void backward(const TrainWeights& weights, float* grad, PassFlow* flow);
+  void layers_backward(const TrainWeights& weights, float* grad, PassFlow* flow);
   void recompute(const TrainWeights& weights, int layer);
   void zero_gradients(float* grad);
   void classifier_backward(const TrainWeights& weights, float* grad);
@@ -86,6 +106,7 @@ class TransformerPass final : public TrainPass {
   const float* rope_table_ = nullptr;
   std::vector<Zeroed> zeroed_;  ///< ranges of the gradient that no weight_gradient() overwrites
   Tap tap_;
+  StepGraphs<PassPart> graphs_;
 
   // The microbatch at hand.
   int rows_ = 0;

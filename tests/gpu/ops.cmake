@@ -1,5 +1,6 @@
 fastserve_test(gpu_ops
   SOURCES ${CMAKE_CURRENT_LIST_DIR}/attention_engine_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/train_graph_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/train_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/beside_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc

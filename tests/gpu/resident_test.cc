@@ -11,6 +11,15 @@ TrainingSystem::Config resident_job(int trainers, Precision precision, DeviceFac
   return gpu_job(trainers, precision, std::move(devices), OptimiserPlace::kDevice);
 }
 
+/// The same devices, told what is wanted of their graphs.
+DeviceFactory using_graphs(DeviceFactory make, const GraphUse& use) {
+  return [=](int lanes) {
+    auto device = make(lanes);
+    if (device.ok()) (*device)->set_graph_use(use);
+    return device;
+  };
+}
+
 std::string resident_id() { return resident_numerics(*emulated()(1).value()); }
 
 }  // namespace
@@ -30,6 +39,51 @@ TEST_CASE("a job that stays on the GPU ends in the same bits for any trainers, s
     const TrainOutcome split = run(gpu_job(1, precision, emulated(), OptimiserPlace::kHost));
     CHECK(distance(split.weights, one.weights) < 1e-3);
   }
+}
+
+TEST_CASE(
+    "a job on a GPU has the same bits as graphs and without, for trainers side by side, too") {
+  for (const Precision precision : {Precision::kBFloat16, Precision::kFloat16}) {
+    const auto job = [&](int trainers, const GraphUse& use) {
+      TrainingSystem::Config config =
+          resident_job(trainers, precision, using_graphs(emulated(), use));
+      config.spec.steps = 5;
+      return config;
+    };
+    const TrainOutcome plain = run(job(1, {.wanted = false}));
+    const auto one = std::make_shared<std::atomic<int64_t>>(0),
+               many = std::make_shared<std::atomic<int64_t>>(0);
+    Lines lines;
+    const TrainOutcome graphs = run(job(1, {true, lines.log(), one}));
+    CHECK(hash_of(graphs.weights) == hash_of(plain.weights));
+    CHECK(hash_of(graphs.best_weights) == hash_of(plain.best_weights));
+    CHECK(graphs.losses == plain.losses);
+    CHECK(one->load() > 40);
+    CHECK(lines.mention("training passes are started as graphs"));
+    // Some add gradients and update weights while another's pass is captured.
+    TrainingSystem::Config config = job(3, {true, {}, many});
+    config.placement.shards = 3;
+    config.placement.recompute = Recompute::kLayer;
+    CHECK(hash_of(run(std::move(config)).weights) == hash_of(plain.weights));
+    CHECK(many->load() > 40);
+  }
+}
+
+TEST_CASE("a job whose card makes no graphs has the same bits, and the log says why once") {
+  Lines lines;
+  const auto full = [](int) -> Result<std::unique_ptr<Device>> {
+    simt::Options options;
+    options.own_memory = true;
+    options.graph_parts = 5;
+    return gpu::make_gpu_device(simt::make_emulated_runtime(options));
+  };
+  const auto job = [](DeviceFactory devices) {
+    return resident_job(1, Precision::kBFloat16, std::move(devices));
+  };
+  const TrainOutcome without = run(job(using_graphs(full, {true, lines.log()})));
+  CHECK(hash_of(without.weights) == hash_of(run(job(emulated())).weights));
+  CHECK(lines.mention("training passes start their kernels one by one, since no graph can be had"));
+  CHECK(lines.text.find("one by one") == lines.text.rfind("one by one"));
 }
 
 TEST_CASE("from step to step nothing as large as the parameters crosses the bus") {
