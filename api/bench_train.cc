@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "actors/training_system.h"
 #include "api/bench_models.h"
+#include "api/device_choice.h"
 #include "base/rng.h"
 #include "cpu/cpu_device.h"
 #include "model/parameters.h"
@@ -112,8 +114,17 @@ void summarise(std::span<const double> rates, BenchResult& result) {
   result.high = sorted[sorted.size() * 9 / 10];
 }
 
-Result<BenchResult> bench_training(const BenchContext& context, const TrainShape& shape) {
-  const double peak = context.device.own_memory() ? 0 : gemm_peak(context);  // of the CPU's cores
+namespace {
+
+struct TimedJob {
+  std::vector<double> rates;  ///< tokens/s of each step after the first few
+  TrainSpec spec;
+  std::string description;
+  TrainOutcome outcome;
+};
+
+/// Steps of a job for about context.seconds.
+Result<TimedJob> time_job(const BenchContext& context, const TrainShape& shape, GraphUse graphs) {
   CancelFlag stop;
   const SystemClock clock;
   std::vector<Nanoseconds> ends;
@@ -123,7 +134,7 @@ Result<BenchResult> bench_training(const BenchContext& context, const TrainShape
   config.placement.lanes = context.lanes;
   config.dataset = random_dataset(shape);
   config.initial_weights = initial_weights(config.spec.model);
-  config.make_device = context.device.make;
+  config.make_device = with_graph_use(context.device.make, std::move(graphs));
   config.make_host = context.device.make_host;
   config.cancel = &stop;
   config.progress = [&](const TrainProgress& p) {
@@ -136,30 +147,46 @@ Result<BenchResult> bench_training(const BenchContext& context, const TrainShape
     if (enough || context.cancel.raised()) stop.raise();
   };
   FS_ASSIGN(const auto system, TrainingSystem::start(std::move(config)));
-  const TrainSpec spec = system->spec();
-  const std::string description = system->description();
-  FS_ASSIGN(const TrainOutcome outcome, system->wait());
+  TimedJob timed;
+  timed.spec = system->spec();
+  timed.description = system->description();
+  FS_ASSIGN(timed.outcome, system->wait());
   if (context.cancel.raised()) return Error{ErrorCode::kCancelled, "stopped", "bench", ""};
   const double tokens = static_cast<double>(shape.batch) * shape.block;
-  std::vector<double> rates;
   for (size_t i = 1; i < ends.size(); i++)
-    rates.push_back(tokens / std::chrono::duration<double>(ends[i] - ends[i - 1]).count());
+    timed.rates.push_back(tokens / std::chrono::duration<double>(ends[i] - ends[i - 1]).count());
+  return timed;
+}
+
+}  // namespace
+
+Result<BenchResult> bench_training(const BenchContext& context, const TrainShape& shape) {
+  const double peak = context.device.own_memory() ? 0 : gemm_peak(context);  // of the CPU's cores
+  const auto graphs = std::make_shared<std::atomic<int64_t>>(0);
+  FS_ASSIGN(const TimedJob timed, time_job(context, shape, {.wanted = true, .started = graphs}));
   BenchResult result;
   result.unit = "tokens/s";
-  summarise(rates, result);
-  const double parameters = static_cast<double>(count_parameters(spec.model));
+  summarise(timed.rates, result);
+  const double parameters = static_cast<double>(count_parameters(timed.spec.model));
   // PaLM's count (Chowdhery et al. 2022): 6 N + 12 layers hidden block; attention in full.
   const double flops = 6 * parameters + 12.0 * shape.layers * shape.hidden * shape.block;
   result.detail = Json::object(
-      {{"plan", description},
-       {"precision", precision_name(spec.precision)},
+      {{"plan", timed.description},
+       {"precision", precision_name(timed.spec.precision)},
        {"parameters", parameters},
-       {"steps", ends.size()},
+       {"steps", timed.rates.size() + 1},
        {"gflops", flops * result.value * 1e-9},
        {"gemm_peak_gflops", peak},
        {"fraction_of_gemm_peak", peak > 0 ? Json(flops * result.value * 1e-9 / peak) : Json()},
-       {"peak_bytes", outcome.peak_memory_bytes},
-       {"expected_bytes", outcome.planned_memory_bytes}});
+       {"peak_bytes", timed.outcome.peak_memory_bytes},
+       {"expected_bytes", timed.outcome.planned_memory_bytes},
+       {"graphs_started", graphs->load()}});
+  if (*graphs == 0) return result;
+  // What graphs are worth: the same steps without.
+  FS_ASSIGN(const TimedJob without, time_job(context, shape, {.wanted = false}));
+  BenchResult plain;
+  summarise(without.rates, plain);
+  result.detail.set("without_graphs", plain.value);
   return result;
 }
 

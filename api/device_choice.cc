@@ -65,6 +65,14 @@ std::string ChosenDevice::line() const {
   return "device " + description + (why.empty() ? "" : " (" + why + ")");
 }
 
+DeviceFactory with_graph_use(DeviceFactory make, GraphUse use) {
+  return [make = std::move(make), use = std::move(use)](int lanes) {
+    auto device = make(lanes);
+    if (device.ok()) (*device)->set_graph_use(use);
+    return device;
+  };
+}
+
 Status check_device_name(const std::string& wanted) {
   if (wanted == "auto" || wanted == "cpu" || wanted == "cuda") return {};
   if (has_emulated_device() && emulated_memory(wanted)) return {};

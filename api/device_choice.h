@@ -30,6 +30,9 @@ struct ChosenDevice {
 Result<ChosenDevice> choose_device(const std::string& wanted, Isa isa, int lanes,
                                    const Path& plans);
 
+/// The same devices, told what is wanted of their graphs.
+DeviceFactory with_graph_use(DeviceFactory make, GraphUse use);
+
 /// kInvalidArgument, naming what can be asked for.
 Status check_device_name(const std::string& wanted);
 

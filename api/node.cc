@@ -84,7 +84,9 @@ Result<ChosenDevice> LocalNode::device(const std::string& before) const {
         fmt::format("{} is not here any more: {}", before, chosen.error().message()));
     chosen = choose_device(options_.device, isa_, options_.lanes, plans);
   }
-  if (chosen.ok()) options_.log.info(chosen->line());
+  if (!chosen.ok()) return chosen;
+  options_.log.info(chosen->line());
+  chosen->make = with_graph_use(std::move(chosen->make), {.log = options_.log});
   return chosen;
 }
 

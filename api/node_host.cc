@@ -223,7 +223,7 @@ class Host final : public NodeHost {
     FS_ASSIGN(const ChosenDevice device,
               choose_device(options_.device, isa, options_.lanes, options_.root / "gpu-plans"));
     options_.log.info(device.line());
-    config.make_device = device.make;
+    config.make_device = with_graph_use(device.make, {.log = options_.log});
     config.make_host = device.make_host;
     config.host = host();
     config.port = port;
