@@ -18,8 +18,8 @@ unsigned ceil_div(int n, int by) { return static_cast<unsigned>((n + by - 1) / b
 
 class GpuDecodeOps final : public DecodeOps {
  public:
-  GpuDecodeOps(Runtime& runtime, size_t staging)
-      : runtime_(runtime), workspace_(runtime), loading_(runtime, staging) {}
+  GpuDecodeOps(Runtime& runtime, size_t staging, PinnedShelf* shelf)
+      : runtime_(runtime), workspace_(runtime), loading_(runtime, staging, shelf) {}
 
   Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) override {
     return GpuDecodeMatrix::make(loading_, source);
@@ -271,8 +271,8 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductA
 
 }  // namespace
 
-std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging) {
-  return std::make_unique<GpuDecodeOps>(runtime, staging);
+std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging, PinnedShelf* shelf) {
+  return std::make_unique<GpuDecodeOps>(runtime, staging, shelf);
 }
 
 }  // namespace fastserve::gpu

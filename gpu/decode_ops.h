@@ -11,8 +11,9 @@
 namespace fastserve::gpu {
 
 /// The runtime must outlive it, and what it makes. Weights reach the card in pieces of `staging`
-/// bytes.
-std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging = Staging::kPiece);
+/// bytes. `shelf` may be null, and outlives it otherwise.
+std::unique_ptr<DecodeOps> make_decode_ops(Runtime& runtime, size_t staging = Staging::kPiece,
+                                           PinnedShelf* shelf = nullptr);
 
 Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape);
 /// Bytes of a block of all layers, as it lies on the host.

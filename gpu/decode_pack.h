@@ -13,8 +13,8 @@ namespace fastserve::gpu {
 
 /// What weights need on their way to the card.
 struct WeightLoading {
-  WeightLoading(Runtime& on, size_t piece)
-      : runtime(on), memory(on), staging(on, piece), checks(on) {}
+  WeightLoading(Runtime& on, size_t piece, PinnedShelf* shelf)
+      : runtime(on), memory(on), staging(on, piece, shelf), checks(on) {}
   Runtime& runtime;
   WeightMemory memory;
   Staging staging;

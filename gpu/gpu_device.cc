@@ -19,8 +19,9 @@ class GpuBuffer final : public DeviceBuffer {
 class GpuDevice final : public Device {
  public:
   GpuDevice(std::unique_ptr<Runtime> runtime, std::unique_ptr<MatmulEngine> fast,
-            std::unique_ptr<AttentionEngine> attention)
-      : runtime_(std::move(runtime)),
+            std::unique_ptr<AttentionEngine> attention, PinnedShelf* shelf)
+      : shelf_(shelf),
+        runtime_(std::move(runtime)),
         fast_(std::move(fast)),
         mma_(make_mma_engine(*runtime_)),
         attention_(std::move(attention)) {
@@ -75,9 +76,12 @@ class GpuDevice final : public Device {
   std::unique_ptr<TrainOps> make_train_ops(Precision precision) override {
     return gpu::make_train_ops(*runtime_, engines_, attention_.get(), precision);
   }
-  std::unique_ptr<DecodeOps> make_decode_ops() override { return gpu::make_decode_ops(*runtime_); }
+  std::unique_ptr<DecodeOps> make_decode_ops() override {
+    return gpu::make_decode_ops(*runtime_, Staging::kPiece, shelf_);
+  }
 
  private:
+  PinnedShelf* const shelf_;
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<MatmulEngine> fast_, mma_;
   std::unique_ptr<AttentionEngine> attention_;
@@ -88,8 +92,10 @@ class GpuDevice final : public Device {
 
 std::unique_ptr<Device> make_gpu_device(std::unique_ptr<Runtime> runtime,
                                         std::unique_ptr<MatmulEngine> fast,
-                                        std::unique_ptr<AttentionEngine> attention) {
-  return std::make_unique<GpuDevice>(std::move(runtime), std::move(fast), std::move(attention));
+                                        std::unique_ptr<AttentionEngine> attention,
+                                        PinnedShelf* shelf) {
+  return std::make_unique<GpuDevice>(std::move(runtime), std::move(fast), std::move(attention),
+                                     shelf);
 }
 
 }  // namespace fastserve::gpu

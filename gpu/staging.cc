@@ -27,11 +27,14 @@ FillThreads& Staging::threads() {
 Status Staging::reserve(size_t bytes, bool on_card) {
   if (room_ < bytes) {
     wait_for_all();
-    pinned_.reset();
+    give_back_pinned();
     staged_ = Memory();
     room_ = 0;
     const size_t room = std::bit_ceil(bytes >= piece_ / 4 ? std::max(bytes, piece_) : bytes);
-    FS_ASSIGN(pinned_, runtime_.allocate_host(room * kPieces));
+    if (shelf_) pinned_ = shelf_->take(room * kPieces);
+    if (!pinned_) {
+      FS_ASSIGN(pinned_, runtime_.allocate_host(room * kPieces));
+    }
     room_ = room;
   }
   if (on_card && staged_.bytes() == 0) {
@@ -113,10 +116,15 @@ void Staging::wait_for_all() {
   for (Ticket& done : done_) runtime_.wait(std::exchange(done, 0));
 }
 
+void Staging::give_back_pinned() {
+  if (shelf_) shelf_->put(std::move(pinned_));
+  pinned_.reset();
+}
+
 void Staging::release() {
   wait_for_all();
   threads_.reset();
-  pinned_.reset();
+  give_back_pinned();
   staged_ = Memory();
   room_ = 0;
   piece_ = most_;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gpu/fill_threads.h"
+#include "gpu/pinned_shelf.h"
 #include "gpu/runtime.h"
 
 namespace fastserve::gpu {
@@ -21,8 +22,9 @@ class Staging {
   /// On an H200 a model of 1.2 GB took 48 ms so, and 79 ms through four such pieces.
   static constexpr size_t kPiece = size_t{2} << 20, kPieces = 8;
 
-  explicit Staging(Runtime& runtime, size_t piece = kPiece)
-      : runtime_(runtime), most_(piece), piece_(piece) {}
+  /// `shelf`: where its pinned memory comes from and goes to; may be null.
+  explicit Staging(Runtime& runtime, size_t piece = kPiece, PinnedShelf* shelf = nullptr)
+      : runtime_(runtime), shelf_(shelf), most_(piece), piece_(piece) {}
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
   ~Staging() { release(); }
@@ -67,9 +69,11 @@ class Staging {
   Status run(const Job& job, bool on_card);
   Status reserve(size_t bytes, bool on_card);
   void wait_for_all();
+  void give_back_pinned();
   FillThreads& threads();
 
   Runtime& runtime_;
+  PinnedShelf* const shelf_;
   const size_t most_;
   size_t piece_;     ///< bytes, but for rows that are longer
   size_t room_ = 0;  ///< of a piece

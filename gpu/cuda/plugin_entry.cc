@@ -6,10 +6,17 @@
 #include "gpu/cuda/libraries.h"
 #include "gpu/gpu_device.h"
 #include "gpu/plugin.h"
+#include "gpu/staging.h"
 #include "gpu_build_id.h"
 
 namespace fastserve::gpu {
 namespace {
+
+/// Of the process: the rings of two loads. Never freed, since the driver may go before it would be.
+PinnedShelf& pinned_shelf() {
+  static PinnedShelf* const shelf = new PinnedShelf(2 * Staging::kPieces * Staging::kPiece);
+  return *shelf;
+}
 
 class CudaPlugin final : public GpuPlugin {
  public:
@@ -41,7 +48,8 @@ class CudaPlugin final : public GpuPlugin {
       attention = make_measured_attention(
           make_cudnn_attention(*library.table, library.found.version, *runtime), *runtime, plans,
           common_attention_kinds(), clock_);
-    return make_gpu_device(std::move(runtime), std::move(fast), std::move(attention));
+    return make_gpu_device(std::move(runtime), std::move(fast), std::move(attention),
+                           &pinned_shelf());
   }
 
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const override {

@@ -80,6 +80,44 @@ TEST_CASE("a load of few bytes passes through less memory than a load of many") 
   CHECK(runtime->available() == all);
 }
 
+TEST_CASE("a load's pinned memory is kept for the next one, of two loads' at the most") {
+  const auto runtime = simt::make_emulated_runtime();
+  gpu::PinnedShelf shelf(2 * 8 * 1024);
+  const auto load = [&](gpu::Staging& staging) {
+    const std::vector<std::byte> bytes = some_bytes(5000);
+    std::vector<std::byte> back(bytes.size());
+    void* const memory = runtime->allocate(bytes.size()).value();
+    REQUIRE(staging.copy(memory, bytes.data(), bytes.size()).ok());
+    runtime->copy_out(back.data(), memory, bytes.size());
+    CHECK(back == bytes);
+    runtime->free(memory);
+  };
+  {
+    gpu::Staging first(*runtime, 1024, &shelf), second(*runtime, 1024, &shelf),
+        third(*runtime, 1024, &shelf);
+    for (gpu::Staging* staging : {&first, &second, &third}) load(*staging);
+    CHECK(shelf.take(1) == nullptr);  // all of it is in use
+  }
+  CHECK(shelf.take(8 * 1024 + 1) == nullptr);
+  auto kept = shelf.take(1), another = shelf.take(8 * 1024);
+  REQUIRE(kept);
+  REQUIRE(another);
+  CHECK(shelf.take(1) == nullptr);
+  const void* const place = kept->data();
+  shelf.put(std::move(kept));
+  {
+    gpu::Staging next(*runtime, 1024, &shelf);
+    load(next);
+    CHECK(shelf.take(1) == nullptr);
+  }
+  kept = shelf.take(8 * 1024);
+  REQUIRE(kept);
+  CHECK(kept->data() == place);
+  shelf.put(std::make_unique<gpu::HostBlock>(100));  // not pinned: not worth keeping
+  CHECK(shelf.take(1) == nullptr);
+  CHECK(runtime->sync().ok());
+}
+
 TEST_CASE("a matrix has the same bits however many pieces it was loaded in") {
   const auto runtime = simt::make_emulated_runtime();
   const auto whole = gpu::make_decode_ops(*runtime), pieces = gpu::make_decode_ops(*runtime, 1500);
