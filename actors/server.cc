@@ -40,13 +40,14 @@ ServerActor::behavior_type server(ServerActor::pointer self, const ServerParts& 
   });
   const auto go_on = [self, engines, state, report = parts.report] {
     report(engines->health());
-    if (!engines->has_work()) {
-      if (state->leaving) self->quit();
-    } else if (!state->stepping) {
+    if (state->leaving && !engines->has_work()) {
+      self->quit();
+    } else if ((engines->has_work() || engines->loading()) && !state->stepping) {
       state->stepping = true;
       self->send(self, messages::Step{});
     }
   };
+  go_on();  // weights may be to come
   return {
       [=](messages::Submit& m) {
         engines->submit(m.engine, m.id, std::move(*m.request), std::move(m.sink), clock->now());

@@ -20,9 +20,9 @@ struct Submit {
 struct Cancel {
   RequestId id;
 };
-/// To itself: one step of every engine that has work.
+/// To itself: one step of every engine that has work, or weights to come.
 struct Step {};
-/// Leave when all requests are answered, or cancel them first.
+/// Leave when all requests are answered, or cancel them first. Nobody waits for weights to come.
 struct Leave {
   bool cancel;
 };
@@ -47,9 +47,10 @@ struct ServerParts {
   std::function<void(const std::string& failure)> ended;  ///< after the last event
 };
 
-/// Needs a thread of its own, since a step takes milliseconds. While there is work it sends itself
-/// Step, which queues behind every message that came meanwhile; without work it sleeps in its
-/// mailbox. When it ends, by Leave or by a failure, no request is left without a last event.
+/// Needs a thread of its own, since a step takes milliseconds. While there is work, or weights are
+/// to come, it sends itself Step, which queues behind every message that came meanwhile; without
+/// work it sleeps in its mailbox. When it ends, by Leave or by a failure, no request is left
+/// without a last event.
 ServerActor::behavior_type server(ServerActor::pointer self, const ServerParts& parts);
 
 }  // namespace fastserve

@@ -7,93 +7,19 @@
 #include <mutex>
 
 #include "actors/server.h"
+#include "actors/serving_draft.h"
 #include "cpu/cpu_device.h"
 #include "model/huggingface.h"
 #include "model/parameters.h"
 #include "serve/chat.h"
-#include "serve/memory.h"
 
 namespace fastserve {
 namespace {
 
 using LoadedModel = ServingSystem::LoadedModel;
 
-/// What is known of a model without its weights.
-struct Draft {
-  ModelConfig config;
-  std::map<std::string, WeightFormat> formats;
-  DecoderOptions options;
-  std::shared_ptr<const Tokenizer> tokenizer;
-};
-
-Result<Draft> draft(const ServingSystem::Model& model, const SchedulerLimits& limits) {
-  Draft out;
-  const std::string where = model.name + "@" + model.version;
-  FS_ASSIGN(out.config, bundle_config(model.bundle));
-  FS_ASSIGN(out.formats, bundle_weight_formats(model.bundle));
-  const auto json = model.bundle.documents.find("tokenizer.json");
-  if (json == model.bundle.documents.end())
-    return Error{ErrorCode::kNotFound, "has no tokenizer.json", where,
-                 "import the model with its tokenizer"};
-  FS_ASSIGN(out.tokenizer, Tokenizer::from_json(json->second, where + "/tokenizer.json"));
-  out.options = model.options;
-  if (out.options.max_logits == 0)
-    out.options.max_logits = std::min(out.options.max_rows, limits.max_running);
-  if (out.options.kv_blocks <= 0)
-    out.options.kv_blocks =
-        (out.config.max_positions + out.options.block_tokens - 1) / out.options.block_tokens;
-  return out;
-}
-
-/// What would fit where all of it does not: the models with a shorter context, or the first of
-/// them.
-std::string what_fits(const std::vector<DecoderMemory>& needs, uint64_t have) {
-  uint64_t fixed = 0, token = 0, loading = 0;
-  size_t first = 0;  // so many of the models fit as they are
-  uint64_t taken = 0;
-  for (const DecoderMemory& m : needs) {
-    loading = std::max(loading, m.loading);
-    fixed += m.weights + m.activations;
-    token += m.kv_token;
-    taken += m.weights + m.kv + m.activations;
-    if (taken + loading <= have) ++first;
-  }
-  fixed += loading;
-  constexpr uint64_t kWorthIt = 64;  // tokens of context; an answer needs some
-  if (have > fixed && (have - fixed) / token >= kWorthIt)
-    return fmt::format("a context of {} tokens fits{}", (have - fixed) / token / 16 * 16,
-                       needs.size() > 1 ? ", of each model" : "");
-  if (first > 0) return fmt::format("the first {} of the {} models fit", first, needs.size());
-  return "the weights alone are too large";
-}
-
-Status check_memory(const std::vector<Draft>& drafts, const Device& device, uint64_t limit) {
-  DecoderMemory need;
-  std::vector<DecoderMemory> needs;
-  for (const Draft& d : drafts) {
-    DecoderMemory m = estimate_decoder_memory(d.config, d.formats, d.options);
-    if (!device.host_memory()) m = on_device(m, d.config, d.options);
-    need.weights += m.weights;
-    need.kv += m.kv;
-    need.activations += m.activations;
-    need.loading = std::max(need.loading, m.loading);
-    needs.push_back(m);
-  }
-  const uint64_t have = limit > 0 ? limit : device.available_memory();
-  if (need.total() <= have) return {};
-  return Error{
-      ErrorCode::kResourceExhausted,
-      fmt::format("serving needs {} of memory (weights {}, KV cache {}, activations {}, "
-                  "loading {}) and {} can be had: {}",
-                  human_bytes(need.total()), human_bytes(need.weights), human_bytes(need.kv),
-                  human_bytes(need.activations), human_bytes(need.loading), human_bytes(have),
-                  what_fits(needs, have)),
-      device.host_memory() ? "" : device.description(),
-      "deploy fewer models, a compressed one, one with a shorter context, or keys and values as "
-      "int8 (--kv int8)"};
-}
-
-ServedModel describe(const ServingSystem::Model& model, const Draft& draft, const Engine& engine) {
+ServedModel describe(const ServingSystem::Model& model, const ServingDraft& draft,
+                     const Engine& engine) {
   ServedModel info;
   info.name = model.name;
   info.version = model.version;
@@ -102,7 +28,6 @@ ServedModel describe(const ServingSystem::Model& model, const Draft& draft, cons
       draft.formats.empty() ? draft.options.weights : draft.formats.rbegin()->second;
   info.weight_format = weight_format_name(format);
   info.parameters = static_cast<int64_t>(ParameterLayout(draft.config).trainable());
-  info.weight_bytes = static_cast<int64_t>(engine.decoder().weight_bytes());
   info.context_length = engine.context_length();
   info.vocab_size = draft.config.vocab_size;
   return info;
@@ -114,44 +39,48 @@ SchedulerLimits limits_of(const ServingSystem::Config& config) {
   return limits;
 }
 
-Result<std::vector<LoadedModel>> load(const ServingSystem::Config& config, Device& device) {
+/// Models whose weights are still to come.
+Result<std::vector<LoadedModel>> begin_loading(const ServingSystem::Config& config, Device& device,
+                                               const std::shared_ptr<const CancelFlag>& stop) {
   const SchedulerLimits limits = limits_of(config);
-  std::vector<Draft> drafts;
+  std::vector<ServingDraft> drafts;
   for (const ServingSystem::Model& model : config.models) {
-    FS_ASSIGN(Draft d, draft(model, limits));
+    FS_ASSIGN(ServingDraft d, draft_serving(model, limits));
     drafts.push_back(std::move(d));
   }
-  FS_TRY(check_memory(drafts, device, config.memory_limit));
+  FS_TRY(check_serving_memory(drafts, device, config.memory_limit));
   std::vector<LoadedModel> loaded;
   for (size_t i = 0; i < drafts.size(); ++i) {
-    const auto progress = [&](double part) {
-      if (config.progress)
-        config.progress((static_cast<double>(i) + part) / static_cast<double>(drafts.size()));
+    const auto progress = [i, models = drafts.size(), whole = config.progress](double part) {
+      if (whole) whole((static_cast<double>(i) + part) / static_cast<double>(models));
     };
-    FS_ASSIGN(auto decoder,
-              Decoder::load(device, config.models[i].bundle, drafts[i].options, progress));
+    FS_ASSIGN(auto decoder, Decoder::begin(device, config.models[i].bundle, drafts[i].options,
+                                           progress, [stop] { return stop->raised(); }));
     LoadedModel model;
     model.engine = std::make_unique<Engine>(std::move(decoder), drafts[i].tokenizer, limits);
     model.info = describe(config.models[i], drafts[i], *model.engine);
     model.documents = config.models[i].bundle.documents;
-    const DecoderOptions& options = model.engine->decoder().options();
-    config.log.info(fmt::format(
-        "loaded {}@{}: {} parameters as {}, {} tokens of context; KV cache of {} tokens as {}, {}",
-        model.info.name, model.info.version, model.info.parameters, model.info.weight_format,
-        model.info.context_length, int64_t{options.kv_blocks} * options.block_tokens,
-        kv_type_name(options.kv), human_bytes(model.engine->decoder().kv_bytes())));
     loaded.push_back(std::move(model));
   }
-  if (config.progress) config.progress(1.0);
   return loaded;
+}
+
+std::string loaded_line(const ServedModel& info, const Decoder& decoder) {
+  const DecoderOptions& options = decoder.options();
+  return fmt::format(
+      "loaded {}@{}: {} parameters as {}, {} tokens of context; KV cache of {} tokens as {}, {}",
+      info.name, info.version, info.parameters, info.weight_format, info.context_length,
+      int64_t{options.kv_blocks} * options.block_tokens, kv_type_name(options.kv),
+      human_bytes(decoder.kv_bytes()));
 }
 
 /// One deployed model as callers from any thread see it.
 struct Front {
-  ServedModel info;
+  ServedModel info;  ///< but for weight_bytes
   ChatFormat chat;
   int most;                      ///< requests it holds at once
   std::atomic<int> accepted{0};  ///< of them without a last event yet
+  std::atomic<int64_t> weight_bytes{0};
 };
 
 }  // namespace
@@ -159,6 +88,8 @@ struct Front {
 struct ServingSystem::State {
   ~State();
   Status start_actor();
+  void report(const EngineHealth& now);
+  void note_loaded();
   Result<size_t> find(const std::string& model) const;
 
   const Clock* clock = nullptr;
@@ -171,11 +102,15 @@ struct ServingSystem::State {
   std::shared_ptr<EngineGroup> engines;
 
   mutable std::mutex mutex;
-  std::condition_variable ended_changed;
+  std::condition_variable ended_changed, loaded_changed;
   bool stopping = false, ended = false;
+  bool load_over = false;  ///< with `load_failure` or without
+  std::optional<Error> load_failure;
   EngineHealth figures;
   uint64_t next_id = 1;
 
+  std::function<void(double)> progress;
+  std::shared_ptr<CancelFlag> stop_loading;  // may be null
   caf::actor_system_config actor_config;
   std::optional<caf::actor_system> actors;
   ServerActor actor;
@@ -186,19 +121,42 @@ ServingSystem::State::~State() {
   actors.reset();  // waits for the actor, which was told to leave
 }
 
+/// On the server's thread.
+void ServingSystem::State::report(const EngineHealth& now) {
+  const bool loads = engines->loading();
+  if (!loads && !load_over) note_loaded();
+  const std::lock_guard lock(mutex);
+  figures = now;
+  if (loads || load_over) return;
+  load_over = true;
+  load_failure = engines->load_failure();
+  loaded_changed.notify_all();
+}
+
+void ServingSystem::State::note_loaded() {
+  const std::optional<Error> failure = engines->load_failure();
+  if (failure) log.error("a model could not be loaded: " + failure->message());
+  for (size_t i = 0; i < fronts.size(); ++i) {
+    const Decoder& decoder = engines->engine(i).decoder();
+    if (!decoder.loaded()) continue;
+    fronts[i]->weight_bytes = static_cast<int64_t>(decoder.weight_bytes());
+    if (stop_loading) log.info(loaded_line(fronts[i]->info, decoder));
+  }
+  if (progress && !failure) progress(1.0);
+  progress = {};
+}
+
 Status ServingSystem::State::start_actor() {
   ServerParts parts;
   parts.engines = engines;
   parts.clock = clock;
-  parts.report = [this](const EngineHealth& now) {
-    const std::lock_guard lock(mutex);
-    figures = now;
-  };
+  parts.report = [this](const EngineHealth& now) { report(now); };
   parts.ended = [this](const std::string& failure) {
     if (!failure.empty()) log.error("the server's thread failed: " + failure);
     const std::lock_guard lock(mutex);
     stopping = ended = true;
     ended_changed.notify_all();
+    loaded_changed.notify_all();
   };
   try {
     // The one worker is the server's own thread: unlike a detached actor's, it is joined.
@@ -232,6 +190,21 @@ Result<size_t> ServingSystem::State::find(const std::string& model) const {
 }
 
 Result<std::shared_ptr<ServingSystem>> ServingSystem::start(Config config) {
+  FS_ASSIGN(auto system, open(std::move(config)));
+  FS_TRY(system->wait_until_loaded());
+  return system;
+}
+
+Status ServingSystem::wait_until_loaded() {
+  std::unique_lock lock(state_->mutex);
+  state_->loaded_changed.wait(lock, [&] { return state_->load_over || state_->ended; });
+  if (state_->load_failure) return *state_->load_failure;
+  if (state_->load_over) return {};
+  return Error{ErrorCode::kUnavailable, "the server stopped while its models were being loaded", "",
+               "deploy them again"};
+}
+
+Result<std::shared_ptr<ServingSystem>> ServingSystem::open(Config config) {
   if (config.models.empty())
     return Error{ErrorCode::kInvalidArgument, "no model to serve", "models", "name one"};
   for (size_t i = 0; i < config.models.size(); ++i)
@@ -244,22 +217,32 @@ Result<std::shared_ptr<ServingSystem>> ServingSystem::start(Config config) {
     FS_ASSIGN(config.make_device, cpu_devices());
   }
   FS_ASSIGN(auto device, config.make_device(lanes));
-  FS_ASSIGN(auto models, load(config, *device));
+  auto stop_loading = std::make_shared<CancelFlag>();
+  FS_ASSIGN(auto models, begin_loading(config, *device, stop_loading));
   config.models.clear();
   std::string description = device->description();
-  return serve(std::move(config), std::move(models), std::move(device), std::move(description));
+  return serve(std::move(config), std::move(models), std::move(device), std::move(description),
+               std::move(stop_loading));
 }
 
 Result<std::shared_ptr<ServingSystem>> ServingSystem::serve(Config config,
                                                             std::vector<LoadedModel> models,
                                                             std::unique_ptr<Device> device,
                                                             std::string description) {
+  return serve(std::move(config), std::move(models), std::move(device), std::move(description), {});
+}
+
+Result<std::shared_ptr<ServingSystem>> ServingSystem::serve(
+    Config config, std::vector<LoadedModel> models, std::unique_ptr<Device> device,
+    std::string description, std::shared_ptr<CancelFlag> stop_loading) {
   auto state = std::make_unique<State>();
   state->clock = config.clock != nullptr ? config.clock : &state->system_clock;
   state->log = config.log;
   state->description = std::move(description);
   state->started = state->clock->now();
   state->device = std::move(device);
+  state->stop_loading = std::move(stop_loading);
+  state->progress = std::move(config.progress);
   std::vector<std::unique_ptr<Engine>> engines;
   for (LoadedModel& model : models) {
     state->fronts.push_back(std::unique_ptr<Front>(
@@ -282,6 +265,7 @@ ServingSystem::~ServingSystem() {
 }
 
 bool ServingSystem::stop(Stop how, Nanoseconds patience) {
+  if (how == Stop::kCancel && state_->stop_loading) state_->stop_loading->raise();
   std::unique_lock lock(state_->mutex);
   state_->stopping = true;
   caf::anon_send(state_->actor, messages::Leave{how == Stop::kCancel});
@@ -317,7 +301,10 @@ void ServingSystem::cancel(RequestId id) { caf::anon_send(state_->actor, message
 
 std::vector<ServedModel> ServingSystem::models() const {
   std::vector<ServedModel> out;
-  for (const auto& front : state_->fronts) out.push_back(front->info);
+  for (const auto& front : state_->fronts) {
+    out.push_back(front->info);
+    out.back().weight_bytes = front->weight_bytes;
+  }
   return out;
 }
 
@@ -325,7 +312,7 @@ ServerHealth ServingSystem::health() const {
   const std::lock_guard lock(state_->mutex);
   const EngineHealth& f = state_->figures;
   ServerHealth out;
-  out.ready = !state_->stopping;
+  out.ready = !state_->stopping && state_->load_over && !state_->load_failure;
   out.running = f.running;
   out.queued = f.queued;
   out.kv_blocks_free = f.kv_blocks_free;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cancel.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "model/decoder.h"
@@ -15,7 +16,8 @@
 
 namespace fastserve {
 
-/// Loads models and serves them on one device thread, each with its own engine.
+/// Loads models and serves them on one device thread, each with its own engine. Requests are let in
+/// while weights are being loaded, and end with the load's error when that fails.
 ///
 /// Owns:     an actor system, the device and everything loaded.
 /// Threads:  calls from any thread. Several systems may run in one process.
@@ -37,15 +39,21 @@ class ServingSystem final : public GenerateService {
     uint64_t memory_limit = 0;     ///< bytes the models may take; 0: what the machine has to give
     const Clock* clock = nullptr;  ///< null: the system's; must outlive the system
     Log log;
-    std::function<void(double)> progress;  ///< 0..1 while loading; may be empty
+    /// 0..1 while loading, from the device's thread; may be empty.
+    std::function<void(double)> progress;
   };
 
-  /// Loads everything before it returns. kInvalidArgument: no model, or a name twice;
+  /// Lets requests in, and goes on loading. kInvalidArgument: no model, or a name twice;
   /// kResourceExhausted: the figures, before anything is loaded; kNotFound: a model without its
   /// tokenizer.json; and what the parts report.
+  static Result<std::shared_ptr<ServingSystem>> open(Config config);
+  /// Returns once all weights are there, and no progress is reported any more. Errors: the store's
+  /// or the device's; kUnavailable when it was stopped before.
+  Status wait_until_loaded();
+  /// Both: loads everything before it returns.
   static Result<std::shared_ptr<ServingSystem>> start(Config config);
 
-  /// A model that is loaded already.
+  /// A model that is loaded, or whose decoder takes its weights as it is stepped.
   struct LoadedModel {
     ServedModel info;
     std::unique_ptr<Engine> engine;
@@ -83,6 +91,11 @@ class ServingSystem final : public GenerateService {
  private:
   struct State;
   explicit ServingSystem(std::unique_ptr<State> state);
+  static Result<std::shared_ptr<ServingSystem>> serve(Config config,
+                                                      std::vector<LoadedModel> models,
+                                                      std::unique_ptr<Device> device,
+                                                      std::string description,
+                                                      std::shared_ptr<CancelFlag> stop_loading);
   std::unique_ptr<State> state_;
 };
 

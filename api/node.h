@@ -104,7 +104,7 @@ struct DeployRequest {
   KvType kv = KvType::kFloat16;
   int context_tokens = 0;  ///< tokens of KV cache a model; 0: chosen from its context and memory
   int max_queue = 256;
-  std::function<void(double)> progress;
+  std::function<void(double)> progress;  ///< from another thread, while deploy() waits
 };
 
 /// Models being served. Destroying it ends what runs as cancelled.
@@ -147,7 +147,8 @@ class Node {
       const CompressRequest& request,
       const std::function<void(std::string_view stage, double)>& progress,
       const CancelFlag& cancel) = 0;
-  /// `listen` false: no socket, only Deployment::service().
+  /// Returns once the models are loaded; the socket takes requests from the time that their weights
+  /// begin to come. `listen` false: no socket, only Deployment::service().
   virtual Result<std::unique_ptr<Deployment>> deploy(const DeployRequest& request, bool listen) = 0;
 
   virtual Result<ModelRef> import_directory(const Path& directory, const std::string& name,

@@ -112,12 +112,14 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
     served.options.kv_blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
     config.models.push_back(std::move(served));
   }
-  FS_ASSIGN(auto system, ServingSystem::start(std::move(config)));
+  FS_ASSIGN(auto system, ServingSystem::open(std::move(config)));
   std::unique_ptr<RpcServer> server;
-  if (listen) {
+  if (listen) {  // who comes while weights are on their way need not wait for all of them
     FS_ASSIGN(server, RpcServer::start(options, system, std::move(port)));
   }
-  return std::unique_ptr<Deployment>(new LocalDeployment(std::move(system), std::move(server)));
+  auto deployment = std::make_unique<LocalDeployment>(system, std::move(server));
+  FS_TRY(system->wait_until_loaded());
+  return std::unique_ptr<Deployment>(std::move(deployment));
 }
 
 }  // namespace fastserve

@@ -32,19 +32,39 @@ struct BlockMove {
 
 /// One model ready to answer: packed weights, KV pool, activations.
 ///
-/// Threads: one caller. Everything is allocated by load(); step() allocates nothing. The device
-///          must outlive it.
+/// Threads: one caller. Everything is allocated by load(), or begin() and load_more(); a step of a
+///          loaded one allocates nothing. The device must outlive it.
 class Decoder {
  public:
   /// Reads each tensor once, in execution order. `progress` (0..1) may be empty.
   static Result<std::unique_ptr<Decoder>> load(Device& device, const ModelBundle& bundle,
                                                const DecoderOptions& options,
                                                const std::function<void(double)>& progress = {});
+  /// The same with the weights still to come: by load_more(), part by part, and by steps as they
+  /// go. `stopped` is asked before each part, from who calls those; true ends the load with
+  /// kCancelled.
+  static Result<std::unique_ptr<Decoder>> begin(Device& device, const ModelBundle& bundle,
+                                                const DecoderOptions& options,
+                                                std::function<void(double)> progress = {},
+                                                std::function<bool()> stopped = {});
   virtual ~Decoder() = default;
+
+  /// All weights are there, and nothing was found wrong with them.
+  virtual bool loaded() const { return true; }
+  /// Takes the next part of the weights: the tables, a layer, the head. Errors: those of load(),
+  /// from then on of every call, steps included.
+  virtual Status load_more() { return {}; }
+  /// Waits for what has been taken. To be called before another decoder of the device steps, which
+  /// would be told of what went wrong with this one's weights.
+  virtual Status settle() { return {}; }
+  /// True: a step may begin before all weights are there, and gains by it: each layer waits for its
+  /// own weights alone, and those of the next are on their way beside it. What it answers is given
+  /// out when all weights are there and have been looked at.
+  virtual bool steps_while_loading() const { return false; }
 
   virtual const ModelConfig& config() const = 0;
   virtual const DecoderOptions& options() const = 0;
-  virtual size_t weight_bytes() const = 0;  ///< read per decoded token of one stream
+  virtual size_t weight_bytes() const = 0;  ///< read per decoded token of one stream, once loaded
   virtual size_t kv_bytes() const = 0;
 
   /// Runs the segments' new tokens (their rows in order in `tokens`). Afterwards row i of the

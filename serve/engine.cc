@@ -119,6 +119,7 @@ Result<GenerateRequest> Engine::check(GenerateRequest request) const {
 }
 
 Status Engine::submit(RequestId id, GenerateRequest checked, Nanoseconds now) {
+  if (load_failure_) return *load_failure_;
   const std::optional<Nanoseconds> timeout = checked.timeout;
   auto live = std::make_unique<Live>(id, std::move(checked), tokenizer_);
   if (timeout && *timeout < kForever) live->deadline = now + std::max(*timeout, Nanoseconds{0});
@@ -140,10 +141,21 @@ void Engine::cancel_all() {
 
 std::vector<GenerateEvent> Engine::step(Nanoseconds now) {
   expire(now);
-  const auto turns = scheduler_.plan();
-  if (!turns.empty()) run(turns);
+  if (loading() && (live_.empty() || !decoder_->steps_while_loading()))
+    take_weights(decoder_->load_more());
+  else if (const auto turns = scheduler_.plan(); !turns.empty())
+    run(turns);
   for (Live* live : answering_) live->event = -1;
   return std::exchange(events_, {});
+}
+
+void Engine::settle() { take_weights(decoder_->settle()); }
+
+/// A decoder that could not be loaded answers nobody.
+void Engine::take_weights(const Status& taken) {
+  if (taken.ok()) return;
+  load_failure_ = taken.error();
+  abandon_all(taken.error());
 }
 
 void Engine::expire(Nanoseconds now) {
@@ -177,8 +189,9 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
       return abandon_all(moved.error());
   }
   sampled_.clear();
+  const bool was_loading = loading();
   const Status stepped = decoder_->draws() ? draw_answers() : sample_answers();
-  if (!stepped.ok()) return abandon(turns, stepped.error());
+  if (!stepped.ok()) return was_loading ? take_weights(stepped) : abandon(turns, stepped.error());
   scheduler_.advance();
   size_t kept = 0;
   for (size_t i = 0; i < answering_.size(); ++i) {
@@ -235,7 +248,9 @@ void Engine::abandon(std::span<const Scheduler::Turn> turns, const Error& error)
 
 void Engine::abandon_all(const Error& error) {
   answering_.clear();
-  while (!live_.empty()) end(*live_.begin()->second, FinishReason::kError, error);
+  const FinishReason reason =
+      error.code == ErrorCode::kCancelled ? FinishReason::kCancelled : FinishReason::kError;
+  while (!live_.empty()) end(*live_.begin()->second, reason, error);
 }
 
 void Engine::take_token(Live& live, Result<GeneratedToken> sampled) {

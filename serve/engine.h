@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -24,6 +25,10 @@ struct EngineHealth {
 };
 
 /// A decoder, a scheduler and a sampler, and the requests between them.
+///
+/// The decoder's weights may still be coming. Steps take them then, and requests are let in
+/// meanwhile: they run beside the load where the decoder does that, and else wait for it. When it
+/// fails, they and all later ones end with its error.
 ///
 /// Owns:     all of them. What a request needs is allocated when it comes and freed when it ends.
 /// Threads:  one caller; but check() and context_length() may come from any thread.
@@ -53,14 +58,21 @@ class Engine {
 
   /// Requests are waiting or running, or events wait to be handed out.
   bool has_work() const { return !live_.empty() || !events_.empty(); }
-  /// One ragged batch: every event since the last step, at most one for each request.
+  /// The decoder's weights are still to come: steps are needed though there be no request.
+  bool loading() const { return !load_failure_ && !decoder_->loaded(); }
+  const std::optional<Error>& load_failure() const { return load_failure_; }
+  /// One ragged batch, or some of the weights: every event since the last step, at most one for
+  /// each request.
   std::vector<GenerateEvent> step(Nanoseconds now);
+  /// Before another engine's decoder on the same device steps: see Decoder::settle().
+  void settle();
 
   EngineHealth health() const;
 
  private:
   struct Live;
   void expire(Nanoseconds now);
+  void take_weights(const Status& taken);
   void run(std::span<const Scheduler::Turn> turns);
   void abandon(std::span<const Scheduler::Turn> turns, const Error& error);
   void abandon_all(const Error& error);
@@ -80,6 +92,7 @@ class Engine {
   TokenSampler sampler_;
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
   std::vector<GenerateEvent> events_;
+  std::optional<Error> load_failure_;
   int64_t tokens_generated_ = 0, requests_finished_ = 0;
   // The batch of one step, kept to be filled again.
   std::vector<int32_t> tokens_, wanted_;

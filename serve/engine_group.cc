@@ -41,10 +41,24 @@ bool EngineGroup::has_work() const {
   return std::any_of(engines_.begin(), engines_.end(), [](const auto& e) { return e->has_work(); });
 }
 
+bool EngineGroup::loading() const {
+  return std::any_of(engines_.begin(), engines_.end(), [](const auto& e) { return e->loading(); });
+}
+
+std::optional<Error> EngineGroup::load_failure() const {
+  for (const auto& engine : engines_)
+    if (engine->load_failure()) return engine->load_failure();
+  return std::nullopt;
+}
+
 void EngineGroup::step(Nanoseconds now) {
   for (const auto& engine : engines_) {
-    if (!engine->has_work()) continue;
-    for (GenerateEvent& event : engine->step(now)) deliver(std::move(event));
+    if (!engine->has_work() && !engine->loading()) continue;
+    std::vector<GenerateEvent> events = engine->step(now);
+    const bool loads = engine->loading();
+    if (loads && engines_.size() > 1) engine->settle();
+    for (GenerateEvent& event : events) deliver(std::move(event));
+    if (loads) break;
   }
 }
 

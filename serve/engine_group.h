@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace fastserve {
 /// The engines of one device thread, and the sinks of their requests.
 ///
 /// Each step() gives every engine that has work one step, so that a busy model cannot shut out
-/// another.
+/// another. Models that are still being loaded are so one after another, in their order; requests
+/// for those that come later wait.
 ///
 /// Owns:     the engines and the sinks; a sink is dropped with its request's last event.
 /// Threads:  one caller; but engine(i).check() may come from any thread.
@@ -35,6 +37,10 @@ class EngineGroup {
   void cancel(RequestId id);
   void cancel_all();
   bool has_work() const;
+  /// Weights are still to come: steps are needed though there be no request.
+  bool loading() const;
+  /// Why the first model that could not be loaded could not.
+  std::optional<Error> load_failure() const;
   void step(Nanoseconds now);
   /// Ends every request with `error`, without the engines' help.
   void abandon(const Error& error);

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "model/huggingface.h"
+#include "model/transformer/decoder_options.h"
 #include "model/transformer/decoder_weights.h"
 #include "model/transformer/host_blocks.h"
 #include "model/transformer/rope_table.h"
@@ -31,8 +32,16 @@ class TransformerDecoder final : public Decoder {
  public:
   static Result<std::unique_ptr<Decoder>> make(Device& device, const ModelBundle& bundle,
                                                const DecoderOptions& options,
-                                               const std::function<void(double)>& progress);
+                                               std::function<void(double)> progress,
+                                               std::function<bool()> stopped);
 
+  bool loaded() const override { return load_ == nullptr; }
+  Status load_more() override { return load_ ? take(load_->taken() + 1) : Status(); }
+  Status settle() override {
+    const Status settled = device_.sync();
+    return load_ ? load_->keep(settled) : settled;
+  }
+  bool steps_while_loading() const override { return !device_.host_memory(); }
   const ModelConfig& config() const override { return config_; }
   const DecoderOptions& options() const override { return options_; }
   size_t weight_bytes() const override { return weights_.bytes_per_token; }
@@ -59,11 +68,13 @@ class TransformerDecoder final : public Decoder {
   TransformerDecoder(Device& device, const ModelConfig& config, const DecoderOptions& options)
       : device_(device), ops_(device.make_decode_ops()), config_(config), options_(options) {}
   Status allocate();
+  Status take(size_t parts);
+  Status take_all() { return load_ ? take(load_->parts()) : Status(); }
   void check(std::span<const int32_t> tokens, std::span<const Segment> segments);
   Status run(std::span<const int32_t> tokens, std::span<const Segment> segments,
              std::span<const int32_t> wanted, std::span<const TokenDraw> draws);
   bool decodes_only(std::span<const Segment> segments, std::span<const int32_t> wanted) const;
-  void layers(std::span<const int32_t> tokens, std::span<const Segment> segments);
+  Status layers(std::span<const int32_t> tokens, std::span<const Segment> segments);
   void logits(int rows, std::span<const int32_t> wanted, const int32_t* resident_wanted);
   void draw(int rows);
   void multiply(const DecodeMatrix& weight, const float* x, const float* norm,
@@ -75,6 +86,7 @@ class TransformerDecoder final : public Decoder {
   const ModelConfig config_;
   DecoderOptions options_;
   DecoderWeights weights_;
+  std::unique_ptr<DecoderLoad> load_;  ///< null: all weights are there
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<DeviceBuffer> memory_;
   std::unique_ptr<DeviceBuffer> answer_;  ///< logits_ on the host, when they lie elsewhere
@@ -90,31 +102,27 @@ class TransformerDecoder final : public Decoder {
   Nanoseconds waited_{0};
 };
 
-Status check_options(const DecoderOptions& options) {
-  const auto refuse = [](const char* what, const char* hint) {
-    return Error{ErrorCode::kInvalidArgument, what, "decoder options", hint};
-  };
-  if (is_quantised(options.weights))
-    return refuse("floats cannot be loaded as a quantised format", "compress the model first");
-  if (options.kv_blocks <= 0 || options.block_tokens <= 0)
-    return refuse("the KV cache needs at least one block of one token", "raise kv_blocks");
-  if (options.max_rows <= 0 || options.max_logits < 0 || options.max_logits > options.max_rows)
-    return refuse("a step needs at least one row, and no more logits than rows", "raise max_rows");
-  return {};
-}
-
-Result<std::unique_ptr<Decoder>> TransformerDecoder::make(
-    Device& device, const ModelBundle& bundle, const DecoderOptions& options,
-    const std::function<void(double)>& progress) {
+Result<std::unique_ptr<Decoder>> TransformerDecoder::make(Device& device, const ModelBundle& bundle,
+                                                          const DecoderOptions& options,
+                                                          std::function<void(double)> progress,
+                                                          std::function<bool()> stopped) {
   FS_TRY(check_options(options));
   FS_ASSIGN(const ModelConfig config, bundle_config(bundle));
   std::unique_ptr<TransformerDecoder> decoder(new TransformerDecoder(device, config, options));
   if (options.max_logits == 0) decoder->options_.max_logits = options.max_rows;
   FS_TRY(decoder->allocate());
-  FS_ASSIGN(decoder->weights_, DecoderWeights::load(device, *decoder->ops_, bundle, config,
-                                                    options.weights, progress));
-  FS_TRY(device.sync());
+  FS_ASSIGN(decoder->load_,
+            DecoderLoad::begin(device, *decoder->ops_, bundle, config, options.weights,
+                               {std::move(progress), std::move(stopped)}));
   return std::unique_ptr<Decoder>(std::move(decoder));
+}
+
+/// Takes weights until so many parts of them are there.
+Status TransformerDecoder::take(size_t parts) {
+  if (!load_) return {};
+  FS_TRY(load_->take(weights_, parts));
+  if (load_->taken() == load_->parts()) load_.reset();
+  return {};
 }
 
 Status TransformerDecoder::allocate() {
@@ -207,8 +215,9 @@ void TransformerDecoder::check(std::span<const int32_t> tokens, std::span<const 
   for (int32_t token : tokens) FS_CHECK(token >= 0 && token < config_.vocab_size);
 }
 
-void TransformerDecoder::layers(std::span<const int32_t> tokens,
-                                std::span<const Segment> segments) {
+Status TransformerDecoder::layers(std::span<const int32_t> tokens,
+                                  std::span<const Segment> segments) {
+  FS_TRY(take(DecoderLoad::kTables));
   const ResidentRows* const resident = inputs_ ? &inputs_->rows() : nullptr;
   ops_->embed({.tokens = tokens,
                .positions = {positions_.data(), tokens.size()},
@@ -223,6 +232,7 @@ void TransformerDecoder::layers(std::span<const int32_t> tokens,
   const bool swiglu = config_.mlp == MlpKind::kSwiGlu;
   const int hidden = config_.hidden_size;
   for (int l = 0; l < config_.layers; ++l) {
+    FS_TRY(take(DecoderLoad::layer(l)));
     const DecoderLayer& w = weights_.layers[static_cast<size_t>(l)];
     multiply(*w.qkv, x_, w.norm1, w.norm1_bias, w.qkv_bias, DecodeEpilogue::kStore, qkv_,
              config_.qkv_width());
@@ -246,6 +256,7 @@ void TransformerDecoder::layers(std::span<const int32_t> tokens,
              config_.mlp_width(l));
     multiply(*w.down, hidden_, nullptr, nullptr, w.down_bias, DecodeEpilogue::kAdd, x_, hidden);
   }
+  return {};
 }
 
 /// Of batch rows `wanted`, or those that `resident_wanted` names; of the first `rows` without.
@@ -292,13 +303,15 @@ Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const 
   for (int32_t row : wanted) FS_CHECK(row >= 0 && row < rows_);
   const int answers = static_cast<int>(wanted.size());
   if (!inputs_) {
-    layers(tokens, segments);
-    if (answers > 0) logits(answers, wanted, nullptr);
+    FS_TRY(layers(tokens, segments));
+    if (answers == 0) return {};
+    FS_TRY(take_all());
+    logits(answers, wanted, nullptr);
     return {};
   }
   StepShape shape{.rows = rows_, .reach = 0, .draws = !draws.empty()};
   for (const Segment& s : segments) shape.reach = std::max(shape.reach, s.position + s.rows);
-  const bool captured = graphs_ && decodes_only(segments, wanted);
+  const bool captured = graphs_ && loaded() && decodes_only(segments, wanted);
   if (captured) {  // of few shapes: rows that stand nowhere fill them
     const int most = std::min(options_.max_rows, options_.max_logits);
     shape.rows = std::min(static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows_))), most);
@@ -307,16 +320,17 @@ Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const 
   }
   inputs_->fill({tokens, segments, wanted, draws, shape.rows, shape.reach});
   if (captured) rows_ = shape.rows;
-  const auto work = [&] {
-    layers({}, segments);
+  const auto work = [&]() -> Status {
+    FS_TRY(layers({}, segments));
     const int drawn = captured ? rows_ : answers;
-    if (drawn > 0) logits(drawn, {}, captured ? nullptr : inputs_->wanted());
-    if (drawn > 0 && shape.draws) draw(drawn);
+    if (drawn == 0) return {};
+    if (load_) FS_TRY(take(load_->head()));
+    logits(drawn, {}, captured ? nullptr : inputs_->wanted());
+    if (shape.draws) draw(drawn);
+    return take_all();  // nobody is answered from weights that may be wrong
   };
-  if (captured)
-    graphs_->run(shape, work);
-  else
-    work();
+  if (!captured) return work();
+  graphs_->run(shape, [&] { FS_CHECK(work().ok()); });
   return {};
 }
 
@@ -326,7 +340,7 @@ Result<std::span<const float>> TransformerDecoder::step(std::span<const int32_t>
   FS_TRY(run(tokens, segments, wanted, {}));
   const size_t n = wanted.size() * static_cast<size_t>(config_.vocab_size);
   if (answer_ != nullptr) device_.copy_out(answer_->data(), logits_, n * sizeof(float));
-  FS_TRY(device_.sync());
+  FS_TRY(settle());
   return std::span<const float>(
       answer_ != nullptr ? static_cast<const float*>(answer_->data()) : logits_, n);
 }
@@ -339,7 +353,7 @@ Result<std::span<const int32_t>> TransformerDecoder::step_and_draw(
   const SystemClock clock;
   const Nanoseconds start = clock.now();
   device_.copy_out(drawn_answer_->data(), drawn_->data(), wanted.size() * sizeof(int32_t));
-  FS_TRY(device_.sync());
+  FS_TRY(settle());
   waited_ += clock.now() - start;
   return std::span(static_cast<const int32_t*>(drawn_answer_->data()), wanted.size());
 }
@@ -365,7 +379,8 @@ Result<std::vector<double>> TransformerDecoder::score(std::span<const int32_t> t
     const auto part = tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(chunk));
     check(part, {&segment, 1});
     if (inputs_) inputs_->fill({part, {&segment, 1}, {}, {}, chunk, done + chunk});
-    layers(part, {&segment, 1});
+    FS_TRY(layers(part, {&segment, 1}));
+    FS_TRY(take_all());
     for (int first = 0; first < chunk; first += strip) {
       const size_t n = static_cast<size_t>(std::min(strip, chunk - first));
       const size_t from = static_cast<size_t>(done + first);
@@ -381,10 +396,19 @@ Result<std::vector<double>> TransformerDecoder::score(std::span<const int32_t> t
 
 }  // namespace
 
+Result<std::unique_ptr<Decoder>> Decoder::begin(Device& device, const ModelBundle& bundle,
+                                                const DecoderOptions& options,
+                                                std::function<void(double)> progress,
+                                                std::function<bool()> stopped) {
+  return TransformerDecoder::make(device, bundle, options, std::move(progress), std::move(stopped));
+}
+
 Result<std::unique_ptr<Decoder>> Decoder::load(Device& device, const ModelBundle& bundle,
                                                const DecoderOptions& options,
                                                const std::function<void(double)>& progress) {
-  return TransformerDecoder::make(device, bundle, options, progress);
+  FS_ASSIGN(auto decoder, begin(device, bundle, options, progress));
+  while (!decoder->loaded()) FS_TRY(decoder->load_more());
+  return decoder;
 }
 
 }  // namespace fastserve

@@ -10,33 +10,44 @@ namespace {
 
 constexpr const char* kSeparateHead = "lm_head.weight";
 
+size_t padded(const Block& block) { return (block.size() + 15) / 16 * 16; }
+
+}  // namespace
+
 /// Reads a bundle's parameters and hands them to the device.
-class Loader {
+class DecoderLoad::Loader {
  public:
-  Loader(Device& device, DecodeOps& ops, const ModelBundle& bundle, const ParameterLayout& layout,
+  Loader(Device& device, DecodeOps& ops, const ModelBundle& bundle, const ModelConfig& config,
          std::map<std::string, WeightFormat> formats, WeightFormat float_format)
       : device_(device),
         ops_(ops),
-        source_(*bundle.tensors),
-        layout_(layout),
+        tensors_(bundle.tensors),
+        source_(*tensors_),
+        config_(config),
+        layout_(config),
         formats_(std::move(formats)),
         float_format_(float_format) {}
 
+  Status tables(DecoderWeights& weights);
+  Status layer(DecoderWeights& weights, int l);
+  Status head(DecoderWeights& weights);
+  /// Nothing more comes. Errors: kCorrupt when the device found a number out of range.
+  Status finish();
+  const ParameterLayout& layout() const { return layout_; }
+
+ private:
   Result<std::unique_ptr<DecodeMatrix>> matrix(const Block& block, bool swiglu);
-  Result<std::unique_ptr<DecodeMatrix>> head(const ModelConfig& config);
+  Result<std::unique_ptr<DecodeMatrix>> head_matrix();
   /// The rows as they are stored; quantised ones become half precision.
   Status token_table(DecoderWeights& weights);
   Status position_table(DecoderWeights& weights);
-  /// Puts a vector behind those before it; finish() copies them to weights.vectors.
+  /// Puts a vector behind those before it; copy_vectors() copies those since the last time.
   Result<const float*> vector(DecoderWeights& weights, const Block& block);
-  /// Nothing more comes. Errors: kCorrupt when the device found a number out of range.
-  Status finish(DecoderWeights& weights);
+  Status copy_vectors(DecoderWeights& weights);
 
-  static size_t vector_floats(const ModelConfig& config, const ParameterLayout& layout);
+  size_t vector_floats() const;
   /// Of all matrices, about.
-  size_t matrix_bytes(const ModelConfig& config) const;
-
- private:
+  size_t matrix_bytes() const;
   std::span<const Parameter> parts(const Block& block) const;
   Result<WeightFormat> common_format(std::span<const Parameter> parts) const;
   Result<std::unique_ptr<DecodeMatrix>> quantised(std::span<const Parameter> parts, int in,
@@ -50,16 +61,19 @@ class Loader {
 
   Device& device_;
   DecodeOps& ops_;
+  const std::shared_ptr<const TensorSource> tensors_;
   const TensorSource& source_;
-  const ParameterLayout& layout_;
+  const ModelConfig config_;
+  const ParameterLayout layout_;
   const std::map<std::string, WeightFormat> formats_;
   const WeightFormat float_format_;
   std::vector<float> floats_, vectors_;
+  size_t vectors_copied_ = 0;  ///< floats before those in vectors_
   /// Quantised matrices that were given as they are stored.
   std::vector<std::pair<std::string, WeightFormat>> unread_;
 };
 
-std::span<const Parameter> Loader::parts(const Block& block) const {
+std::span<const Parameter> DecoderLoad::Loader::parts(const Block& block) const {
   const auto& all = layout_.parameters();
   const auto from = std::lower_bound(all.begin(), all.end(), block.offset,
                                      [](const Parameter& p, size_t at) { return p.offset < at; });
@@ -68,7 +82,7 @@ std::span<const Parameter> Loader::parts(const Block& block) const {
   return {from, to};
 }
 
-Result<WeightFormat> Loader::common_format(std::span<const Parameter> parts) const {
+Result<WeightFormat> DecoderLoad::Loader::common_format(std::span<const Parameter> parts) const {
   const auto format = [&](const Parameter& p) {
     const auto found = formats_.find(p.name);
     return found == formats_.end() ? float_format_ : found->second;
@@ -83,7 +97,7 @@ Result<WeightFormat> Loader::common_format(std::span<const Parameter> parts) con
   return format(parts.front());
 }
 
-Result<StoredQuantised> Loader::find(const Parameter& p, WeightFormat format) const {
+Result<StoredQuantised> DecoderLoad::Loader::find(const Parameter& p, WeightFormat format) const {
   FS_ASSIGN(StoredQuantised m, find_quantised(source_, p.name, format, p.cols));
   if (m.rows != p.rows || m.cols != p.cols)
     return Error{ErrorCode::kCorrupt,
@@ -94,8 +108,8 @@ Result<StoredQuantised> Loader::find(const Parameter& p, WeightFormat format) co
   return m;
 }
 
-Result<std::unique_ptr<DecodeMatrix>> Loader::quantised(std::span<const Parameter> parts, int in,
-                                                        WeightFormat format, bool swiglu) {
+Result<std::unique_ptr<DecodeMatrix>> DecoderLoad::Loader::quantised(
+    std::span<const Parameter> parts, int in, WeightFormat format, bool swiglu) {
   if (ops_.takes_stored()) {
     FS_ASSIGN(auto matrix, stored_quantised(parts, in, format, swiglu));
     if (matrix) return matrix;
@@ -112,9 +126,8 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::quantised(std::span<const Paramete
 }
 
 /// Codes and scales as they lie in their file; null when the scales are of several types.
-Result<std::unique_ptr<DecodeMatrix>> Loader::stored_quantised(std::span<const Parameter> parts,
-                                                               int in, WeightFormat format,
-                                                               bool swiglu) {
+Result<std::unique_ptr<DecodeMatrix>> DecoderLoad::Loader::stored_quantised(
+    std::span<const Parameter> parts, int in, WeightFormat format, bool swiglu) {
   std::vector<DecodeMatrixSource::Part> sources;
   for (const Parameter& p : parts) {
     FS_ASSIGN(const StoredQuantised m, find(p, format));
@@ -127,8 +140,9 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::stored_quantised(std::span<const P
 }
 
 /// From the bytes as they lie in their file; null when these are of several types or transposed.
-Result<std::unique_ptr<DecodeMatrix>> Loader::stored(std::span<const Parameter> parts, int in,
-                                                     WeightFormat format, bool swiglu) {
+Result<std::unique_ptr<DecodeMatrix>> DecoderLoad::Loader::stored(std::span<const Parameter> parts,
+                                                                  int in, WeightFormat format,
+                                                                  bool swiglu) {
   std::vector<DecodeMatrixSource::Part> sources;
   for (const Parameter& p : parts) {
     FS_ASSIGN(const TensorView view, find_parameter(p, source_));
@@ -139,7 +153,7 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::stored(std::span<const Parameter> 
   return ops_.make_matrix({sources, in, format, swiglu});
 }
 
-Result<std::unique_ptr<DecodeMatrix>> Loader::matrix(const Block& block, bool swiglu) {
+Result<std::unique_ptr<DecodeMatrix>> DecoderLoad::Loader::matrix(const Block& block, bool swiglu) {
   const std::span<const Parameter> members = parts(block);
   FS_ASSIGN(const WeightFormat format, common_format(members));
   if (is_quantised(format)) return quantised(members, block.cols, format, swiglu);
@@ -158,19 +172,19 @@ Result<std::unique_ptr<DecodeMatrix>> Loader::matrix(const Block& block, bool sw
   return ops_.make_matrix({sources, block.cols, format, swiglu});
 }
 
-Result<std::unique_ptr<DecodeMatrix>> Loader::head(const ModelConfig& config) {
+Result<std::unique_ptr<DecodeMatrix>> DecoderLoad::Loader::head_matrix() {
   if (const auto own = formats_.find(kSeparateHead);
-      own != formats_.end() && config.tied_embeddings) {
+      own != formats_.end() && config_.tied_embeddings) {
     Parameter p;
     p.name = kSeparateHead;
-    p.rows = config.vocab_size;
-    p.cols = config.hidden_size;
+    p.rows = config_.vocab_size;
+    p.cols = config_.hidden_size;
     return quantised({&p, 1}, p.cols, own->second, false);
   }
   return matrix(layout_.head(), false);
 }
 
-Status Loader::token_table(DecoderWeights& weights) {
+Status DecoderLoad::Loader::token_table(DecoderWeights& weights) {
   const Parameter& p = parts(layout_.token_embedding()).front();
   if (const auto found = formats_.find(p.name); found != formats_.end()) {
     FS_ASSIGN(const QuantisedMatrix m, read_quantised(source_, p.name, found->second, p.cols));
@@ -194,13 +208,13 @@ Status Loader::token_table(DecoderWeights& weights) {
   return copy(weights.token_table->data(), view.bytes);
 }
 
-Status Loader::copy(void* to, std::span<const std::byte> from) {
+Status DecoderLoad::Loader::copy(void* to, std::span<const std::byte> from) {
   if (ops_.takes_stored()) return ops_.load(to, from);
   device_.copy_in(to, from.data(), from.size());
   return {};
 }
 
-Status Loader::position_table(DecoderWeights& weights) {
+Status DecoderLoad::Loader::position_table(DecoderWeights& weights) {
   const Block& block = layout_.position_embedding();
   if (block.empty()) return {};
   const Parameter& p = parts(block).front();
@@ -211,12 +225,10 @@ Status Loader::position_table(DecoderWeights& weights) {
   return copy(weights.position_table->data(), std::as_bytes(std::span(floats_)));
 }
 
-size_t padded(const Block& block) { return (block.size() + 15) / 16 * 16; }
-
-size_t Loader::vector_floats(const ModelConfig& config, const ParameterLayout& layout) {
-  size_t floats = padded(layout.final_norm()) + padded(layout.final_norm_bias());
-  for (int l = 0; l < config.layers; ++l) {
-    const LayerBlocks& b = layout.layer(l);
+size_t DecoderLoad::Loader::vector_floats() const {
+  size_t floats = padded(layout_.final_norm()) + padded(layout_.final_norm_bias());
+  for (int l = 0; l < config_.layers; ++l) {
+    const LayerBlocks& b = layout_.layer(l);
     for (const Block* v : {&b.norm1, &b.norm1_bias, &b.qkv_bias, &b.q_norm, &b.k_norm,
                            &b.output_bias, &b.norm2, &b.norm2_bias, &b.up_bias, &b.down_bias})
       floats += padded(*v);
@@ -224,7 +236,7 @@ size_t Loader::vector_floats(const ModelConfig& config, const ParameterLayout& l
   return floats;
 }
 
-Result<const float*> Loader::vector(DecoderWeights& weights, const Block& block) {
+Result<const float*> DecoderLoad::Loader::vector(DecoderWeights& weights, const Block& block) {
   if (block.empty()) return static_cast<const float*>(nullptr);
   const size_t at = vectors_.size();
   vectors_.resize(at + padded(block));
@@ -232,19 +244,18 @@ Result<const float*> Loader::vector(DecoderWeights& weights, const Block& block)
     FS_ASSIGN(const TensorView view, find_parameter(p, source_));
     read_parameter(p, view, {vectors_.data() + at + (p.offset - block.offset), p.size()});
   }
-  return static_cast<const float*>(weights.vectors->data()) + at;
+  return static_cast<const float*>(weights.vectors->data()) + vectors_copied_ + at;
 }
 
-Status Loader::finish(DecoderWeights& weights) {
-  FS_TRY(copy(weights.vectors->data(), std::as_bytes(std::span(vectors_))));
-  const std::optional<StoredFault> fault = ops_.loaded();
-  if (!fault) return {};
-  const auto& [name, format] = unread_.at(fault->part);
-  return fault->in_codes ? code_out_of_range(source_, name, format)
-                         : scale_not_finite(source_, name);
+Status DecoderLoad::Loader::copy_vectors(DecoderWeights& weights) {
+  FS_TRY(copy(static_cast<float*>(weights.vectors->data()) + vectors_copied_,
+              std::as_bytes(std::span(vectors_))));
+  vectors_copied_ += vectors_.size();
+  vectors_.clear();
+  return {};
 }
 
-size_t Loader::matrix_bytes(const ModelConfig& config) const {
+size_t DecoderLoad::Loader::matrix_bytes() const {
   size_t bytes = 0;
   const auto add = [&](const Block& block) {
     for (const Parameter& p : parts(block)) {
@@ -255,7 +266,7 @@ size_t Loader::matrix_bytes(const ModelConfig& config) const {
         bytes += p.size() / static_cast<size_t>(group) * sizeof(Float16);
     }
   };
-  for (int l = 0; l < config.layers; ++l) {
+  for (int l = 0; l < config_.layers; ++l) {
     const LayerBlocks& b = layout_.layer(l);
     for (const Block* block : {&b.qkv, &b.output, &b.up, &b.down}) add(*block);
   }
@@ -263,61 +274,107 @@ size_t Loader::matrix_bytes(const ModelConfig& config) const {
   return bytes;
 }
 
-Result<DecoderLayer> load_layer(Loader& loader, DecoderWeights& weights, const LayerBlocks& blocks,
-                                bool swiglu) {
-  DecoderLayer layer;
-  FS_ASSIGN(layer.norm1, loader.vector(weights, blocks.norm1));
-  FS_ASSIGN(layer.norm1_bias, loader.vector(weights, blocks.norm1_bias));
-  FS_ASSIGN(layer.qkv, loader.matrix(blocks.qkv, false));
-  FS_ASSIGN(layer.qkv_bias, loader.vector(weights, blocks.qkv_bias));
-  FS_ASSIGN(layer.q_norm, loader.vector(weights, blocks.q_norm));
-  FS_ASSIGN(layer.k_norm, loader.vector(weights, blocks.k_norm));
-  FS_ASSIGN(layer.output, loader.matrix(blocks.output, false));
-  FS_ASSIGN(layer.output_bias, loader.vector(weights, blocks.output_bias));
-  FS_ASSIGN(layer.norm2, loader.vector(weights, blocks.norm2));
-  FS_ASSIGN(layer.norm2_bias, loader.vector(weights, blocks.norm2_bias));
-  FS_ASSIGN(layer.up, loader.matrix(blocks.up, swiglu));
-  FS_ASSIGN(layer.up_bias, loader.vector(weights, blocks.up_bias));
-  FS_ASSIGN(layer.down, loader.matrix(blocks.down, false));
-  FS_ASSIGN(layer.down_bias, loader.vector(weights, blocks.down_bias));
-  return layer;
+Status DecoderLoad::Loader::tables(DecoderWeights& weights) {
+  const size_t vector_bytes = vector_floats() * sizeof(float);
+  FS_ASSIGN(weights.vectors, device_.allocate(vector_bytes));
+  weights.bytes_per_token += vector_bytes;
+  ops_.expect(matrix_bytes());
+  FS_TRY(token_table(weights));
+  return position_table(weights);
 }
 
-}  // namespace
+Status DecoderLoad::Loader::layer(DecoderWeights& weights, int l) {
+  const LayerBlocks& blocks = layout_.layer(l);
+  DecoderLayer layer;
+  FS_ASSIGN(layer.norm1, vector(weights, blocks.norm1));
+  FS_ASSIGN(layer.norm1_bias, vector(weights, blocks.norm1_bias));
+  FS_ASSIGN(layer.qkv, matrix(blocks.qkv, false));
+  FS_ASSIGN(layer.qkv_bias, vector(weights, blocks.qkv_bias));
+  FS_ASSIGN(layer.q_norm, vector(weights, blocks.q_norm));
+  FS_ASSIGN(layer.k_norm, vector(weights, blocks.k_norm));
+  FS_ASSIGN(layer.output, matrix(blocks.output, false));
+  FS_ASSIGN(layer.output_bias, vector(weights, blocks.output_bias));
+  FS_ASSIGN(layer.norm2, vector(weights, blocks.norm2));
+  FS_ASSIGN(layer.norm2_bias, vector(weights, blocks.norm2_bias));
+  FS_ASSIGN(layer.up, matrix(blocks.up, config_.mlp == MlpKind::kSwiGlu));
+  FS_ASSIGN(layer.up_bias, vector(weights, blocks.up_bias));
+  FS_ASSIGN(layer.down, matrix(blocks.down, false));
+  FS_ASSIGN(layer.down_bias, vector(weights, blocks.down_bias));
+  FS_TRY(copy_vectors(weights));
+  for (const auto* m : {&layer.qkv, &layer.output, &layer.up, &layer.down})
+    weights.bytes_per_token += (*m)->bytes();
+  weights.layers.push_back(std::move(layer));
+  return {};
+}
 
-Result<DecoderWeights> DecoderWeights::load(Device& device, DecodeOps& ops,
-                                            const ModelBundle& bundle, const ModelConfig& config,
-                                            WeightFormat float_format,
-                                            const std::function<void(double)>& progress) {
-  const ParameterLayout layout(config);
+Status DecoderLoad::Loader::head(DecoderWeights& weights) {
+  FS_ASSIGN(weights.final_norm, vector(weights, layout_.final_norm()));
+  FS_ASSIGN(weights.final_norm_bias, vector(weights, layout_.final_norm_bias()));
+  FS_TRY(copy_vectors(weights));
+  FS_ASSIGN(weights.head, head_matrix());
+  weights.bytes_per_token += weights.head->bytes();
+  return {};
+}
+
+Status DecoderLoad::Loader::finish() {
+  const std::optional<StoredFault> fault = ops_.loaded();
+  if (!fault) return device_.sync();
+  const auto& [name, format] = unread_.at(fault->part);
+  return fault->in_codes ? code_out_of_range(source_, name, format)
+                         : scale_not_finite(source_, name);
+}
+
+Result<std::unique_ptr<DecoderLoad>> DecoderLoad::begin(Device& device, DecodeOps& ops,
+                                                        const ModelBundle& bundle,
+                                                        const ModelConfig& config,
+                                                        WeightFormat float_format, Watch watch) {
   FS_ASSIGN(auto formats, bundle_weight_formats(bundle));
-  Loader loader(device, ops, bundle, layout, std::move(formats), float_format);
-  DecoderWeights weights;
-  const double total = static_cast<double>(layout.elements());
-  const auto report = [&](size_t elements_done) {
-    if (progress) progress(std::min(1.0, static_cast<double>(elements_done) / total));
-  };
-  const size_t vector_bytes = Loader::vector_floats(config, layout) * sizeof(float);
-  FS_ASSIGN(weights.vectors, device.allocate(vector_bytes));
-  ops.expect(loader.matrix_bytes(config));
-  FS_TRY(loader.token_table(weights));
-  FS_TRY(loader.position_table(weights));
-  for (int l = 0; l < config.layers; ++l) {
-    const LayerBlocks& blocks = layout.layer(l);
-    FS_ASSIGN(DecoderLayer layer,
-              load_layer(loader, weights, blocks, config.mlp == MlpKind::kSwiGlu));
-    for (const auto* m : {&layer.qkv, &layer.output, &layer.up, &layer.down})
-      weights.bytes_per_token += (*m)->bytes();
-    weights.layers.push_back(std::move(layer));
-    report(blocks.down.offset + blocks.down.size());
+  auto loader =
+      std::make_unique<Loader>(device, ops, bundle, config, std::move(formats), float_format);
+  return std::unique_ptr<DecoderLoad>(new DecoderLoad(std::move(loader), config, std::move(watch)));
+}
+
+DecoderLoad::DecoderLoad(std::unique_ptr<Loader> loader, const ModelConfig& config, Watch watch)
+    : loader_(std::move(loader)), layers_(config.layers), watch_(std::move(watch)) {}
+
+DecoderLoad::~DecoderLoad() = default;
+
+Status DecoderLoad::take(DecoderWeights& weights, size_t parts) {
+  while (failure_.ok() && taken_ < parts) {
+    FS_TRY(keep(take_next(weights)));
+    ++taken_;
+    if (watch_.progress) report();
   }
-  FS_ASSIGN(weights.final_norm, loader.vector(weights, layout.final_norm()));
-  FS_ASSIGN(weights.final_norm_bias, loader.vector(weights, layout.final_norm_bias()));
-  FS_ASSIGN(weights.head, loader.head(config));
-  weights.bytes_per_token += weights.head->bytes() + vector_bytes;
-  FS_TRY(loader.finish(weights));
-  report(layout.elements());
-  return weights;
+  return failure_;
+}
+
+Status DecoderLoad::keep(const Status& told) {
+  if (failure_.ok()) failure_ = told;
+  return failure_;
+}
+
+Status DecoderLoad::take_next(DecoderWeights& weights) {
+  if (watch_.stopped && watch_.stopped())
+    return Error{ErrorCode::kCancelled, "stopped while its weights were being loaded", "", ""};
+  if (taken_ < kTables) return loader_->tables(weights);
+  const int layer = static_cast<int>(taken_ - kTables);
+  if (layer < layers_) return loader_->layer(weights, layer);
+  return layer == layers_ ? loader_->head(weights) : loader_->finish();
+}
+
+/// Of layers that are there, and of all.
+void DecoderLoad::report() const {
+  const ParameterLayout& layout = loader_->layout();
+  const size_t total = layout.elements();
+  size_t done = total;
+  if (taken_ < head()) {
+    if (taken_ == kTables) return;
+    const Block& last = layout.layer(static_cast<int>(taken_ - kTables) - 1).down;
+    done = std::min(total, last.offset + last.size());
+  } else if (taken_ < parts()) {
+    return;
+  }
+  watch_.progress(static_cast<double>(done) / static_cast<double>(total));
 }
 
 }  // namespace fastserve

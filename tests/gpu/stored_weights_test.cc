@@ -213,4 +213,30 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("no token comes from a model of which the card finds at the end that it is damaged") {
+  QuantisedModel model;
+  const std::string name = "model.layers.0.mlp.up_proj.weight";
+  model.spoil(name, true);
+  const auto expected = read_quantised(*model.tensors, name, QuantisedModel::kFormat);
+  const std::vector<int32_t> tokens = {1, 2, 3}, blocks = {0}, wanted = {2};
+  const Segment segment{0, 3, 0, blocks};
+  const std::vector<TokenDraw> draws(1);
+  for (const int parts : {0, 1, 3}) {
+    CAPTURE(parts);
+    const auto device = emulated_gpu({.own_memory = true});
+    DecoderOptions options;
+    options.kv_blocks = 4;
+    options.max_rows = 4;
+    const auto decoder = Decoder::begin(*device, model.bundle, options).value();
+    for (int i = 0; i < parts; ++i) REQUIRE(decoder->load_more().ok());
+    for (int again = 0; again < 2; ++again) {
+      const auto drawn = decoder->step_and_draw(tokens, {&segment, 1}, wanted, draws);
+      REQUIRE_FALSE(drawn.ok());
+      CHECK(drawn.error().message() == expected.error().message());
+    }
+    CHECK(decoder->load_more().error().message() == expected.error().message());
+    CHECK_FALSE(decoder->loaded());
+  }
+}
+
 }  // namespace fastserve::harness

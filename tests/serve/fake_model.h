@@ -22,6 +22,8 @@ struct FakeShape {
   std::vector<int> eos = {};
   bool draws = false;   ///< as a device that draws tokens itself
   int host_places = 0;  ///< as a device with a memory of its own
+  int parts = 0;        ///< of weights that are still to come
+  bool beside = false;  ///< steps take them as they go
 };
 
 /// What several tests want to know of a decoder after it moved into an engine.
@@ -37,6 +39,8 @@ struct FakeRecord {
   int moves = 0;                      ///< of blocks
   std::optional<Error> move_failure;  ///< what moving them ends with
   int logits_read = 0;                ///< rows of which it had to give the logits as well
+  int parts_taken = 0;                ///< of the weights, by load_more() or steps
+  std::optional<Error> load_failure;  ///< what taking the last of them ends with
 };
 
 /// Logits are a hash of the text that lies in the sequence's blocks: a token written to a wrong
@@ -46,6 +50,8 @@ class FakeDecoder final : public Decoder {
   FakeDecoder(const FakeShape& shape, std::shared_ptr<FakeRecord> record)
       : record_(std::move(record)),
         draws_(shape.draws),
+        parts_(shape.parts),
+        beside_(shape.beside),
         host_(static_cast<size_t>(shape.host_places * shape.block_tokens), -2),
         memory_(static_cast<size_t>(shape.blocks * shape.block_tokens), -1) {
     config_.vocab_size = shape.vocab;
@@ -64,6 +70,8 @@ class FakeDecoder final : public Decoder {
                                       std::span<const Segment> segments,
                                       std::span<const int32_t> wanted) override {
     REQUIRE(static_cast<int>(tokens.size()) <= options_.max_rows);
+    REQUIRE((loaded() || beside_));
+    while (!loaded()) FS_TRY(load_more());
     ++record_->steps;
     record_->rows += static_cast<int64_t>(tokens.size());
     record_->rows_of_step.push_back(static_cast<int>(tokens.size()));
@@ -81,6 +89,13 @@ class FakeDecoder final : public Decoder {
   Result<std::vector<double>> score(std::span<const int32_t>, std::span<const int32_t>) override {
     return std::vector<double>();
   }
+  bool loaded() const override { return record_->parts_taken >= parts_; }
+  Status load_more() override {
+    if (record_->parts_taken + 1 == parts_ && record_->load_failure) return *record_->load_failure;
+    if (!loaded()) ++record_->parts_taken;
+    return {};
+  }
+  bool steps_while_loading() const override { return beside_; }
   int host_places() const override {
     return static_cast<int>(host_.size()) / options_.block_tokens;
   }
@@ -147,6 +162,8 @@ class FakeDecoder final : public Decoder {
 
   std::shared_ptr<FakeRecord> record_;
   const bool draws_;
+  const int parts_;
+  const bool beside_;
   std::vector<int32_t> host_;
   ModelConfig config_;
   DecoderOptions options_;
