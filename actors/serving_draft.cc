@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/huggingface.h"
+#include "model/parameters.h"
 #include "serve/memory.h"
 
 namespace fastserve {
@@ -45,6 +46,12 @@ Result<ServingDraft> draft_serving(const ServingSystem::Model& model,
     return Error{ErrorCode::kNotFound, "has no tokenizer.json", where,
                  "import the model with its tokenizer"};
   FS_ASSIGN(out.tokenizer, Tokenizer::from_json(json->second, where + "/tokenizer.json"));
+  const ParameterLayout layout(out.config);
+  const Parameter& table = layout.parameters().front();
+  if (!out.formats.contains(table.name)) {
+    FS_ASSIGN(const TensorView stored, find_parameter(table, *model.bundle.tensors));
+    out.token_table = stored.dtype;
+  }
   out.options = model.options;
   if (out.options.max_logits == 0)
     out.options.max_logits = std::min(out.options.max_rows, limits.max_running);
@@ -59,7 +66,7 @@ Status check_serving_memory(const std::vector<ServingDraft>& drafts, const Devic
   DecoderMemory need;
   std::vector<DecoderMemory> needs;
   for (const ServingDraft& d : drafts) {
-    DecoderMemory m = estimate_decoder_memory(d.config, d.formats, d.options);
+    DecoderMemory m = estimate_decoder_memory(d.config, d.formats, d.options, d.token_table);
     if (!device.host_memory()) m = on_device(m, d.config, d.options);
     need.weights += m.weights;
     need.kv += m.kv;

@@ -16,6 +16,7 @@ struct ServingDraft {
   ModelConfig config;
   std::map<std::string, WeightFormat> formats;
   DecoderOptions options;
+  DType token_table = DType::kF32;  ///< as it is stored
   std::shared_ptr<const Tokenizer> tokenizer;
 };
 

@@ -15,27 +15,42 @@ uint64_t matrix_bytes(uint64_t rows, uint64_t cols, WeightFormat format) {
   return bytes + rows * (group > 0 ? (cols + group - 1) / group : 1) * sizeof(float);
 }
 
+bool begins(const Block& block, const Parameter& parameter) {
+  return !block.empty() && parameter.offset == block.offset;
+}
+
 }  // namespace
 
 DecoderMemory estimate_decoder_memory(const ModelConfig& config,
                                       const std::map<std::string, WeightFormat>& formats,
-                                      const DecoderOptions& options) {
+                                      const DecoderOptions& options, DType token_table) {
   const ParameterLayout layout(config);
   DecoderMemory memory;
   const auto format_of = [&](const std::string& name) {
     const auto it = formats.find(name);
     return it == formats.end() ? options.weights : it->second;
   };
+  const auto head_format = [&] {
+    for (const Parameter& p : layout.parameters())
+      if (begins(layout.head(), p) && !formats.contains("lm_head.weight")) return format_of(p.name);
+    return format_of("lm_head.weight");
+  };
   uint64_t largest = 0;
   for (const Parameter& p : layout.parameters()) {
     const uint64_t rows = static_cast<uint64_t>(p.rows), cols = static_cast<uint64_t>(p.cols);
     largest = std::max(largest, rows * cols);
-    memory.weights += p.decay ? matrix_bytes(rows, cols, format_of(p.name)) : rows * cols * 4;
+    if (begins(layout.token_embedding(), p))  // quantised, it is kept in half precision
+      memory.weights +=
+          rows * cols * dtype_bytes(formats.contains(p.name) ? DType::kF16 : token_table);
+    else if (p.decay && !begins(layout.position_embedding(), p))
+      memory.weights += matrix_bytes(rows, cols, format_of(p.name));
+    else
+      memory.weights += rows * cols * sizeof(float);
   }
   const uint64_t vocab = static_cast<uint64_t>(config.vocab_size);
   const uint64_t hidden = static_cast<uint64_t>(config.hidden_size);
   if (config.tied_embeddings)  // the head is packed beside the table
-    memory.weights += matrix_bytes(vocab, hidden, format_of("lm_head.weight"));
+    memory.weights += matrix_bytes(vocab, hidden, head_format());
 
   const uint64_t positions =
       static_cast<uint64_t>(options.kv_blocks) * static_cast<uint64_t>(options.block_tokens);

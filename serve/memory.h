@@ -20,9 +20,11 @@ struct DecoderMemory {
 };
 
 /// `formats`: the quantised parameters by name, as bundle_weight_formats() gives them.
+/// `token_table`: the type that it is stored in, and stays in unless it is quantised.
 DecoderMemory estimate_decoder_memory(const ModelConfig& config,
                                       const std::map<std::string, WeightFormat>& formats,
-                                      const DecoderOptions& options);
+                                      const DecoderOptions& options,
+                                      DType token_table = DType::kF32);
 
 /// What of it lies on a device that has a memory of its own: loading passes through there in
 /// pieces, and a step's kernels have scratch.

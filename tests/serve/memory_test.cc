@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include "model/parameters.h"
+
 namespace fastserve {
 
 TEST_CASE(
@@ -28,6 +30,28 @@ TEST_CASE(
   CHECK(kv(KvType::kFloat32) == heads * 64 * 4);
   CHECK(kv(KvType::kFloat16) == heads * 64 * 2);
   CHECK(kv(KvType::kInt8) == heads * (64 + 4));
+}
+
+TEST_CASE(
+    "a table of tokens takes what it takes where it is stored, and f16 when it is quantised") {
+  ModelConfig config;
+  config.vocab_size = 1000;
+  config.hidden_size = 64;
+  config.layers = 1;
+  config.heads = config.kv_heads = 1;
+  config.head_dim = 64;
+  config.intermediate_size = 64;
+  config.max_positions = 16;
+  DecoderOptions options;
+  options.kv_blocks = 1;
+  const ParameterLayout layout(config);
+  const std::string name = layout.parameters().front().name;
+  const auto weights = [&](DType type, const std::map<std::string, WeightFormat>& formats) {
+    return estimate_decoder_memory(config, formats, options, type).weights;
+  };
+  const uint64_t half = weights(DType::kBF16, {});
+  CHECK(weights(DType::kF32, {}) == half + uint64_t{1000} * 64 * 2);
+  CHECK(weights(DType::kF32, {{name, WeightFormat::kInt8Group32}}) == half);
 }
 
 TEST_CASE(
