@@ -48,6 +48,14 @@ class Streams {
   static Result<std::unique_ptr<Streams>> load(const BenchContext& context,
                                                const ModelBundle& bundle, int streams,
                                                int tokens_each, int graphs = 32) {
+    FS_ASSIGN(auto self, begin(context, bundle, streams, tokens_each, graphs));
+    FS_TRY(self->finish_loading());
+    return self;
+  }
+  /// With its weights still to come.
+  static Result<std::unique_ptr<Streams>> begin(const BenchContext& context,
+                                                const ModelBundle& bundle, int streams,
+                                                int tokens_each, int graphs) {
     auto self = std::unique_ptr<Streams>(new Streams);
     FS_ASSIGN(self->device_, context.device.make(context.lanes));
     const int blocks_each = (tokens_each + kBlockTokens - 1) / kBlockTokens;
@@ -56,10 +64,9 @@ class Streams {
     options.block_tokens = kBlockTokens;
     options.max_logits = streams;
     options.graphs = graphs;
-    const SystemClock clock;
-    const Nanoseconds start = clock.now();
-    FS_ASSIGN(self->decoder_, Decoder::load(*self->device_, bundle, options));
-    self->load_seconds_ = std::chrono::duration<double>(clock.now() - start).count();
+    self->begun_ = self->clock_.now();
+    FS_ASSIGN(self->decoder_, Decoder::begin(*self->device_, bundle, options));
+    self->load_ends_.push_back(self->seconds());
     self->load_bytes_ = stored_bytes(*bundle.tensors);
     self->sampler_ = std::make_unique<TokenSampler>(self->decoder_->config().vocab_size);
     for (int s = 0; s < streams; s++) {
@@ -68,6 +75,16 @@ class Streams {
     }
     return self;
   }
+
+  Status finish_loading() {
+    while (!decoder_->loaded()) {
+      FS_TRY(decoder_->load_more());
+      load_ends_.push_back(seconds());
+    }
+    return {};
+  }
+  /// Since it was begun.
+  double seconds() const { return std::chrono::duration<double>(clock_.now() - begun_).count(); }
 
   /// Runs `count` random tokens of one stream from `position`.
   Status prefill(int stream, int position, int count) {
@@ -111,7 +128,16 @@ class Streams {
   }
   const Decoder& decoder() const { return *decoder_; }
   Device& device() const { return *device_; }
-  double load_seconds() const { return load_seconds_; }
+  double load_seconds() const { return load_ends_.back(); }
+  /// Where its seconds went. What goes on beside the host's work counts where it was waited for.
+  Json load_stages() const {
+    const size_t n = load_ends_.size();
+    return Json::object({{"memory", load_ends_[0]},
+                         {"tables", load_ends_[1] - load_ends_[0]},
+                         {"layers", load_ends_[n - 3] - load_ends_[1]},
+                         {"head", load_ends_[n - 2] - load_ends_[n - 3]},
+                         {"last_checks", load_ends_[n - 1] - load_ends_[n - 2]}});
+  }
   double load_bytes() const { return load_bytes_; }
   size_t count() const { return blocks_.size(); }
 
@@ -122,7 +148,10 @@ class Streams {
   std::unique_ptr<TokenSampler> sampler_;
   std::vector<std::vector<int32_t>> blocks_;
   std::vector<int32_t> last_;
-  double load_seconds_ = 0, load_bytes_ = 0;
+  SystemClock clock_;
+  Nanoseconds begun_{0};
+  std::vector<double> load_ends_;  ///< seconds at which memory and each part of the weights was had
+  double load_bytes_ = 0;
   Rng rng_{11};
 };
 
@@ -156,6 +185,7 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
                                 {"repetitions", rates.size()},
                                 {"load_seconds", streams.load_seconds()},
                                 {"load_bytes", streams.load_bytes()},
+                                {"load_stages", streams.load_stages()},
                                 {"graph_steps", streams.decoder().graph_steps()}});
   if (streams.count() == 1) result.detail.set("read_gb_per_s", bytes * result.value * 1e-9);
   return result;
@@ -189,6 +219,15 @@ Result<DecodeRates> decode_rates(const BenchContext& context, const DecodeShape&
   return rates;
 }
 
+/// Seconds from nothing to the first token after a prompt that is there before the weights are.
+Result<double> first_token_seconds(const BenchContext& context, const ModelBundle& bundle,
+                                   bool after_load) {
+  FS_ASSIGN(const auto streams, Streams::begin(context, bundle, 1, kPrompt, /*graphs=*/0));
+  if (after_load) FS_TRY(streams->finish_loading());
+  FS_TRY(streams->prefill(0, 0, kPrompt));
+  return streams->seconds();
+}
+
 }  // namespace
 
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape) {
@@ -210,12 +249,20 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   if (copies > 0) result.detail.set("host_copy_bytes_per_second", copies);
   if (!captures) return result;
   // What graphs are worth: the same steps without.
-  FS_ASSIGN(const auto streams,
-            Streams::load(context, bundle, shape.streams, prompt + shape.tokens, /*graphs=*/0));
-  FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
-  FS_ASSIGN(const BenchResult without, result_of(context, rates.tokens, *streams, shape.format));
-  result.detail.set("without_graphs", without.value);
-  result.detail.set("load_again_seconds", streams->load_seconds());  // kernels are loaded by then
+  {
+    FS_ASSIGN(const auto streams,
+              Streams::load(context, bundle, shape.streams, prompt + shape.tokens, /*graphs=*/0));
+    FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
+    FS_ASSIGN(const BenchResult without, result_of(context, rates.tokens, *streams, shape.format));
+    result.detail.set("without_graphs", without.value);
+    result.detail.set("load_again_seconds", streams->load_seconds());  // kernels are loaded by then
+    result.detail.set("load_again_stages", streams->load_stages());
+  }
+  // The one that waits goes first: the prompt's kernels are loaded then, too.
+  FS_ASSIGN(const double waited, first_token_seconds(context, bundle, /*after_load=*/true));
+  FS_ASSIGN(const double beside, first_token_seconds(context, bundle, /*after_load=*/false));
+  result.detail.set("first_token_after_load_seconds", waited);
+  result.detail.set("first_token_seconds", beside);
   return result;
 }
 
