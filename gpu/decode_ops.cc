@@ -88,8 +88,19 @@ class GpuDecodeOps final : public DecodeOps {
     launch(
         runtime_,
         {"classifier_loss", {static_cast<unsigned>(rows)}, {kClassifierThreads}, kClassifierShared},
-        classifier_loss<float, 1>,
-        ClassifierArguments{logits, vocab, ld, on_device, found, nullptr, 0, 1.0f});
+        classifier_loss<float, 1, kClassifierThreads>,
+        ClassifierArguments{.logits = const_cast<float*>(logits),
+                            .vocab = vocab,
+                            .ld = ld,
+                            .targets = on_device,
+                            .losses = found,
+                            .gradient = false,
+                            .scale = 0,
+                            .held = 0,
+                            .x = nullptr,
+                            .head = nullptr,
+                            .in = 0,
+                            .head_ld = 0});
     runtime_.copy_out(losses, found, n * sizeof(double));
   }
 

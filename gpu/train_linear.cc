@@ -102,22 +102,73 @@ void matmul_backward_weight(TrainState& state, const MatmulBackwardWeight& op) {
 
 namespace {
 
-/// Of the rows of logits that are there at a time: enough for long products.
+/// Of the rows of logits that are there at a time where only losses are wanted.
 constexpr size_t kLogitBytes = 256 << 20;
 
 template <class T>
-void start_classifier(Runtime& runtime, const ClassifierArguments& arguments, int rows) {
-  const bool fours =
-      arguments.dlogits_ld % 4 == 0 && reinterpret_cast<uintptr_t>(arguments.dlogits) % 16 == 0;
-  const size_t held = kClassifierShared + held_logits(arguments.ld);
-  // Short rows leave most of so many threads without work; the longest fit in no shared memory.
-  if (fours && arguments.vocab >= 8 * kHeldThreads && held <= runtime.properties().shared_memory)
-    return launch(runtime, {"classifier_loss", {static_cast<unsigned>(rows)}, {kHeldThreads}, held},
-                  classifier_loss_held<T>, arguments);
-  launch(
-      runtime,
-      {"classifier_loss", {static_cast<unsigned>(rows)}, {kClassifierThreads}, kClassifierShared},
-      fours ? gpu::classifier_loss<T, 4> : gpu::classifier_loss<T, 1>, arguments);
+void start_classifier(Runtime& runtime, ClassifierArguments p, int rows) {
+  constexpr int kWide = 16 / sizeof(T);
+  const auto start = [&](int threads, auto* kernel) {
+    launch(runtime,
+           {"classifier_loss",
+            {static_cast<unsigned>(rows)},
+            {static_cast<unsigned>(threads)},
+            kClassifierShared + static_cast<size_t>(p.held) * sizeof(T)},
+           kernel, p);
+  };
+  if (p.ld % kWide != 0 || reinterpret_cast<uintptr_t>(p.logits) % 16 != 0)
+    return start(kClassifierThreads, gpu::classifier_loss<T, 1, kClassifierThreads>);
+  if (p.vocab < 8 * kLongThreads)
+    return start(kClassifierThreads, gpu::classifier_loss<T, kWide, kClassifierThreads>);
+  // What is read again for the gradient stays in shared memory, as much of it as lets two blocks
+  // run side by side. A card keeps 1 KiB of it for each block.
+  const size_t room = (runtime.properties().shared_memory - 1024) / 2 - kClassifierShared;
+  if (p.gradient) p.held = std::min(p.ld, static_cast<int>(room / 16 * kWide));
+  start(kLongThreads, gpu::classifier_loss<T, kWide, kLongThreads>);
+}
+
+/// The product of count rows from `row` on, into logits of `epilogue`'s type.
+void multiply_by_head(TrainState& state, const ClassifierLoss& op, int row, int count,
+                      ProductEpilogue epilogue, void* logits, int ld) {
+  const auto& head = static_cast<const GpuMatrix&>(*op.head);
+  state.multiply(
+      {.kind = ProductKind::kForward,
+       .epilogue = epilogue,
+       .precision = state.precision,
+       .m = count,
+       .n = head.out(),
+       .k = head.in(),
+       .a = static_cast<const std::byte*>(op.x) + at(row, head.in()) * state.element_bytes(),
+       .b = head.data(),
+       .lda = head.in(),
+       .ldb = head.ld(),
+       .out = logits,
+       .out_ld = ld});
+}
+
+/// Logits in the training's precision, which become their gradient where they lie: the product
+/// writes and the loss reads half of what floats take. That of the target, on which a loss depends
+/// most, is computed again in float.
+void loss_with_gradient(TrainState& state, const ClassifierLoss& op, const int32_t* targets) {
+  const auto& head = static_cast<const GpuMatrix&>(*op.head);
+  multiply_by_head(state, op, 0, op.rows, ProductEpilogue::kStore, op.dlogits, op.dlogits_ld);
+  const bool rounded = state.precision != Precision::kFloat32;
+  with_type(state.precision, [&]<class T>() {
+    start_classifier<T>(state.runtime,
+                        {.logits = op.dlogits,
+                         .vocab = head.out(),
+                         .ld = op.dlogits_ld,
+                         .targets = targets,
+                         .losses = op.losses,
+                         .gradient = true,
+                         .scale = op.scale,
+                         .held = 0,
+                         .x = rounded ? op.x : nullptr,
+                         .head = rounded ? head.data() : nullptr,
+                         .in = head.in(),
+                         .head_ld = head.ld()},
+                        op.rows);
+  });
 }
 
 }  // namespace
@@ -127,35 +178,30 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
   const int vocab = head.out(), ld = (vocab + 7) / 8 * 8;
   const size_t fitting = kLogitBytes / (static_cast<size_t>(ld) * sizeof(float));
   const int chunk = std::min(op.rows, static_cast<int>(std::max<size_t>(fitting / 128 * 128, 128)));
-  const size_t rows = static_cast<size_t>(op.rows);
-  if (rows == 0 || !state.workspace.begin(Workspace::room<float>(at(chunk, ld)) +
-                                          Workspace::room<int32_t>(rows)))
+  const size_t rows = static_cast<size_t>(op.rows), floats = op.dlogits ? 0 : at(chunk, ld);
+  if (rows == 0 ||
+      !state.workspace.begin(Workspace::room<float>(floats) + Workspace::room<int32_t>(rows)))
     return;
-  float* const logits = state.workspace.take<float>(at(chunk, ld));
+  float* const logits = state.workspace.take<float>(floats);
   const int32_t* const targets = state.workspace.upload(op.targets);
+  if (op.dlogits) return loss_with_gradient(state, op, targets);
   for (int row = 0; row < op.rows; row += chunk) {
     const int count = std::min(chunk, op.rows - row);
-    const size_t bytes = state.element_bytes();
-    state.multiply({.kind = ProductKind::kForward,
-                    .epilogue = ProductEpilogue::kStoreFloat,
-                    .precision = state.precision,
-                    .m = count,
-                    .n = vocab,
-                    .k = head.in(),
-                    .a = static_cast<const std::byte*>(op.x) + at(row, head.in()) * bytes,
-                    .b = head.data(),
-                    .lda = head.in(),
-                    .ldb = head.ld(),
-                    .out = logits,
-                    .out_ld = ld});
-    with_type(state.precision, [&]<class T>() {
-      T* const dlogits =
-          op.dlogits ? static_cast<T*>(op.dlogits) + at(row, op.dlogits_ld) : nullptr;
-      start_classifier<T>(
-          state.runtime,
-          {logits, vocab, ld, targets + row, op.losses + row, dlogits, op.dlogits_ld, op.scale},
-          count);
-    });
+    multiply_by_head(state, op, row, count, ProductEpilogue::kStoreFloat, logits, ld);
+    start_classifier<float>(state.runtime,
+                            {.logits = logits,
+                             .vocab = vocab,
+                             .ld = ld,
+                             .targets = targets + row,
+                             .losses = op.losses + row,
+                             .gradient = false,
+                             .scale = 0,
+                             .held = 0,
+                             .x = nullptr,
+                             .head = nullptr,
+                             .in = 0,
+                             .head_ld = 0},
+                            count);
   }
 }
 

@@ -1,4 +1,4 @@
-// Softmax cross-entropy of rows of float logits.
+// Softmax cross-entropy of rows of logits, and the gradient in their place.
 #pragma once
 
 #include "gpu/kernels/product_epilogue.cuh"
@@ -21,104 +21,132 @@ struct RunningSoftmax {
       if (i < count) top = fmaxf(top, x.v[i]);
     top *= kLog2E;
     if (top > peak) {
-      sum *= exp2f(peak - top);
+      sum *= fast_exp2(peak - top);
       peak = top;
     }
     const float base = peak == -INFINITY ? 0.0f : peak;  // all of them may be masked
     FS_UNROLL
     for (int i = 0; i < kWide; ++i)
-      if (i < count) sum += exp2f(fmaf(x.v[i], kLog2E, -base));
+      if (i < count) sum += fast_exp2(fmaf(x.v[i], kLog2E, -base));
   }
 };
 
-constexpr int kClassifierThreads = 256, kHeldThreads = 1024;
-constexpr size_t kClassifierShared = 2 * 32 * sizeof(float);
-/// Bytes of shared memory that a row of logits takes in classifier_loss_held.
-constexpr size_t held_logits(int ld) { return size_t(ld) * sizeof(float); }
+/// Short rows leave most of many threads without work; of long ones two blocks share a
+/// multiprocessor, one of which reads while the other computes and writes.
+constexpr int kClassifierThreads = 256, kLongThreads = 512;
+constexpr size_t kClassifierShared = 3 * 32 * sizeof(float);
 
 struct ClassifierArguments {
-  const float* logits;
+  void* logits;  ///< of the kernel's type [rows, ld]
   int vocab, ld;
   const int32_t* targets;
   double* losses;
-  void* dlogits;  ///< or null
-  int dlogits_ld;
+  bool gradient;  ///< in the logits' place
   float scale;
+  int held;  ///< columns that a block keeps in shared memory; a multiple of kWide, or 0
+  // Of logits that were rounded the target's is computed again; null for floats.
+  const void *x, *head;  ///< of the kernel's type: [rows, in], [vocab, head_ld]
+  int in, head_ld;
 };
 
-/// What one block does with its row; `x` is where it reads logits. Every thread takes kWide columns
-/// of each kThreads * kWide.
+/// body(c, numbers) for each kWide columns that the thread owns, of every kThreads * kWide, up to
+/// `count`: the first p.held from `row`, which lies in shared memory.
+template <int kWide, int kThreads, class T, class Body>
+FS_DEVICE void each_own(const ClassifierArguments& p, const T* logits, const T* row, int count,
+                        const Body& body) {
+  const int held = p.held < count ? p.held : count;
+  int c = threadIdx.x * kWide;
+  for (; c < held; c += kThreads * kWide) body(c, load_wide<kWide>(row + c));
+  for (; c < count; c += kThreads * kWide) body(c, load_wide<kWide>(logits + c));
+}
+
+/// This thread's part of the target's logit: the block's sum of them is it.
+template <int kThreads, class T>
+FS_DEVICE float part_of_target(const ClassifierArguments& p, const T* logits, int target) {
+  if (p.x == nullptr) return threadIdx.x == 0 ? as_float(logits[target]) : 0.0f;
+  const T* const x = static_cast<const T*>(p.x) + at(blockIdx.x, p.in);
+  const T* const w = static_cast<const T*>(p.head) + at(target, p.head_ld);
+  float sum = 0;
+  for (int i = threadIdx.x; i < p.in; i += kThreads)
+    sum = fmaf(as_float(x[i]), as_float(w[i]), sum);
+  return sum;
+}
+
+/// A row that is not counted: no loss, and no gradient.
+template <int kWide, int kThreads, class T>
+FS_DEVICE void leave_row(const ClassifierArguments& p, T* logits) {
+  if (threadIdx.x == 0) p.losses[blockIdx.x] = 0;
+  if (!p.gradient) return;
+  for (int c = threadIdx.x * kWide; c < p.ld; c += kThreads * kWide)
+    store_wide(logits + c, Wide<kWide>{});
+}
+
+/// losses[r] = log(sum exp(logits)) - logits[target], 0 where the target is -1; with `gradient`,
+/// row r becomes (softmax - onehot) * scale, zero past the vocabulary and where not counted.
+///
+/// A thread reads what it has copied to shared memory itself, and writes only columns that it alone
+/// reads: but for the target's, which all wait for.
+///
+/// Grid: rows. Block: kThreads. Shared: kClassifierShared + held numbers of T.
+/// Needs: kWide > 1: logits on 16 bytes and ld a multiple of kWide; held > 0: kWide numbers of T
+/// are 16 bytes. Bits: thread t takes kWide columns of every kThreads * kWide; a running maximum
+/// with its sum, then a fixed tree; the target joins last. What is held changes none.
 template <class T, int kWide, int kThreads>
-FS_DEVICE void classify_row(const ClassifierArguments& p, const float* x, float* room) {
-  constexpr int kAcross = kThreads * kWide;
-  const int row = blockIdx.x, target = p.targets[row], own = threadIdx.x * kWide;
-  const int whole =
-      p.vocab / kWide * kWide;  // what follows it lies inside ld, and is not looked at
-  RunningSoftmax mine;
-  for (int c = own; c < whole; c += kAcross) mine.take(load_wide<kWide>(x + c), kWide);
-  if (whole < p.vocab && own == whole % kAcross)
-    mine.take(load_wide<kWide>(x + whole), p.vocab - whole);
-  const float all = block_reduce<Max>(mine.peak, room);
-  const float sum = block_reduce<Add>(mine.sum == 0 ? 0.0f : mine.sum * exp2f(mine.peak - all),
-                                      room + kThreads / 32);
-  if (own == target / kWide * kWide % kAcross)
-    p.losses[row] = double(all) / double(kLog2E) + log(double(sum)) - double(x[target]);
-  if (!p.dlogits) return;
-  T* const dx = static_cast<T*>(p.dlogits) + at(row, p.dlogits_ld);
-  const float by = p.scale / sum;
-  for (int c = own; c < p.dlogits_ld; c += kAcross) {
-    Wide<kWide> d = c < p.vocab ? load_wide<kWide>(x + c) : Wide<kWide>{};
-    FS_UNROLL
-    for (int i = 0; i < kWide; ++i) {
-      d.v[i] = exp2f(fmaf(d.v[i], kLog2E, -all)) * by;
-      if (c + i == target) d.v[i] -= p.scale;
-      if (c + i >= p.vocab) d.v[i] = 0;
-    }
-    store_wide(dx + c, d);
+__global__ void __launch_bounds__(kThreads, 1024 / kThreads)
+    classifier_loss(ClassifierArguments p) {
+  FS_SHARED(float, room);
+  constexpr int kWarps = kThreads / 32;
+  const int target = p.targets[blockIdx.x], own = threadIdx.x * kWide;
+  T* const logits = static_cast<T*>(p.logits) + at(blockIdx.x, p.ld);
+  if (target < 0) return leave_row<kWide, kThreads>(p, logits);
+  T* const row = reinterpret_cast<T*>(room + kClassifierShared / sizeof(float));
+  if constexpr (kWide * sizeof(T) == 16) {
+    for (int c = own; c < p.held; c += kThreads * kWide) copy_async(row + c, logits + c, 16);
+    copy_commit();
   }
-}
-
-/// A row that is not counted: no loss, and no gradient. False where it is.
-template <class T, int kWide, int kThreads>
-FS_DEVICE bool leave_row(const ClassifierArguments& p) {
-  const int row = blockIdx.x;
-  if (p.targets[row] >= 0) return false;
-  if (threadIdx.x == 0) p.losses[row] = 0;
-  T* const dx = p.dlogits ? static_cast<T*>(p.dlogits) + at(row, p.dlogits_ld) : nullptr;
-  for (int c = threadIdx.x * kWide; dx && c < p.dlogits_ld; c += kThreads * kWide)
-    store_wide(dx + c, Wide<kWide>{});
-  return true;
-}
-
-/// losses[r] = log(sum exp(logits)) - logits[target], 0 where the target is -1; with `dlogits`, row
-/// r = (softmax - onehot) * scale, zero past the vocabulary and where not counted.
-///
-/// Grid: rows. Block: kClassifierThreads. Shared: kClassifierShared.
-/// Needs: kWide > 1: logits and dlogits on 16 bytes, ld and dlogits_ld multiples of kWide.
-/// Bits: thread t takes kWide columns of every kClassifierThreads * kWide; a running maximum with
-/// its sum, then a fixed tree.
-template <class T, int kWide>
-__global__ void __launch_bounds__(kClassifierThreads) classifier_loss(ClassifierArguments p) {
-  FS_SHARED(float, room);
-  if (leave_row<T, kWide, kClassifierThreads>(p)) return;
-  classify_row<T, kWide, kClassifierThreads>(p, p.logits + at(blockIdx.x, p.ld), room);
-}
-
-/// The same for long rows, each of which a block brings to shared memory at once: it is read once,
-/// and all of it is on its way together. A thread reads what it has copied itself.
-///
-/// Grid: rows. Block: kHeldThreads. Shared: kClassifierShared + held_logits(ld).
-/// Needs: as with kWide = 4. Bits: as there, with kHeldThreads.
-template <class T>
-__global__ void __launch_bounds__(kHeldThreads) classifier_loss_held(ClassifierArguments p) {
-  FS_SHARED(float, room);
-  if (leave_row<T, 4, kHeldThreads>(p)) return;
-  const float* const from = p.logits + at(blockIdx.x, p.ld);
-  float* const row = room + kClassifierShared / sizeof(float);
-  for (int c = threadIdx.x * 4; c < p.ld; c += kHeldThreads * 4) copy_async(row + c, from + c, 16);
-  copy_commit();
+  const float part = warp_reduce<Add>(part_of_target<kThreads>(p, logits, target));
   copy_wait<0>();
-  classify_row<T, 4, kHeldThreads>(p, row, room);
+  RunningSoftmax mine;
+  each_own<kWide, kThreads>(p, logits, row, p.vocab, [&](int c, Wide<kWide> x) {
+    if (unsigned(target - c) < unsigned(kWide)) {
+      FS_UNROLL
+      for (int i = 0; i < kWide; ++i)
+        if (c + i == target) x.v[i] = -INFINITY;
+    }
+    // What follows the vocabulary lies inside ld, and is not looked at.
+    mine.take(x, c + kWide <= p.vocab ? kWide : p.vocab - c);
+  });
+  const float top = warp_reduce<Max>(mine.peak);
+  if (threadIdx.x % 32 == 0) {
+    room[threadIdx.x / 32] = top;
+    room[32 + threadIdx.x / 32] = part;
+  }
+  __syncthreads();
+  float all = room[0], right = room[32];
+  for (int w = 1; w < kWarps; ++w) {
+    all = fmaxf(all, room[w]);
+    right += room[32 + w];
+  }
+  all = fmaxf(all, right * kLog2E);
+  const float others =
+      block_reduce<Add>(mine.sum == 0 ? 0.0f : mine.sum * fast_exp2(mine.peak - all), room + 64);
+  const float sum = others + fast_exp2(fmaf(right, kLog2E, -all));
+  if (threadIdx.x == 0)
+    p.losses[blockIdx.x] = double(all) / double(kLog2E) + log(double(sum)) - double(right);
+  if (!p.gradient) return;
+  const float by = p.scale / sum;
+  each_own<kWide, kThreads>(p, logits, row, p.ld, [&](int c, Wide<kWide> d) {
+    FS_UNROLL
+    for (int i = 0; i < kWide; ++i) d.v[i] = fast_exp2(fmaf(d.v[i], kLog2E, -all)) * by;
+    if (unsigned(target - c) < unsigned(kWide) || c + kWide > p.vocab) {
+      FS_UNROLL
+      for (int i = 0; i < kWide; ++i) {
+        if (c + i == target) d.v[i] = -others * by;
+        if (c + i >= p.vocab) d.v[i] = 0;
+      }
+    }
+    store_wide(logits + c, d);
+  });
 }
 
 }  // namespace fastserve::gpu

@@ -154,18 +154,58 @@ TEST_CASE("a card whose blocks have little shared memory attends all the same") 
 }
 
 TEST_CASE("the GPU finds the loss and its gradient as the reference does") {
+  using loss_cases::LossShape;
   check_gpu_train_op("classifier",
-                     std::vector<loss_cases::LossShape>{{1, 2, 3, 1},
-                                                        {5, 65, 128, 3},
-                                                        {9, 1000, 33, 2},
-                                                        {37, 256, 64, 30},
-                                                        {5, 8203, 8, 2},
-                                                        {130, 97, 16, 1}},
-                     loss_cases::run_loss);
+                     std::vector<LossShape>{{1, 2, 3, 1},
+                                            {5, 65, 128, 3},
+                                            {9, 1000, 33, 2},
+                                            {37, 256, 64, 30},
+                                            {9, 1000, 64, 0.1},
+                                            {130, 97, 16, 1}},
+                     loss_cases::run_loss_of_rounded);
+  check_gpu_train_op("classifier", std::vector<LossShape>{{3, 8200, 8, 0.1}, {5, 8203, 8, 2}},
+                     loss_cases::run_loss_of_rounded);
+}
+
+TEST_CASE("a row of logits has the same bits however little of it a block can hold") {
+  const loss_cases::LossShape shape{2, 30011, 8, 2};
+  for (const Precision precision : kGpuPrecisions) {
+    const auto whole = emulated_gpu(), part = emulated_gpu({.shared_memory = 99 << 10});
+    require_same_bits(shape.text(), loss_cases::run_loss(*whole->make_train_ops(precision), shape),
+                      loss_cases::run_loss(*part->make_train_ops(precision), shape));
+    CHECK(whole->sync().ok());
+    CHECK(part->sync().ok());
+  }
+}
+
+// The target's logit is 64.1: the nearest number of bf16 is 64, of fp16 64.094. The others are 60.
+TEST_CASE("a loss is as exact as its target's logit in float, though halves are stored") {
+  for (const int vocab : {40, 5000})
+    for (const Precision precision : kGpuPrecisions) {
+      const auto run = [&](TrainOps& ops) {
+        Rng rng(1);
+        Array masters = random_floats(rng, static_cast<size_t>(2 * vocab), 0);
+        for (int v = 0; v < vocab; ++v) masters.floats()[2 * v] = v == 7 ? 64.0f : 60.0f;
+        masters.floats()[2 * 7 + 1] = 0.1f;
+        const auto head = ops.make_matrix(vocab, 2);
+        ops.pack(*head, 0, vocab, masters.floats());
+        Array x = zero_floats(2);
+        for (int i = 0; i < 2; ++i) reference::Compute(precision).store(x.data(), size_t(i), 1);
+        Array dlogits = unwritten_compute(precision, size_t{5056}), loss(1, sizeof(double));
+        const std::vector<int32_t> targets = {7};
+        ops.classifier_loss({head.get(), x.data(), 1, targets, static_cast<double*>(loss.data()),
+                             dlogits.data(), 5056, 1.0f});
+        return *static_cast<double*>(loss.data());
+      };
+      const auto device = emulated_gpu();
+      const double expected = run(*make_reference_device()->make_train_ops(precision));
+      CHECK(run(*device->make_train_ops(precision)) == doctest::Approx(expected).epsilon(1e-4));
+      CHECK(device->sync().ok());
+    }
 }
 
 TEST_CASE("the GPU takes AdamW's step, adds, and sums squares") {
-  const std::vector<loss_cases::FlatShape> shapes = {{1}, {7}, {64}, {5000}, {1031}};
+  const std::vector<loss_cases::FlatShape> shapes = {{1}, {7}, {64}, {5000}, {1031}, {70003}};
   check_gpu_train_op("adamw", shapes, loss_cases::run_adamw);
   check_gpu_train_op("add", shapes, loss_cases::run_add);
   check_gpu_train_op("sum_squares", shapes, loss_cases::run_sum_squares);
