@@ -15,7 +15,7 @@ int64_t count_parameters(const ModelConfig& config);
 int choose_microbatches(const TrainSpec& spec);
 
 /// The same for a device that holds the optimiser, too, and likes long products: as few as let
-/// one's activations stay below some gigabytes.
+/// one's activations stay below 24 GiB. Each more costs a gradient buffer and an addition.
 int choose_device_microbatches(const TrainSpec& spec);
 
 /// How a job is run on `cores` cores: fills in what the placement leaves open.

@@ -69,6 +69,33 @@ TEST_CASE("a setting that cannot be is refused by its name") {
   CHECK(refused([](TrainSpec& s) { s.steps = 0, s.epochs = 0; }) == "epochs");
 }
 
+TEST_CASE("a GPU's microbatches are as long as 24 GiB of activations let them be") {
+  TrainSpec spec = find_preset("gpt2")->spec;
+  spec.precision = Precision::kBFloat16;
+  spec.model.vocab_size = 50304;
+  spec.block = 1024;
+  spec.accumulation = 1;
+  for (const auto& [batch, parts] : {std::pair{16, 1}, {56, 1}, {64, 2}, {128, 3}}) {
+    spec.batch = batch;
+    CHECK(choose_device_microbatches(spec) == parts);
+  }
+  // A Llama of 1.1B.
+  ModelConfig& model = spec.model;
+  model.layers = 22;
+  model.hidden_size = 2048;
+  model.heads = 32;
+  model.kv_heads = 4;
+  model.head_dim = 64;
+  model.vocab_size = 32000;
+  model.mlp = MlpKind::kSwiGlu;
+  model.intermediate_size = 5632;
+  spec.block = 2048;
+  for (const auto& [batch, parts] : {std::pair{8, 1}, {16, 2}}) {
+    spec.batch = batch;
+    CHECK(choose_device_microbatches(spec) == parts);
+  }
+}
+
 TEST_CASE("microbatches follow from the shapes alone") {
   CHECK(choose_microbatches(tiny()) == 4);
   TrainSpec spec = find_preset("small")->spec;
