@@ -177,10 +177,11 @@ void time_rows(Bench& bench, TrainOps& ops) {
     ops.norm_forward(
         {NormKind::kLayerNorm, x, weight, weight, 1e-5f, kRows, kChannels, out, stats});
   });
-  float *dx = bench.floats(n), *dy = bench.floats(n), *dweight = bench.floats(kChannels);
+  float *dx = bench.floats(n), *dy = bench.floats(n), *dweight = bench.floats(kChannels),
+        *dbias = bench.floats(kChannels);
   bench.time("layer norm backward", 18.0 * double(n), 0, [&] {
     ops.norm_backward({NormKind::kLayerNorm, dy, x, weight, stats, kRows, kChannels, dx, true, out,
-                       dweight, dweight});
+                       dweight, dbias});
   });
   time_embedding(bench, ops, x, kChannels);
   constexpr size_t kParameters = size_t{124} << 20;

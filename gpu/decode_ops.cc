@@ -61,7 +61,7 @@ class GpuDecodeOps final : public DecodeOps {
     const auto start = [&]<class T>() {
       launch_chained(runtime_, {"embed_forward", {static_cast<unsigned>(rows)}, {128}},
                      embed_forward<T>, tokens, positions, static_cast<const T*>(op.token_table),
-                     op.position_table, op.out, op.channels);
+                     op.position_table, op.out, static_cast<int>(rows), op.channels);
     };
     if (op.type == DType::kBF16) return start.template operator()<BFloat16>();
     if (op.type == DType::kF16) return start.template operator()<Float16>();

@@ -20,5 +20,6 @@ set(FASTSERVE_GPU_SOURCES
   ${PROJECT_SOURCE_DIR}/gpu/tables.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_attention.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_linear.cc
+  ${PROJECT_SOURCE_DIR}/gpu/train_norm.cc
   ${PROJECT_SOURCE_DIR}/gpu/train_ops.cc
   ${PROJECT_SOURCE_DIR}/gpu/weight_memory.cc)

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "gpu/kernels/convert.cuh"
 #include "gpu/kernels/embed.cuh"
-#include "gpu/kernels/norm.cuh"
 #include "gpu/kernels/optimiser.cuh"
 #include "gpu/kernels/rotary.cuh"
 #include "gpu/train_state.h"
@@ -14,25 +14,35 @@ namespace fastserve::gpu {
 
 namespace {
 
-/// Rows by what they look up: distinct keys in order, and the rows of each in order. By counting:
-/// there are tens of thousands of rows, and the card waits for whoever sorts them.
-struct RowsByKey {
-  explicit RowsByKey(std::span<const int32_t> of) : order(of.size()) {
-    const int32_t most = of.empty() ? -1 : *std::max_element(of.begin(), of.end());
-    std::vector<int32_t> at(static_cast<size_t>(most) + 2);  // where the next row of a key goes
-    for (const int32_t key : of) ++at[static_cast<size_t>(key) + 1];
-    for (int32_t key = 0; key <= most; ++key) {
-      const int32_t count = at[static_cast<size_t>(key) + 1], from = at[static_cast<size_t>(key)];
-      at[static_cast<size_t>(key) + 1] = from + count;
-      if (count == 0) continue;
-      keys.push_back(key);
-      begin.push_back(from);
+/// Rows by what they look up: distinct keys, as they first come, and the rows of each in order. By
+/// counting, and without a walk over the keys that do not come: a card may wait for whoever sorts.
+class RowsByKey {
+ public:
+  void sort(std::span<const int32_t> of) {
+    keys.clear();
+    begin.clear();
+    order.resize(of.size());
+    for (const int32_t key : of) {
+      const auto k = static_cast<size_t>(key);
+      if (k >= counts_.size()) counts_.resize(k + 1);
+      if (counts_[k]++ == 0) keys.push_back(key);
     }
-    begin.push_back(static_cast<int32_t>(of.size()));
+    int32_t from = 0;
+    for (const int32_t key : keys) {
+      int32_t& count = counts_[static_cast<size_t>(key)];
+      begin.push_back(from);
+      from += std::exchange(count, from);  // from here on where the key's next row goes
+    }
+    begin.push_back(from);
     for (size_t row = 0; row < of.size(); ++row)
-      order[static_cast<size_t>(at[static_cast<size_t>(of[row])]++)] = static_cast<int32_t>(row);
+      order[static_cast<size_t>(counts_[static_cast<size_t>(of[row])]++)] =
+          static_cast<int32_t>(row);
+    for (const int32_t key : keys) counts_[static_cast<size_t>(key)] = 0;
   }
   std::vector<int32_t> keys, begin, order;
+
+ private:
+  std::vector<int32_t> counts_;  // of every key; 0 between two sorts
 };
 
 unsigned channel_threads(int channels) {
@@ -87,13 +97,18 @@ class GpuTrainOps final : public TrainOps {
 
   void embed_forward(const EmbedForward& op) override {
     const size_t rows = op.tokens.size();
-    if (rows == 0 || !state_.workspace.begin(2 * Workspace::room<int32_t>(rows))) return;
+    if (rows == 0 || !state_.workspace.begin(Workspace::room<int32_t>(rows))) return;
     const int32_t* const tokens = state_.workspace.upload(op.tokens);
-    const int32_t* const positions =
-        op.position_table ? state_.workspace.upload(op.positions) : nullptr;
+    const int32_t* const positions = op.position_table ? state_.tables.get(op.positions) : nullptr;
+    const bool fours =
+        op.channels % 4 == 0 && on_fours({op.token_table, op.position_table, op.out});
+    constexpr int kRows = 4;
     launch(runtime_,
-           {"embed_forward", {static_cast<unsigned>(rows)}, {channel_threads(op.channels)}},
-           gpu::embed_forward<float>, tokens, positions, op.token_table, op.position_table, op.out,
+           {"embed_forward",
+            {blocks_for(rows, kRows)},
+            {channel_threads(fours ? op.channels / 4 : op.channels)}},
+           fours ? gpu::embed_forward<float, 4, kRows> : gpu::embed_forward<float, 1, kRows>,
+           tokens, positions, op.token_table, op.position_table, op.out, static_cast<int>(rows),
            op.channels);
   }
 
@@ -102,61 +117,8 @@ class GpuTrainOps final : public TrainOps {
     if (op.dposition_table) add_rows(op.positions, op.dx, op.dposition_table, op.channels);
   }
 
-  void norm_forward(const NormForward& op) override {
-    if (op.rows == 0) return;
-    const bool fours =
-        op.channels % 4 == 0 && on_fours({op.x, op.weight, op.bias, static_cast<float*>(op.out)});
-    const Launch how{
-        "norm_forward", {blocks_for(static_cast<size_t>(op.rows), kNormWarps)}, {32 * kNormWarps}};
-    with_type(state_.precision, [&]<class T>() {
-      const auto kernel = !fours                    ? gpu::norm_forward<T, 1>
-                          : op.channels <= 6 * 128  ? norm_forward_held<T, 6>
-                          : op.channels <= 16 * 128 ? norm_forward_held<T, 16>
-                                                    : gpu::norm_forward<T, 4>;
-      launch(runtime_, how, kernel, op.x, op.weight, op.bias, op.epsilon,
-             op.kind == NormKind::kLayerNorm, op.rows, op.channels, static_cast<T*>(op.out),
-             op.stats);
-    });
-  }
-
-  void norm_backward(const NormBackward& op) override {
-    if (op.rows == 0) return;
-    const unsigned blocks = blocks_for(static_cast<size_t>(op.rows), kNormBackwardRows);
-    const int parts = static_cast<int>(blocks), wide = 2 * op.channels;
-    const size_t partials = at(parts, wide), scratch = column_sum_scratch(parts, wide);
-    if (!state_.workspace.begin(Workspace::room<float>(partials) + Workspace::room<float>(scratch)))
-      return;
-    float* const sums = state_.workspace.take<float>(partials);
-    float* const room = state_.workspace.take<float>(scratch);
-    const NormBackwardArguments arguments{op.dy,
-                                          op.x,
-                                          op.weight,
-                                          op.stats,
-                                          op.rows,
-                                          op.channels,
-                                          op.kind == NormKind::kLayerNorm,
-                                          op.accumulate,
-                                          op.dx,
-                                          op.dx_compute,
-                                          sums};
-    const size_t shared = (static_cast<size_t>(wide) + 2 * kNormBackwardWarps) * sizeof(float);
-    const bool fours = op.channels % 4 == 0 && on_fours({op.dy, op.x, op.weight, op.dx,
-                                                         static_cast<float*>(op.dx_compute)});
-    with_type(state_.precision, [&]<class T>() {
-      const auto kernel = !fours                   ? gpu::norm_backward<T, 1>
-                          : op.channels <= 6 * 128 ? norm_backward_held<T, 6>
-                          : op.channels <= 8 * 128 ? norm_backward_held<T, 8>
-                                                   : gpu::norm_backward<T, 4>;
-      launch(runtime_, {"norm_backward", {blocks}, {32 * kNormBackwardWarps}, shared}, kernel,
-             arguments);
-    });
-    const bool adjacent = op.dbias == op.dweight + op.channels;
-    sum_columns_into(runtime_, Precision::kFloat32, sums, parts, adjacent ? wide : op.channels,
-                     wide, op.dweight, true, room);
-    if (op.dbias && !adjacent)
-      sum_columns_into(runtime_, Precision::kFloat32, sums + op.channels, parts, op.channels, wide,
-                       op.dbias, true, room);
-  }
+  void norm_forward(const NormForward& op) override { gpu::norm_forward(state_, op); }
+  void norm_backward(const NormBackward& op) override { gpu::norm_backward(state_, op); }
 
   void matmul_forward(const MatmulForward& op) override { gpu::matmul_forward(state_, op); }
   void matmul_backward_input(const MatmulBackwardInput& op) override {
@@ -202,14 +164,10 @@ class GpuTrainOps final : public TrainOps {
   void sums_of_squares(std::span<const FloatRun> runs, std::span<double> sums) const override;
 
  private:
-  static bool on_fours(std::initializer_list<const float*> pointers) {
-    return std::all_of(pointers.begin(), pointers.end(),
-                       [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
-  }
-
   void add_rows(std::span<const int32_t> of, const float* dx, float* table, int channels) {
     if (of.empty()) return;
-    const RowsByKey rows(of);
+    RowsByKey& rows = by_key_;
+    rows.sort(of);
     const auto room = [](const std::vector<int32_t>& v) {
       return Workspace::room<int32_t>(v.size());
     };
@@ -219,10 +177,14 @@ class GpuTrainOps final : public TrainOps {
     };
     const int32_t *keys = upload(rows.keys), *begin = upload(rows.begin),
                   *order = upload(rows.order);
+    const bool fours = channels % 4 == 0 && on_fours({dx, table});
+    const unsigned across =
+        blocks_for(static_cast<size_t>(channels), static_cast<size_t>(fours ? 128 : 32));
     launch(
         runtime_,
-        {"embed_backward", {static_cast<unsigned>(rows.keys.size())}, {channel_threads(channels)}},
-        gpu::embed_backward<float>, keys, begin, order, dx, table, channels);
+        {"embed_backward", {blocks_for(rows.keys.size(), kEmbedWarps), across}, {32, kEmbedWarps}},
+        fours ? gpu::embed_backward<4> : gpu::embed_backward<1>, keys, begin, order,
+        static_cast<int>(rows.keys.size()), dx, table, channels);
   }
 
   /// Without positions though it has a table: they could not be had.
@@ -242,10 +204,22 @@ class GpuTrainOps final : public TrainOps {
             nullptr};
   }
 
+  /// On the card: what the pieces of `runs` are, and where those of each run begin.
+  struct Squares {
+    std::vector<FloatRun> runs;
+    size_t pieces = 0;
+    const SquaresPiece* on_device = nullptr;
+    const int* begins = nullptr;
+    double *partials = nullptr, *results = nullptr;
+  };
+  bool lay_out_squares(std::span<const FloatRun> runs) const;
+
   TrainState state_;
   Runtime& runtime_;
+  RowsByKey by_key_;
   mutable std::mutex reducing_;  // sum_squares comes from several shards
   mutable Workspace reductions_;
+  mutable Squares squares_;
 };
 
 void GpuTrainOps::rotary_backward(const RotaryBackward& op) {
@@ -281,7 +255,15 @@ void GpuTrainOps::adamw(const AdamW& op) const {
          adamw_arguments(op), on_fours({op.param, op.m, op.v, op.grad}));
 }
 
-void GpuTrainOps::sums_of_squares(std::span<const FloatRun> runs, std::span<double> sums) const {
+/// A step's runs are those of the step before: what they are cut into stays on the card. False when
+/// there is no room.
+bool GpuTrainOps::lay_out_squares(std::span<const FloatRun> runs) const {
+  const auto same = [](const FloatRun& a, const FloatRun& b) {
+    return a.data == b.data && a.n == b.n;
+  };
+  if (std::equal(runs.begin(), runs.end(), squares_.runs.begin(), squares_.runs.end(), same))
+    return true;
+  squares_ = {};
   std::vector<SquaresPiece> pieces;
   std::vector<int> begins = {0};
   for (const FloatRun& run : runs) {
@@ -290,27 +272,32 @@ void GpuTrainOps::sums_of_squares(std::span<const FloatRun> runs, std::span<doub
           {run.data + at, static_cast<int>(std::min<size_t>(kSquareElements, run.n - at))});
     begins.push_back(static_cast<int>(pieces.size()));
   }
+  if (!reductions_.begin(
+          Workspace::room<double>(pieces.size()) + Workspace::room<double>(runs.size()) +
+          Workspace::room<SquaresPiece>(pieces.size()) + Workspace::room<int>(begins.size())))
+    return false;
+  squares_.partials = reductions_.take<double>(pieces.size());
+  squares_.results = reductions_.take<double>(runs.size());
+  squares_.on_device = reductions_.upload(std::span<const SquaresPiece>(pieces));
+  squares_.begins = reductions_.upload(std::span<const int>(begins));
+  squares_.pieces = pieces.size();
+  squares_.runs.assign(runs.begin(), runs.end());
+  return true;
+}
+
+void GpuTrainOps::sums_of_squares(std::span<const FloatRun> runs, std::span<double> sums) const {
   std::fill(sums.begin(), sums.end(), 0.0);
   const std::lock_guard lock(reducing_);
-  if (pieces.empty() || !reductions_.begin(Workspace::room<double>(pieces.size()) +
-                                           Workspace::room<double>(runs.size()) +
-                                           Workspace::room<SquaresPiece>(pieces.size()) +
-                                           Workspace::room<int>(begins.size())))
-    return;
-  double* const partials = reductions_.take<double>(pieces.size());
-  double* const results = reductions_.take<double>(runs.size());
-  const auto* const on_device =
-      static_cast<const SquaresPiece*>(reductions_.upload(std::span<const SquaresPiece>(pieces)));
-  const auto* const from =
-      static_cast<const int*>(reductions_.upload(std::span<const int>(begins)));
+  if (!lay_out_squares(runs) || squares_.pieces == 0) return;
   launch(
       runtime_,
-      {"sum_squares", {static_cast<unsigned>(pieces.size())}, {kFlatThreads}, 8 * sizeof(double)},
-      gpu::sum_squares, on_device, partials);
+      {"sum_squares", {static_cast<unsigned>(squares_.pieces)}, {kFlatThreads}, 8 * sizeof(double)},
+      gpu::sum_squares, squares_.on_device, squares_.partials);
   launch(runtime_,
          {"sum_partials", {static_cast<unsigned>(runs.size())}, {kFlatThreads}, 8 * sizeof(double)},
-         sum_partials, static_cast<const double*>(partials), from, results);
-  runtime_.copy_out(sums.data(), results, sums.size_bytes());
+         sum_partials, static_cast<const double*>(squares_.partials), squares_.begins,
+         squares_.results);
+  runtime_.copy_out(sums.data(), squares_.results, sums.size_bytes());
 }
 
 }  // namespace

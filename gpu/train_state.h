@@ -1,6 +1,8 @@
 // What the families of training operations share.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
 #include <mutex>
 #include <vector>
 
@@ -15,6 +17,12 @@ namespace fastserve::gpu {
 
 inline unsigned blocks_for(size_t n, size_t each) {
   return static_cast<unsigned>((n + each - 1) / each);
+}
+
+/// All of them on 16 bytes; null is.
+inline bool on_fours(std::initializer_list<const float*> pointers) {
+  return std::all_of(pointers.begin(), pointers.end(),
+                     [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
 }
 
 /// A weight matrix [out, in] in the training precision, rows on 16 bytes: both directions read it.
@@ -82,6 +90,8 @@ void matmul_forward(TrainState& state, const MatmulForward& op);
 void matmul_backward_input(TrainState& state, const MatmulBackwardInput& op);
 void matmul_backward_weight(TrainState& state, const MatmulBackwardWeight& op);
 void classifier_loss(TrainState& state, const ClassifierLoss& op);
+void norm_forward(TrainState& state, const NormForward& op);
+void norm_backward(TrainState& state, const NormBackward& op);
 void attention_forward(TrainState& state, const AttentionForward& op);
 void attention_backward(TrainState& state, const AttentionBackward& op);
 

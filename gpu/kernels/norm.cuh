@@ -116,170 +116,167 @@ __global__ void norm_forward_held(const float* x, const float* weight, const flo
   stats[at(row, 2, 1)] = inverse;
 }
 
-constexpr int kNormBackwardWarps = 8;
-constexpr int kNormBackwardRows = 64;  ///< rows whose weight gradients one block sums
+/// Blocks of norm_backward: as many as run at once on 132 multiprocessors, three of each or two
+/// where rows are long. How many rows one takes follows from the shape alone.
+constexpr int kNormBackwardBlocks = 384, kNormBackwardLongBlocks = 256, kNormBackwardRows = 4;
+inline int norm_backward_rows(int rows, int channels) {
+  const int blocks = channels <= 1024 ? kNormBackwardBlocks : kNormBackwardLongBlocks;
+  const int each = (rows + blocks - 1) / blocks;
+  return (each + kNormBackwardRows - 1) / kNormBackwardRows * kNormBackwardRows;
+}
 
 struct NormBackwardArguments {
   const float *dy, *x, *weight, *stats;
   int rows, channels;
-  bool centred, accumulate;
+  bool centred, accumulate, with_bias;
   float* dx;
   void* dx_compute;
-  float* partials;  ///< [blocks, 2 * channels]: dweight, dbias
+  int each;         ///< rows that a block takes
+  float* partials;  ///< [blocks, channels]: dweight; with_bias [blocks, 2 * channels]: dbias beside
 };
+
+/// Shared memory of norm_backward: two means of each row that is at work, of each warp, twice.
+constexpr size_t norm_backward_shared(int threads, int rows) {
+  return size_t(threads) / 32 * size_t(rows) * 4 * sizeof(float);
+}
 
 /// With h = (x - mean) inverse and g = dy weight: dx = inverse (g - mean(g) - h mean(g h)); the
 /// block's sums of dy h and dy go to `partials`.
 ///
-/// Grid:   rows / kNormBackwardRows, rounded up. Block: 32 * kNormBackwardWarps.
-/// Shared: (2 * channels + 2 * kNormBackwardWarps) floats.
-/// Needs:  as norm_forward. Bits: a row's means as there; a column's sums in row order.
-template <class T, int kWide>
-__global__ void norm_backward(NormBackwardArguments p) {
-  FS_SHARED(float, shared);
-  float* const dweight = shared;  // [channels], each owned by one thread; so is dbias
-  float* const dbias = shared + p.channels;
-  float* const means = dbias + p.channels;  // [kNormBackwardWarps][2]
-  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, own = threadIdx.x * kWide;
-  const int across = 32 * kNormBackwardWarps * kWide;
-  const int first = blockIdx.x * kNormBackwardRows;
-  for (int c = own; c < p.channels; c += across) {
-    store_wide(dweight + c, Wide<kWide>{});
-    store_wide(dbias + c, Wide<kWide>{});
-  }
-  for (int from = first; from < first + kNormBackwardRows && from < p.rows;
-       from += kNormBackwardWarps) {
-    const int row = from + warp;
-    if (row < p.rows) {
-      const float mean = p.stats[at(row, 2)], inverse = p.stats[at(row, 2, 1)];
-      float g_mean = 0, gh_mean = 0;
-      for (int c = lane * kWide; c < p.channels; c += 32 * kWide) {
-        const Wide<kWide> x = load_wide<kWide>(p.x + at(row, p.channels, c));
-        const Wide<kWide> dy = load_wide<kWide>(p.dy + at(row, p.channels, c));
-        const Wide<kWide> w = load_wide<kWide>(p.weight + c);
-        FS_UNROLL
-        for (int i = 0; i < kWide; ++i) {
-          const float g = dy.v[i] * w.v[i];
-          g_mean += g;
-          gh_mean += g * ((x.v[i] - mean) * inverse);
-        }
-      }
-      g_mean = warp_reduce<Add>(g_mean);
-      gh_mean = warp_reduce<Add>(gh_mean);
-      if (lane == 0) {
-        means[2 * warp] = p.centred ? g_mean / float(p.channels) : 0.0f;
-        means[2 * warp + 1] = gh_mean / float(p.channels);
-      }
-    }
-    __syncthreads();
-    const int count = p.rows - from < kNormBackwardWarps ? p.rows - from : kNormBackwardWarps;
-    for (int c = own; c < p.channels; c += across) {
-      const Wide<kWide> w = load_wide<kWide>(p.weight + c);
-      Wide<kWide> sum_weight = load_wide<kWide>(dweight + c);
-      Wide<kWide> sum_bias = load_wide<kWide>(dbias + c);
-      for (int r = 0; r < count; ++r) {
-        const size_t e = at(from + r, p.channels, c);
-        const float mean = p.stats[at(from + r, 2)], inverse = p.stats[at(from + r, 2, 1)];
-        const Wide<kWide> x = load_wide<kWide>(p.x + e), dy = load_wide<kWide>(p.dy + e);
-        Wide<kWide> dx = p.accumulate ? load_wide<kWide>(p.dx + e) : Wide<kWide>{};
-        FS_UNROLL
-        for (int i = 0; i < kWide; ++i) {
-          const float h = (x.v[i] - mean) * inverse;
-          sum_weight.v[i] += dy.v[i] * h;
-          sum_bias.v[i] += dy.v[i];
-          dx.v[i] += inverse * (dy.v[i] * w.v[i] - means[2 * r] - h * means[2 * r + 1]);
-        }
-        store_wide(p.dx + e, dx);
-        if (p.dx_compute) store_wide(static_cast<T*>(p.dx_compute) + e, dx);
-      }
-      store_wide(dweight + c, sum_weight);
-      store_wide(dbias + c, sum_bias);
-    }
-    __syncthreads();  // the means are overwritten next
-  }
-  for (int c = own; c < p.channels; c += across) {
-    store_wide(p.partials + at(blockIdx.x, 2 * p.channels, c), load_wide<kWide>(dweight + c));
-    store_wide(p.partials + at(blockIdx.x, 2 * p.channels, p.channels + c),
-               load_wide<kWide>(dbias + c));
-  }
-}
-
-FS_DEVICE void add_or_store(float* to, Wide<4> x, bool add) {
-  if (add) {
-    const Wide<4> before = load_wide<4>(to);
-    FS_UNROLL
-    for (int i = 0; i < 4; ++i) x.v[i] += before.v[i];
-  }
-  store_wide(to, x);
-}
-
-/// norm_backward with a warp's rows and sums in registers: each number is read once. A warp takes
-/// every kNormBackwardWarps-th of the block's rows.
+/// A thread owns kHeld times kWide columns, and the block kRows rows at a time, all of whose
+/// numbers are on their way at once and read once. What it has to wait for is one barrier: the
+/// means lie in two rooms by turns.
 ///
-/// Grid:   rows / kNormBackwardRows, rounded up. Block: 32 * kNormBackwardWarps.
-/// Shared: 2 * channels floats.
-/// Needs:  as norm_forward_held. Bits: a row's means as there; a column's sums by row within a
-///         warp, then by warp.
-template <class T, int kHeld>
-__global__ void __launch_bounds__(32 * kNormBackwardWarps)
-    norm_backward_held(NormBackwardArguments p) {
-  FS_SHARED(float, sums);  // [2 * channels]: dweight, dbias
-  const int warp = threadIdx.x / 32, channels = p.channels;
-  const int first = blockIdx.x * kNormBackwardRows;
-  Wide<4> dweight[kHeld] = {}, dbias[kHeld] = {};
+/// Grid:   rows / each, rounded up. Block: whole warps, at most kThreads.
+/// Shared: norm_backward_shared().
+/// Needs:  as norm_forward; channels <= kHeld * kWide * threads; each a multiple of kRows.
+/// Bits:   a row's means by threads, lanes by halves, then by warp; a column's sums in row order.
+template <class T, int kWide, int kHeld, int kRows, int kThreads>
+__global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
+    norm_backward(NormBackwardArguments p) {
+  FS_SHARED(float, room);
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int first = blockIdx.x * p.each;
+  const int end = first + p.each < p.rows ? first + p.each : p.rows;
+  const auto column = [](int k) { return (k * int(blockDim.x) + int(threadIdx.x)) * kWide; };
+  Wide<kWide> weight[kHeld], dweight[kHeld] = {}, dbias[kHeld] = {};
+  FS_UNROLL
+  for (int k = 0; k < kHeld; ++k)
+    weight[k] = column(k) < p.channels ? load_wide<kWide>(p.weight + column(k)) : Wide<kWide>{};
+  float* means = room;
   FS_NO_UNROLL
-  for (int r = warp; r < kNormBackwardRows && first + r < p.rows; r += kNormBackwardWarps) {
-    const int row = first + r;
-    const HeldRow<kHeld> x(p.x + at(row, channels), channels);
-    const HeldRow<kHeld> dy(p.dy + at(row, channels), channels);
-    const float mean = p.stats[at(row, 2)], inverse = p.stats[at(row, 2, 1)];
-    float g_mean = 0, gh_mean = 0;
+  for (int from = first; from < end; from += kRows) {
+    Wide<kWide> x[kRows][kHeld], dy[kRows][kHeld], dx[kRows][kHeld];
+    float mean[kRows], inverse[kRows], sums[2 * kRows] = {};
     FS_UNROLL
-    for (int k = 0; k < kHeld; ++k) {
-      const int c = x.column(k);
-      if (c >= channels) continue;
-      const Wide<4> w = load_wide<4>(p.weight + c);
-      FS_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const float g = dy.numbers[k].v[i] * w.v[i];
-        g_mean += g;
-        gh_mean += g * ((x.numbers[k].v[i] - mean) * inverse);
-      }
-    }
-    g_mean = p.centred ? warp_reduce<Add>(g_mean) / float(channels) : 0.0f;
-    gh_mean = warp_reduce<Add>(gh_mean) / float(channels);
-    FS_UNROLL
-    for (int k = 0; k < kHeld; ++k) {
-      const int c = x.column(k);
-      if (c >= channels) continue;
-      const size_t e = at(row, channels, c);
-      const Wide<4> w = load_wide<4>(p.weight + c);
-      Wide<4> dx = p.accumulate ? load_wide<4>(p.dx + e) : Wide<4>{};
-      FS_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const float h = (x.numbers[k].v[i] - mean) * inverse, d = dy.numbers[k].v[i];
-        dweight[k].v[i] += d * h;
-        dbias[k].v[i] += d;
-        dx.v[i] += inverse * (d * w.v[i] - g_mean - h * gh_mean);
-      }
-      store_wide(p.dx + e, dx);
-      if (p.dx_compute) store_wide(static_cast<T*>(p.dx_compute) + e, dx);
-    }
-  }
-  for (int turn = 0; turn < kNormBackwardWarps; ++turn) {
-    if (turn == warp) {
+    for (int r = 0; r < kRows; ++r) {
+      const int row = from + r < end ? from + r : end - 1;
       FS_UNROLL
       for (int k = 0; k < kHeld; ++k) {
-        const int c = HeldRow<kHeld>::column(k);
-        if (c >= channels) continue;
-        add_or_store(sums + c, dweight[k], turn > 0);
-        add_or_store(sums + channels + c, dbias[k], turn > 0);
+        const bool there = from + r < end && column(k) < p.channels;
+        const size_t e = at(row, p.channels, column(k));
+        x[r][k] = there ? load_wide<kWide>(p.x + e) : Wide<kWide>{};
+        dy[r][k] = there ? load_wide<kWide>(p.dy + e) : Wide<kWide>{};
+        dx[r][k] = there && p.accumulate ? load_wide<kWide>(p.dx + e) : Wide<kWide>{};
+      }
+      mean[r] = p.stats[at(row, 2)];
+      inverse[r] = p.stats[at(row, 2, 1)];
+    }
+    FS_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      FS_UNROLL
+      for (int k = 0; k < kHeld; ++k) {
+        FS_UNROLL
+        for (int i = 0; i < kWide; ++i) {
+          const float g = dy[r][k].v[i] * weight[k].v[i];
+          x[r][k].v[i] = (x[r][k].v[i] - mean[r]) * inverse[r];
+          sums[2 * r] += g;
+          sums[2 * r + 1] += g * x[r][k].v[i];
+        }
       }
     }
+    FS_UNROLL
+    for (int s = 0; s < 2 * kRows; ++s) {
+      sums[s] = warp_reduce<Add>(sums[s]);
+      if (threadIdx.x % 32 == 0) means[warp * 2 * kRows + s] = sums[s];
+    }
     __syncthreads();
+    FS_UNROLL
+    for (int s = 0; s < 2 * kRows; ++s) {
+      sums[s] = means[s];
+      for (int w = 1; w < warps; ++w) sums[s] += means[w * 2 * kRows + s];
+      sums[s] = s % 2 == 0 && !p.centred ? 0.0f : sums[s] / float(p.channels);
+    }
+    means = means == room ? room + warps * 2 * kRows : room;
+    FS_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      if (from + r >= end) break;
+      FS_UNROLL
+      for (int k = 0; k < kHeld; ++k) {
+        if (column(k) >= p.channels) continue;
+        FS_UNROLL
+        for (int i = 0; i < kWide; ++i) {
+          const float d = dy[r][k].v[i], h = x[r][k].v[i];
+          dweight[k].v[i] += d * h;
+          dbias[k].v[i] += d;
+          dx[r][k].v[i] += inverse[r] * (d * weight[k].v[i] - sums[2 * r] - h * sums[2 * r + 1]);
+        }
+        const size_t e = at(from + r, p.channels, column(k));
+        store_wide(p.dx + e, dx[r][k]);
+        if (p.dx_compute) store_wide(static_cast<T*>(p.dx_compute) + e, dx[r][k]);
+      }
+    }
   }
-  for (int c = threadIdx.x * 4; c < 2 * channels; c += 128 * kNormBackwardWarps)
-    store_wide(p.partials + at(blockIdx.x, 2 * channels, c), load_wide<4>(sums + c));
+  float* const to = p.partials + at(blockIdx.x, p.with_bias ? 2 * p.channels : p.channels);
+  FS_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    if (column(k) >= p.channels) continue;
+    store_wide(to + column(k), dweight[k]);
+    if (p.with_bias) store_wide(to + p.channels + column(k), dbias[k]);
+  }
+}
+
+constexpr int kJoinLanes = 8, kJoinChains = 32;
+template <int kWide>
+constexpr size_t kJoinShared = size_t(kJoinChains) * (kJoinLanes * kWide + 1) * sizeof(float);
+
+/// dweight[c] += the sum of column c of `partials` [parts, channels, or 2 * channels with dbias],
+/// dbias the same of those behind.
+///
+/// Grid:   columns of partials / (kJoinLanes * kWide), rounded up. Block: (kJoinLanes,
+/// kJoinChains). Shared: kJoinShared. Needs: parts <= kNormBackwardBlocks; kWide = 4 as
+/// norm_backward's. Bits:   kJoinChains chains, each of every kJoinChains-th part, added in order.
+template <int kWide>
+__global__ void join_norm_sums(const float* partials, int parts, int channels, float* dweight,
+                               float* dbias) {
+  FS_SHARED(float, room);
+  constexpr int kLd = kJoinLanes * kWide + 1, kEach = kNormBackwardBlocks / kJoinChains;
+  static_assert(kEach * kJoinChains == kNormBackwardBlocks);
+  const int own = threadIdx.x * kWide, chain = threadIdx.y;
+  const int wide = dbias ? 2 * channels : channels;
+  const int first = blockIdx.x * kJoinLanes * kWide;
+  Wide<kWide> x[kEach];
+  FS_UNROLL
+  for (int i = 0; i < kEach; ++i) {
+    const int part = chain + i * kJoinChains;
+    x[i] = part < parts && first + own < wide
+               ? load_wide<kWide>(partials + at(part, wide, first + own))
+               : Wide<kWide>{};
+  }
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) {
+    float sum = x[0].v[i];
+    FS_UNROLL
+    for (int k = 1; k < kEach; ++k) sum += x[k].v[i];
+    room[chain * kLd + own + i] = sum;
+  }
+  __syncthreads();
+  const int column = threadIdx.y * kJoinLanes + threadIdx.x, c = first + column;
+  if (column >= kJoinLanes * kWide || c >= wide) return;
+  float sum = room[column];
+  for (int k = 1; k < kJoinChains; ++k) sum += room[k * kLd + column];
+  float* const to = c < channels ? dweight + c : dbias + (c - channels);
+  *to += sum;
 }
 
 }  // namespace fastserve::gpu

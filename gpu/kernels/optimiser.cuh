@@ -88,7 +88,7 @@ static __global__ void add_floats(const float* a, const float* b, float* out, si
   for (size_t e = i; e < i + 4 && e < n; ++e) out[e] = a[e] + b[e];
 }
 
-constexpr int kSquareElements = 4096;  ///< numbers that one block of sum_squares takes
+constexpr int kSquareElements = 16384;  ///< numbers that one block of sum_squares takes
 
 /// What one block of sum_squares takes: at most kSquareElements numbers of one run.
 struct SquaresPiece {
@@ -104,23 +104,30 @@ static __global__ void sum_squares(const SquaresPiece* pieces, double* partials)
   FS_SHARED(double, room);
   const SquaresPiece piece = pieces[blockIdx.x];
   double sum = 0;
+  constexpr int kAtOnce = 4, kAcross = 4 * kFlatThreads;
   const bool fours = reinterpret_cast<uintptr_t>(piece.x) % 16 == 0;
-  FS_UNROLL
-  for (int at = 0; at < kSquareElements; at += 4 * kFlatThreads) {
-    const int i = at + 4 * threadIdx.x, count = piece.n - i < 4 ? piece.n - i : 4;
-    float4 x{};
-    if (fours && count == 4) {
-      x = *reinterpret_cast<const float4*>(piece.x + i);
-    } else {
-      if (count > 0) x.x = piece.x[i];
-      if (count > 1) x.y = piece.x[i + 1];
-      if (count > 2) x.z = piece.x[i + 2];
-      if (count > 3) x.w = piece.x[i + 3];
+  FS_NO_UNROLL
+  for (int from = 4 * threadIdx.x; from < piece.n; from += kAtOnce * kAcross) {
+    float4 x[kAtOnce] = {};
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = from + k * kAcross, count = piece.n - i < 4 ? piece.n - i : 4;
+      if (fours && count == 4) {
+        x[k] = *reinterpret_cast<const float4*>(piece.x + i);
+      } else {
+        if (count > 0) x[k].x = piece.x[i];
+        if (count > 1) x[k].y = piece.x[i + 1];
+        if (count > 2) x[k].z = piece.x[i + 2];
+        if (count > 3) x[k].w = piece.x[i + 3];
+      }
     }
-    sum += double(x.x) * double(x.x);
-    sum += double(x.y) * double(x.y);
-    sum += double(x.z) * double(x.z);
-    sum += double(x.w) * double(x.w);
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      sum += double(x[k].x) * double(x[k].x);
+      sum += double(x[k].y) * double(x[k].y);
+      sum += double(x[k].z) * double(x[k].z);
+      sum += double(x[k].w) * double(x[k].w);
+    }
   }
   sum = block_reduce<Add>(sum, room);
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;

@@ -23,8 +23,18 @@ std::vector<attention_cases::AttentionShape> repeated_attention() {
 TEST_CASE("the GPU normalises as the reference does, forward and backward") {
   std::vector<norm_cases::NormShape> shapes;
   for (const NormKind kind : {NormKind::kLayerNorm, NormKind::kRmsNorm})
-    for (const auto& [rows, channels] :
-         {std::pair{1, 2}, {3, 7}, {17, 64}, {2, 768}, {41, 900}, {3, 1500}, {2, 2052}, {35, 97}}) {
+    for (const auto& [rows, channels] : {std::pair{1, 2},
+                                         {3, 7},
+                                         {17, 64},
+                                         {2, 768},
+                                         {41, 900},
+                                         {3, 1500},
+                                         {2, 2052},
+                                         {2, 1031},
+                                         {1, 4100},
+                                         {141, 36},
+                                         {35, 97},
+                                         {3080, 132}}) {
       const bool layer = kind == NormKind::kLayerNorm;
       shapes.push_back({kind, rows, channels, layer, true});
       shapes.push_back({kind, rows, channels, false, false});
@@ -33,10 +43,11 @@ TEST_CASE("the GPU normalises as the reference does, forward and backward") {
 }
 
 TEST_CASE("the GPU embeds and sums embedding gradients in row order") {
-  check_gpu_train_op("embed",
-                     std::vector<norm_cases::EmbedShape>{
-                         {1, 1, 1, 1}, {9, 5, 4, 7}, {40, 65, 16, 64}, {33, 3, 40, 17}},
-                     norm_cases::run_embed);
+  check_gpu_train_op(
+      "embed",
+      std::vector<norm_cases::EmbedShape>{
+          {1, 1, 1, 1}, {9, 5, 4, 7}, {40, 65, 16, 64}, {33, 3, 40, 17}, {71, 2, 3, 132}},
+      norm_cases::run_embed);
 }
 
 TEST_CASE("the GPU rotates and normalises heads as the reference does") {
