@@ -138,14 +138,17 @@ void time_layer(Bench& bench, TrainOps& ops) {
                  ops.matmul_forward({matrix.get(), x, kRows, l.in, bias, l.forward, to, l.out,
                                      adds ? residual : nullptr, gelu ? slope : nullptr});
                });
-    const bool slopes = l.backward == InputGradEpilogue::kTimesSlope;
+    const bool slopes = l.backward == InputGradEpilogue::kTimesSlope;  // with up's bias gradient
     bench.time(fmt::format("{} backward input", l.name), 2 * out + 4 * in, flops, [&] {
-      ops.matmul_backward_input(
-          {matrix.get(), dy, kRows, l.out, l.backward, to, l.in, slopes ? slope : nullptr, 1});
+      ops.matmul_backward_input({matrix.get(), dy, kRows, l.out, l.backward, to, l.in,
+                                 slopes ? slope : nullptr, 1, slopes ? bias : nullptr,
+                                 slopes ? dbias : nullptr});
     });
     float* const gradient = bench.floats(size_t(l.out) * size_t(l.in));
-    bench.time(fmt::format("{} backward weight and bias", l.name), 2 * in + 2 * out, flops, [&] {
-      ops.matmul_backward_weight({dy, x, kRows, l.out, l.in, l.out, l.in, gradient, dbias, false});
+    const char* const sums = gelu ? "" : " and bias";  // of up's, the pass behind down has them
+    bench.time(fmt::format("{} backward weight{}", l.name, sums), 2 * in + 2 * out, flops, [&] {
+      ops.matmul_backward_weight(
+          {dy, x, kRows, l.out, l.in, l.out, l.in, gradient, gelu ? nullptr : dbias, false});
     });
   }
 }

@@ -9,13 +9,14 @@ namespace fastserve::gpu {
 namespace {
 
 constexpr int kWide = 8;  // halves on 16 bytes
+constexpr int kMostBlocksDown = 65535;
 
 class FinishingEngine final : public MatmulEngine {
  public:
   FinishingEngine(std::unique_ptr<MatmulEngine> library, Runtime& runtime)
       : library_(std::move(library)), runtime_(runtime), biases_(runtime) {}
 
-  std::string name() const override { return library_->name() + "+finish"; }
+  std::string name() const override { return library_->name() + "+finish2"; }
 
   bool supports(const Product& p) const override { return way_of(p) != Way::kNone; }
 
@@ -43,6 +44,7 @@ class FinishingEngine final : public MatmulEngine {
   Way way_of(const Product& p) const {
     using enum ProductEpilogue;
     if (p.precision == Precision::kFloat32 || p.m <= 0) return Way::kNone;
+    if (p.sums != nullptr && p.epilogue != kTimesSlope) return Way::kNone;
     const bool plain =
         p.epilogue == kStore || p.epilogue == kStoreFloat || p.epilogue == kAddResidual;
     if (plain && library_->supports(p)) return Way::kWhole;
@@ -69,7 +71,7 @@ class FinishingEngine final : public MatmulEngine {
 
   /// Those that a pass of ours finishes.
   bool finished(const Product& p) const {
-    if (at(p.m, p.n) >> 32 != 0) return false;
+    if (at(p.m, p.n) >> 32 != 0 || p.m > kMostBlocksDown * kSumRun) return false;
     if (p.n % (p.epilogue == ProductEpilogue::kSwiGlu ? 2 * kWide : kWide) != 0) return false;
     for (const int ld : {p.out_ld, p.slope != nullptr ? p.slope_ld : 0})
       if (ld % kWide != 0) return false;
@@ -86,6 +88,7 @@ class FinishingEngine final : public MatmulEngine {
     using enum ProductEpilogue;
     Product q = p;
     q.bias = nullptr;
+    q.sums = nullptr;
     q.slope = nullptr;
     q.slope_ld = 0;
     if (p.epilogue == kStoreFloat || p.epilogue == kAddResidual) return q;
@@ -106,23 +109,45 @@ class FinishingEngine final : public MatmulEngine {
   template <class T>
   void finish(const Product& p, const Product& first) {
     using enum ProductEpilogue;
+    if (p.epilogue == kGelu) return finish_activations<T, 1>(p, first);
+    if (p.epilogue == kSwiGlu) return finish_activations<T, 2>(p, first);
+    if (p.epilogue == kTimesSlope)
+      return p.slope_parts == 1 ? times_slopes<T, 1>(p, first) : times_slopes<T, 2>(p, first);
     ProductArguments arguments = arguments_of(p);
     const Launch how{"finish_product",
-                     {blocks_for(at(p.m, p.epilogue == kSwiGlu ? p.n / 2 : p.n),
-                                 size_t{kWide} * kFinishThreads)},
+                     {blocks_for(at(p.m, p.n), size_t{kWide} * kFinishThreads)},
                      {kFinishThreads}};
-    if (p.epilogue == kSwiGlu)
-      return launch(runtime_, how, finish_gated_product<T, kWide>, arguments,
+    if (p.epilogue == kStore)
+      return launch(runtime_, how, finish_product<T, T, kWide>, arguments,
                     static_cast<const T*>(first.out), first.out_ld);
-    if (p.epilogue == kStoreFloat || p.epilogue == kAddResidual) {
-      arguments.epilogue = kStoreFloat;  // what it is added to, the library has added
-      return launch(runtime_, how, finish_product<ProductKind::kForward, T, float, kWide>,
-                    arguments, static_cast<const float*>(first.out), first.out_ld);
-    }
-    const auto kernel = p.kind == ProductKind::kForward
-                            ? finish_product<ProductKind::kForward, T, T, kWide>
-                            : finish_product<ProductKind::kInputGrad, T, T, kWide>;
-    launch(runtime_, how, kernel, arguments, static_cast<const T*>(first.out), first.out_ld);
+    arguments.epilogue = kStoreFloat;  // what it is added to, the library has added
+    launch(runtime_, how, finish_product<T, float, kWide>, arguments,
+           static_cast<const float*>(first.out), first.out_ld);
+  }
+
+  /// Of a pass over [p.m, columns] by blocks that stay with their columns.
+  static Launch walk(const char* kernel, const Product& p, int columns) {
+    return {kernel,
+            {blocks_for(static_cast<size_t>(columns), size_t{32} * kWide),
+             blocks_for(static_cast<size_t>(p.m), kSumRun)},
+            {32, kFinishWarps}};
+  }
+
+  template <class T, int kParts>
+  void finish_activations(const Product& p, const Product& first) {
+    launch(runtime_, walk("finish_activation", p, p.n / kParts),
+           finish_activation<T, kParts, kWide>, arguments_of(p), static_cast<const T*>(first.out),
+           first.out_ld);
+  }
+
+  template <class T, int kParts>
+  void times_slopes(const Product& p, const Product& first) {
+    const bool biased = p.bias != nullptr || p.sums != nullptr;
+    Launch how = walk("finish_slopes", p, p.n);
+    if (biased) how.shared_bytes = finish_slopes_shared(kParts);
+    launch(runtime_, how,
+           biased ? finish_slopes<T, kParts, true, kWide> : finish_slopes<T, kParts, false, kWide>,
+           arguments_of(p), static_cast<const T*>(first.out), first.out_ld, p.sums);
   }
 
   const std::unique_ptr<MatmulEngine> library_;

@@ -14,8 +14,8 @@ bool on_eight_bytes(const void* p, int ld) {
 class MmaEngine final : public MatmulEngine {
  public:
   explicit MmaEngine(Runtime& runtime) : runtime_(runtime) {}
-  std::string name() const override { return "mma1"; }
-  bool supports(const Product&) const override { return true; }
+  std::string name() const override { return "mma2"; }
+  bool supports(const Product& p) const override { return p.sums == nullptr; }
 
   void run(const Product& p) override {
     if (p.m <= 0 || p.n <= 0) return;

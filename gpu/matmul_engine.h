@@ -20,11 +20,12 @@ enum class ProductEpilogue : uint8_t {
   kStore,        ///< out: compute = p
   kStoreFloat,   ///< out: float = p
   kAddResidual,  ///< out: float = residual + p; residual may be out
-  kGelu,         ///< out: compute = gelu(p), slope: compute [m, n] = gelu'(p) when not null
+  kGelu,         ///< out: compute = gelu(p); slope: compute [m, n] = p less the bias, if not null
   /// b holds n/2 gates over n/2 ups: out: compute [m, n/2] = silu(g) u; slope: compute [m, n] =
-  /// (u silu'(g), silu(g)) when not null.
+  /// (g, u) less their biases, if not null.
   kSwiGlu,
-  /// out: compute = slope * p; with two parts out and slope are [m, 2n] and p meets both halves.
+  /// out: compute = gelu'(slope + bias) p; with two parts out, slope and bias are 2n wide, (g, u) =
+  /// slope + bias, and out = (u silu'(g) p, silu(g) p).
   kTimesSlope,
 };
 
@@ -46,7 +47,10 @@ constexpr bool goes_with(ProductKind kind, ProductEpilogue epilogue) {
   return false;
 }
 
-/// One product. `p` is the float sum over k, plus bias where given.
+/// Rows that one of Product::sums is of.
+constexpr int kSumRun = 128;
+
+/// One product. `p` is the float sum over k, plus bias where given, but for kTimesSlope.
 struct Product {
   ProductKind kind = ProductKind::kForward;
   ProductEpilogue epilogue = ProductEpilogue::kStore;
@@ -62,12 +66,15 @@ struct Product {
   void* slope = nullptr;            ///< read by kTimesSlope, written by the forward epilogues
   int slope_ld = 0;
   int slope_parts = 1;
+  /// kTimesSlope, for engines that support() it: [m / kSumRun rounded up, slope_parts n], the
+  /// column sums of each run of out's rows, as stored. Their order follows from m alone.
+  float* sums = nullptr;
 };
 
 /// Threads:  one caller at a time. Calls are ordered on the runtime's stream.
 /// Promises: an element's bits depend on its row of a, its column of b, its epilogue's operands and
-///           k alone; the sum over k is one chain in float, but for kWeightGrad, where a library may
-///           cut it into parts by the product's shape.
+///           k alone; the sum over k is one chain in float, but for kWeightGrad, where a library
+///           may cut it into parts by the product's shape.
 /// Errors:   through Runtime::report.
 class MatmulEngine {
  public:

@@ -1,5 +1,6 @@
 // The three products of a linear layer, and the classifier's loss on top of one.
 #include <algorithm>
+#include <utility>
 
 #include "gpu/kernels/classifier.cuh"
 #include "gpu/kernels/columns.cuh"
@@ -7,22 +8,30 @@
 
 namespace fastserve::gpu {
 
+namespace {
+
+unsigned parts_of(int rows) {
+  return rows <= kMostSumRows ? 1 : blocks_for(static_cast<size_t>(rows), kSumRows);
+}
+
+}  // namespace
+
 size_t column_sum_scratch(int rows, int cols) {
-  const unsigned parts = blocks_for(static_cast<size_t>(rows), kSumRows);
+  const unsigned parts = parts_of(rows);
   if (parts <= 1) return 0;
   return at(static_cast<int>(parts), cols) + column_sum_scratch(static_cast<int>(parts), cols);
 }
 
 void sum_columns_into(Runtime& runtime, Precision precision, const void* in, int rows, int cols,
                       int ld, float* out, bool accumulate, float* scratch) {
-  const unsigned parts = blocks_for(static_cast<size_t>(rows), kSumRows);
+  const unsigned parts = parts_of(rows);
   with_type(precision, [&]<class T>() {
     const auto start = [&]<int kWide>() {
       const unsigned across = blocks_for(static_cast<size_t>(cols), size_t{32} * kWide);
       const bool once = parts == 1;
       launch(runtime, {"sum_columns", {across, parts}, {32, 8}, kSumShared<kWide>},
-             sum_columns<T, kWide>, static_cast<const T*>(in), rows, cols, ld, once ? out : scratch,
-             cols, once && accumulate);
+             sum_columns<T, kWide>, static_cast<const T*>(in), rows, once ? rows : kSumRows, cols,
+             ld, once ? out : scratch, cols, once && accumulate);
     };
     const bool fours =
         cols % 4 == 0 && ld % 4 == 0 && reinterpret_cast<uintptr_t>(in) % (4 * sizeof(T)) == 0;
@@ -61,7 +70,7 @@ void matmul_backward_input(TrainState& state, const MatmulBackwardInput& op) {
   const auto& w = static_cast<const GpuMatrix&>(*op.weight);
   constexpr ProductEpilogue kEpilogues[] = {ProductEpilogue::kStore, ProductEpilogue::kStoreFloat,
                                             ProductEpilogue::kTimesSlope};
-  state.multiply({.kind = ProductKind::kInputGrad,
+  Product product{.kind = ProductKind::kInputGrad,
                   .epilogue = kEpilogues[static_cast<size_t>(op.epilogue)],
                   .precision = state.precision,
                   .m = op.rows,
@@ -71,11 +80,30 @@ void matmul_backward_input(TrainState& state, const MatmulBackwardInput& op) {
                   .b = w.data(),
                   .lda = op.dy_ld,
                   .ldb = w.ld(),
+                  .bias = op.bias,
                   .out = op.dx,
                   .out_ld = op.dx_ld,
                   .slope = const_cast<void*>(op.slope),
                   .slope_ld = op.dx_ld,
-                  .slope_parts = op.slope_parts});
+                  .slope_parts = op.slope_parts};
+  if (op.dbias == nullptr || op.rows == 0) {
+    state.multiply(product);
+    return;
+  }
+  FS_CHECK(op.epilogue == InputGradEpilogue::kTimesSlope);
+  const int cols = op.slope_parts * w.in();
+  const int runs = static_cast<int>(blocks_for(static_cast<size_t>(op.rows), kSumRun));
+  static_assert(kSumRun <= kSumRows);  // so that there is room for either way
+  const size_t scratch = at(runs, cols) + column_sum_scratch(runs, cols);
+  if (!state.workspace.begin(Workspace::room<float>(scratch))) return;
+  product.sums = state.workspace.take<float>(scratch);
+  if (state.multiply(product))
+    return sum_columns_into(state.runtime, Precision::kFloat32, product.sums, runs, cols, cols,
+                            op.dbias, true, product.sums + at(runs, cols));
+  float* const sums = std::exchange(product.sums, nullptr);
+  state.multiply(product);
+  sum_columns_into(state.runtime, state.precision, op.dx, op.rows, cols, op.dx_ld, op.dbias, true,
+                   sums);
 }
 
 void matmul_backward_weight(TrainState& state, const MatmulBackwardWeight& op) {

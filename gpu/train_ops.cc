@@ -124,6 +124,7 @@ class GpuTrainOps final : public TrainOps {
   void matmul_backward_input(const MatmulBackwardInput& op) override {
     gpu::matmul_backward_input(state_, op);
   }
+  bool sums_dx() const override { return true; }
   void matmul_backward_weight(const MatmulBackwardWeight& op) override {
     gpu::matmul_backward_weight(state_, op);
   }

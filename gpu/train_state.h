@@ -61,9 +61,14 @@ struct TrainState {
     return attention != nullptr ? sum + attention->scratch_version() : sum;
   }
   size_t element_bytes() const { return precision == Precision::kFloat32 ? 4 : 2; }
-  void multiply(const Product& product) const {
-    for (MatmulEngine* engine : engines)
-      if (engine->supports(product)) return engine->run(product);
+  /// False when no engine runs it.
+  bool multiply(const Product& product) const {
+    for (MatmulEngine* engine : engines) {
+      if (!engine->supports(product)) continue;
+      engine->run(product);
+      return true;
+    }
+    return false;
   }
 };
 

@@ -72,11 +72,8 @@ enum class MatmulEpilogue : uint8_t {
   kStore,        ///< out: compute
   kStoreFloat,   ///< out: float
   kAddResidual,  ///< out (float) = residual (float) + product
-  /// GELU (tanh form): out (compute) = gelu(p), slope (compute) = gelu'(p).
-  kGelu,
-  /// The matrix is gate over up, [2F, in]: out (compute, [rows, F]) = silu(g) u;
-  /// slope (compute, [rows, 2F]) = (u silu'(g), silu(g)), so that backward is two products.
-  kSwiGlu,
+  kGelu,         ///< out: compute = gelu(p), in its tanh form
+  kSwiGlu,       ///< the matrix is gate over up, [2F, in]: out (compute, [rows, F]) = silu(g) u
 };
 struct MatmulForward {
   const TrainMatrix* weight;
@@ -87,15 +84,18 @@ struct MatmulForward {
   void* out;
   int out_ld;
   const float* residual;  ///< [rows, out_ld], kAddResidual only; may equal out
-  void* slope;            ///< [rows, F or 2F], kGelu and kSwiGlu only; null when no backward follows
+  /// compute [rows, F or 2F], kGelu and kSwiGlu only: what kTimesSlope of the same device and
+  /// precision makes of it, the activation's slopes or what they follow from; nobody else can read
+  /// it. Null when no backward follows.
+  void* slope;
 };
 
 /// dx = dy W.
 enum class InputGradEpilogue : uint8_t {
   kStore,       ///< dx: compute
   kStoreFloat,  ///< dx: float
-  /// dx (compute) = slope * (dy W) elementwise; with SwiGLU (slope_parts = 2) the product [rows, F]
-  /// meets both halves of slope [rows, 2F] and dx is [rows, 2F].
+  /// Back through an activation: after kGelu (slope_parts = 1) dx (compute) = gelu'(p) (dy W);
+  /// after kSwiGlu (2) the product d [rows, F] becomes dx [rows, 2F] = (u silu'(g) d, silu(g) d).
   kTimesSlope,
 };
 struct MatmulBackwardInput {
@@ -105,8 +105,12 @@ struct MatmulBackwardInput {
   InputGradEpilogue epilogue;
   void* dx;
   int dx_ld;
-  const void* slope = nullptr;  ///< compute [rows, dx_ld]
+  const void* slope = nullptr;  ///< [rows, dx_ld], as matmul_forward left it for kTimesSlope
   int slope_parts = 1;
+  const float* bias = nullptr;  ///< kTimesSlope: that forward's, the same numbers still; or null
+  /// kTimesSlope of a device that sums_dx(): += the column sums of dx as stored, which is the
+  /// bias's gradient, in an order fixed by the shape; or null.
+  float* dbias = nullptr;
 };
 
 /// dW (+)= dy^T x; dbias (+)= column sums of dy. The whole reduction over rows is ONE chain per
@@ -205,6 +209,9 @@ class TrainOps {
   virtual void norm_backward(const NormBackward& op) = 0;
   virtual void matmul_forward(const MatmulForward& op) = 0;
   virtual void matmul_backward_input(const MatmulBackwardInput& op) = 0;
+  /// Whether kTimesSlope takes a dbias: a device that would have to read dx again for it does not,
+  /// and is asked for it in matmul_backward_weight.
+  virtual bool sums_dx() const { return false; }
   virtual void matmul_backward_weight(const MatmulBackwardWeight& op) = 0;
   virtual void rotary_forward(const RotaryForward& op) = 0;
   virtual void rotary_backward(const RotaryBackward& op) = 0;

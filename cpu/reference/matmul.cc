@@ -68,7 +68,7 @@ void matmul_backward_input(const Compute& compute, const MatmulBackwardInput& op
   const Matrix& w = plain(op.weight);
   const int out = w.out(), in = w.in();
   const std::vector<double> dy = compute.matrix(op.dy, op.rows, out, op.dy_ld);
-  std::vector<double> sums(static_cast<size_t>(in));
+  std::vector<double> sums(static_cast<size_t>(in)), columns(at(op.slope_parts, in));
   for (int r = 0; r < op.rows; ++r) {
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int o = 0; o < out; ++o)
@@ -87,11 +87,16 @@ void matmul_backward_input(const Compute& compute, const MatmulBackwardInput& op
           for (int part = 0; part < op.slope_parts; ++part) {
             const size_t e = at(r, op.dx_ld, part * in + i);
             compute.store(op.dx, e, compute.load(op.slope, e) * d);
+            columns[at(part, in, i)] += compute.load(op.dx, e);
           }
           break;
       }
     }
   }
+  if (!op.dbias) return;
+  FS_CHECK(op.epilogue == InputGradEpilogue::kTimesSlope);
+  for (size_t c = 0; c < columns.size(); ++c)
+    op.dbias[c] = static_cast<float>(op.dbias[c] + columns[c]);
 }
 
 void matmul_backward_weight(const Compute& compute, const MatmulBackwardWeight& op) {

@@ -28,6 +28,7 @@ class ReferenceTrainOps final : public TrainOps {
   void matmul_backward_input(const MatmulBackwardInput& op) override {
     reference::matmul_backward_input(compute_, op);
   }
+  bool sums_dx() const override { return true; }
   void matmul_backward_weight(const MatmulBackwardWeight& op) override {
     reference::matmul_backward_weight(compute_, op);
   }

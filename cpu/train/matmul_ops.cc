@@ -138,6 +138,7 @@ void CpuTrainOps::matmul_backward_input(const MatmulBackwardInput& op) {
   const TrainPanels& w = packed(op.weight);
   if (op.rows <= 0) return;
   FS_CHECK(op.slope_parts == 1 || op.slope_parts == 2);
+  FS_CHECK(op.dbias == nullptr);
   const Operand a = operand(op.dy, op.dy_ld, op.rows, w.out());
   ProductEnd end = ProductEnd::kStore;
   if (op.epilogue == InputGradEpilogue::kStoreFloat) end = ProductEnd::kStoreFloat;

@@ -5,23 +5,23 @@
 
 namespace fastserve::gpu {
 
-constexpr int kSumRows = 256;  ///< rows that one block of sum_columns takes
+/// Rows that one block of sum_columns takes: more of them where they are all that there are.
+constexpr int kSumRows = 128, kMostSumRows = 256;
 template <int kWide>
 constexpr size_t kSumShared = 8 * (32 * kWide + 1) * sizeof(float);
 
-/// out[blockIdx.y * out_ld + c] (+)= the sum of column c over the block's kSumRows rows.
+/// out[blockIdx.y * out_ld + c] (+)= the sum of column c over the block's `run` rows.
 ///
-/// Grid:   (columns / (32 kWide), rows / kSumRows), rounded up. Block: (32, 8). Shared: kSumShared.
+/// Grid:   (columns / (32 kWide), rows / run), rounded up. Block: (32, 8). Shared: kSumShared.
 /// Needs:  kWide > 1: cols and ld multiples of it, `in` on as many numbers.
 /// Bits:   eight chains of every eighth row, added in order.
 template <class T, int kWide>
-__global__ void sum_columns(const T* in, int rows, int cols, int ld, float* out, int out_ld,
-                            bool accumulate) {
+__global__ void sum_columns(const T* in, int rows, int run, int cols, int ld, float* out,
+                            int out_ld, bool accumulate) {
   FS_SHARED(float, room);
-  constexpr int kLd = 32 * kWide + 1, kAtOnce = 4;
+  constexpr int kLd = 32 * kWide + 1, kAtOnce = 8;
   const int own = threadIdx.x * kWide, col = blockIdx.x * 32 * kWide + own;
-  const int first = blockIdx.y * kSumRows;
-  const int end = first + kSumRows < rows ? first + kSumRows : rows;
+  const int first = blockIdx.y * run, end = rows - first < run ? rows : first + run;
   Wide<kWide> sum{};
   if (col < cols)
     for (int r = first + threadIdx.y; r < end; r += 8 * kAtOnce) {

@@ -27,15 +27,18 @@ struct Activation {
 
 constexpr float kLog2E = 1.44269504088896f;
 
-/// 1 / (1 + exp(-x)), within a few units of the last place.
-FS_DEVICE float sigmoid(float x) { return divide_fast(1.0f, 1.0f + exp2f(-kLog2E * x)); }
+/// 1 / (1 + 2^-x), within a few units of the last place.
+FS_DEVICE float sigmoid_of_two(float x) { return divide_fast(1.0f, 1.0f + fast_exp2(-x)); }
+/// 1 / (1 + exp(-x)), likewise.
+FS_DEVICE float sigmoid(float x) { return sigmoid_of_two(kLog2E * x); }
 
 /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x sigmoid(2 sqrt(2/pi) (..)), and its
 /// derivative.
 FS_DEVICE Activation gelu(float x) {
   constexpr float kRoot = 2 * 0.7978845608f, kCubic = 0.044715f;
-  const float square = x * x, s = sigmoid(kRoot * x * (1.0f + kCubic * square));
-  return {x * s, s + x * s * (1.0f - s) * kRoot * (1.0f + 3.0f * kCubic * square)};
+  constexpr float kTwo = kRoot * kLog2E;
+  const float square = x * x, s = sigmoid_of_two(x * (kTwo + kTwo * kCubic * square)), xs = x * s;
+  return {xs, s + xs * (1.0f - s) * (kRoot + 3.0f * kRoot * kCubic * square)};
 }
 
 /// x sigmoid(x) and its derivative.
@@ -55,11 +58,52 @@ FS_DEVICE void add_bias(Wide<kWide>& value, const float* bias) {
   for (int i = 0; i < kWide; ++i) value.v[i] += bias[i];
 }
 
+/// What kTimesSlope makes of `value`, given what the activation was of: the gradient of that.
+template <int kParts, int kWide>
+FS_DEVICE void times_slopes(Wide<kWide> (&out)[kParts], const Wide<kWide>& value,
+                            const Wide<kWide> (&before)[kParts]) {
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) {
+    if constexpr (kParts == 1) {
+      out[0].v[i] = gelu(before[0].v[i]).slope * value.v[i];
+    } else {
+      const Activation y = silu(before[0].v[i]);
+      out[0].v[i] = before[1].v[i] * y.slope * value.v[i];
+      out[1].v[i] = y.value * value.v[i];
+    }
+  }
+}
+
+template <class T, int kParts, int kWide>
+FS_DEVICE void finish_slopes_inside(const ProductArguments& p, int row, int col,
+                                    const Wide<kWide>& value) {
+  Wide<kWide> before[kParts], out[kParts];
+  FS_UNROLL
+  for (int part = 0; part < kParts; ++part) {
+    before[part] =
+        load_wide<kWide>(static_cast<const T*>(p.slope) + at(row, p.slope_ld, part * p.n + col));
+    if (p.bias) add_bias(before[part], p.bias + part * p.n + col);
+  }
+  times_slopes(out, value, before);
+  FS_UNROLL
+  for (int part = 0; part < kParts; ++part)
+    store_wide(static_cast<T*>(p.out) + at(row, p.out_ld, part * p.n + col), out[part]);
+}
+
 /// Every epilogue of the kind but kSwiGlu, for kWide columns inside the product; two only where
 /// p.pairs.
 template <ProductKind kKind, class T, int kWide>
 FS_DEVICE void finish_inside(const ProductArguments& p, int row, int col, Wide<kWide> value) {
   using enum ProductEpilogue;
+  if constexpr (goes_with(kKind, kTimesSlope)) {
+    if (p.epilogue == kTimesSlope)
+      return p.slope_parts == 1 ? finish_slopes_inside<T, 1>(p, row, col, value)
+                                : finish_slopes_inside<T, 2>(p, row, col, value);
+  }
+  if constexpr (goes_with(kKind, kGelu)) {
+    if (p.epilogue == kGelu && p.slope)
+      store_wide(static_cast<T*>(p.slope) + at(row, p.slope_ld, col), value);
+  }
   if (p.bias) add_bias(value, p.bias + col);
   const size_t to = at(row, p.out_ld, col);
   T* const out = static_cast<T*>(p.out) + to;
@@ -76,25 +120,9 @@ FS_DEVICE void finish_inside(const ProductArguments& p, int row, int col, Wide<k
   if (p.epilogue == kStoreFloat || p.epilogue == kAddResidual)
     return store_wide(static_cast<float*>(p.out) + to, value);
   if constexpr (goes_with(kKind, kGelu)) {
-    Wide<kWide> slope;
     FS_UNROLL
-    for (int i = 0; i < kWide; ++i) {
-      const Activation y = gelu(value.v[i]);
-      value.v[i] = y.value;
-      slope.v[i] = y.slope;
-    }
+    for (int i = 0; i < kWide; ++i) value.v[i] = gelu(value.v[i]).value;
     store_wide(out, value);
-    if (p.slope) store_wide(static_cast<T*>(p.slope) + at(row, p.slope_ld, col), slope);
-  }
-  if constexpr (goes_with(kKind, kTimesSlope)) {
-    FS_NO_UNROLL
-    for (int part = 0; part < p.slope_parts; ++part) {
-      Wide<kWide> slope =
-          load_wide<kWide>(static_cast<const T*>(p.slope) + at(row, p.slope_ld, part * p.n + col));
-      FS_UNROLL
-      for (int i = 0; i < kWide; ++i) slope.v[i] *= value.v[i];
-      store_wide(out + size_t(part) * size_t(p.n), slope);
-    }
   }
 }
 
@@ -113,23 +141,18 @@ template <class T, int kWide>
 FS_DEVICE void finish_gated_inside(const ProductArguments& p, int row, int neuron, Wide<kWide> gate,
                                    Wide<kWide> up) {
   const int neurons = p.n / 2;
+  if (p.slope) {
+    T* const slope = static_cast<T*>(p.slope) + at(row, p.slope_ld, neuron);
+    store_wide(slope, gate);
+    store_wide(slope + neurons, up);
+  }
   if (p.bias) {
     add_bias(gate, p.bias + neuron);
     add_bias(up, p.bias + neurons + neuron);
   }
-  Wide<kWide> out, silus;
   FS_UNROLL
-  for (int i = 0; i < kWide; ++i) {
-    const Activation y = silu(gate.v[i]);
-    out.v[i] = y.value * up.v[i];
-    silus.v[i] = y.value;
-    up.v[i] *= y.slope;
-  }
-  store_wide(static_cast<T*>(p.out) + at(row, p.out_ld, neuron), out);
-  if (!p.slope) return;
-  T* const slope = static_cast<T*>(p.slope) + at(row, p.slope_ld, neuron);
-  store_wide(slope, up);
-  store_wide(slope + neurons, silus);
+  for (int i = 0; i < kWide; ++i) up.v[i] *= silu(gate.v[i]).value;
+  store_wide(static_cast<T*>(p.out) + at(row, p.out_ld, neuron), up);
 }
 
 /// Neurons `neuron` and the next, an even one first.

@@ -27,7 +27,7 @@ struct LayerActivations {
   size_t middle;      ///< float [rows, hidden]: the residual stream after attention
   size_t stats2;      ///< float [rows, 2]
   size_t normed2;     ///< compute [rows, hidden]
-  size_t slope;       ///< compute [rows, mlp_width or 2 mlp_width]
+  size_t slope;       ///< [rows, mlp_width or 2 mlp_width]: see MatmulForward
   size_t gated;       ///< compute [rows, mlp_width]
 };
 

@@ -101,6 +101,8 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
   const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
   const LayerBlocks& b = layout_.layer(layer);
   const int hidden = config_.hidden_size;
+  const bool summed = ops_.sums_dx();
+  const Block none;
   weight_gradient(b.down, b.down_bias, plan_.dresidual_compute, hidden, a.gated, grad);
   ops_.matmul_backward_input({.weight = &weights.matrix(b.down),
                               .dy = at(plan_.dresidual_compute),
@@ -110,8 +112,10 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
                               .dx = at(plan_.dhidden),
                               .dx_ld = b.up.rows,
                               .slope = at(a.slope),
-                              .slope_parts = config_.mlp == MlpKind::kSwiGlu ? 2 : 1});
-  weight_gradient(b.up, b.up_bias, plan_.dhidden, b.up.rows, a.normed2, grad);
+                              .slope_parts = config_.mlp == MlpKind::kSwiGlu ? 2 : 1,
+                              .bias = weights.at(b.up_bias),
+                              .dbias = summed ? at(grad, b.up_bias) : nullptr});
+  weight_gradient(b.up, summed ? none : b.up_bias, plan_.dhidden, b.up.rows, a.normed2, grad);
   input_gradient(weights, b.up, plan_.dhidden, b.up.rows, InputGradEpilogue::kStoreFloat,
                  plan_.dnormed);
   norm_backward(weights, b.norm2, b.norm2_bias, a.middle, a.stats2, /*accumulate=*/true,

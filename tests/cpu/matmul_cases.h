@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <tuple>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness::matmul_cases {
@@ -62,22 +64,17 @@ inline Outputs run_forward_rounded(TrainOps& ops, const MatmulShape& s, double r
     forward(MatmulEpilogue::kAddResidual, biased, residual, out_ld, residual.floats(), nullptr);
     outputs.push_back(float_output("residual in place" + with, residual, s.in));
 
-    Array gelu = unwritten_compute(precision, reference::at(s.rows, s.out));
-    Array slope = unwritten_compute(precision, reference::at(s.rows, s.out));
-    forward(MatmulEpilogue::kGelu, biased, gelu, s.out, nullptr, slope.data());
-    outputs.push_back(compute_output("gelu" + with, precision, gelu, s.in, roundings));
-    outputs.push_back(compute_output("gelu slope" + with, precision, slope, s.in, roundings));
-    forward(MatmulEpilogue::kGelu, biased, gelu, s.out, nullptr, nullptr);
-    outputs.push_back(
-        compute_output("gelu without slope" + with, precision, gelu, s.in, roundings));
-
-    Array silu = unwritten_compute(precision, reference::at(s.rows, s.out / 2));
-    forward(MatmulEpilogue::kSwiGlu, biased, silu, s.out / 2, nullptr, slope.data());
-    outputs.push_back(compute_output("swiglu" + with, precision, silu, s.in, roundings));
-    outputs.push_back(compute_output("swiglu slope" + with, precision, slope, s.in, roundings));
-    forward(MatmulEpilogue::kSwiGlu, biased, silu, s.out / 2, nullptr, nullptr);
-    outputs.push_back(
-        compute_output("swiglu without slope" + with, precision, silu, s.in, roundings));
+    for (const auto& [name, epilogue, width] : {std::tuple{"gelu", MatmulEpilogue::kGelu, s.out},
+                                                {"swiglu", MatmulEpilogue::kSwiGlu, s.out / 2}}) {
+      Array out = unwritten_compute(precision, reference::at(s.rows, width));
+      Array slope = unwritten_compute(precision, reference::at(s.rows, s.out));
+      forward(epilogue, biased, out, width, nullptr, slope.data());
+      CHECK(slope.guard_intact());
+      outputs.push_back(compute_output(name + with, precision, out, s.in, roundings));
+      forward(epilogue, biased, out, width, nullptr, nullptr);
+      outputs.push_back(
+          compute_output(name + (" without slope" + with), precision, out, s.in, roundings));
+    }
   }
   return outputs;
 }
@@ -96,7 +93,6 @@ inline Outputs run_backward_input(TrainOps& ops, const MatmulShape& s) {
       reference::Compute(precision).store(dy.data(), reference::at(r, dy_ld, c), 0);
   Array masters = weights(rng, precision, s);
   const auto matrix = packed(ops, s, masters);
-  const double size = std::sqrt(static_cast<double>(s.out) / s.in);
   Outputs outputs;
   Array stored = unwritten_compute(precision, reference::at(s.rows, dx_ld));
   ops.matmul_backward_input({matrix.get(), dy.data(), s.rows, dy_ld, InputGradEpilogue::kStore,
@@ -106,15 +102,74 @@ inline Outputs run_backward_input(TrainOps& ops, const MatmulShape& s) {
   ops.matmul_backward_input({matrix.get(), dy.data(), s.rows, dy_ld, InputGradEpilogue::kStoreFloat,
                              floats.data(), dx_ld, nullptr, 1});
   outputs.push_back(float_output("dx float", floats, s.out));
-  for (const int parts : {1, 2}) {
-    const size_t n = reference::at(s.rows, parts * s.in);
-    Array slope = random_compute(rng, precision, n, size), dx = unwritten_compute(precision, n);
-    ops.matmul_backward_input({matrix.get(), dy.data(), s.rows, dy_ld,
-                               InputGradEpilogue::kTimesSlope, dx.data(), parts * s.in,
-                               slope.data(), parts});
-    outputs.push_back(compute_output("dx times slope", precision, dx, s.out));
-  }
   return outputs;
+}
+
+/// What is left of sums of columns, added to numbers between -4 and 4, without the columns as they
+/// are stored: the error is that of float sums alone, whose size is the floor.
+inline Output sums_less_columns(std::string name, Precision precision, Array& sums, Array& stored,
+                                int rows) {
+  CHECK_MESSAGE(sums.guard_intact(), name << " was written past its end");
+  const reference::Compute compute(precision);
+  const int cols = static_cast<int>(sums.size());
+  std::vector<double> left;
+  double most = 0;
+  for (int c = 0; c < cols; ++c) {
+    left.push_back(static_cast<double>(sums.floats()[c]));
+    most = std::max(most, std::abs(left.back()));
+    for (int r = 0; r < rows; ++r)
+      left.back() -= compute.load(stored.data(), reference::at(r, cols, c));
+  }
+  return double_output(std::move(name), std::move(left), rows, most);
+}
+
+/// Forward to an activation of s.in neurons, and back to it through the matrix behind it. What
+/// forward leaves for backward is the device's own; what comes of it is not.
+///
+/// `roundings`: of what is stored, slope and gradient; one more where the product is, too. A slope
+/// that is made of a rounded number is off by that number's error times |p gelu''(p)| or
+/// |g silu''(g)|, less than 0.33 each: less than a rounding of the slope to the size of dy W.
+inline Outputs run_activation_rounded(TrainOps& ops, const MatmulShape& s, double roundings) {
+  Rng rng(24);
+  constexpr int kFrom = 24;
+  const Precision precision = ops.precision();
+  Array x = random_compute(rng, precision, reference::at(s.rows, kFrom));
+  Array dy = random_compute(rng, precision, reference::at(s.rows, s.out));
+  Array masters = weights(rng, precision, {s.rows, s.out, s.in});
+  const auto matrix = packed(ops, s, masters);
+  Outputs outputs;
+  for (const auto& [name, epilogue, parts] :
+       {std::tuple{"gelu", MatmulEpilogue::kGelu, 1}, {"swiglu", MatmulEpilogue::kSwiGlu, 2}})
+    for (const bool biased : {false, true}) {
+      const MatmulShape up{s.rows, parts * s.in, kFrom};
+      Array up_masters = weights(rng, precision, up);
+      const auto up_matrix = packed(ops, up, up_masters);
+      Array bias = random_floats(rng, static_cast<size_t>(up.out));
+      const float* const added = biased ? bias.floats() : nullptr;
+      const size_t n = reference::at(s.rows, up.out);
+      Array out = unwritten_compute(precision, reference::at(s.rows, s.in));
+      Array slope = unwritten_compute(precision, n), dx = unwritten_compute(precision, n);
+      Array dbias = random_floats(rng, static_cast<size_t>(up.out));
+      ops.matmul_forward({up_matrix.get(), x.data(), s.rows, kFrom, added, epilogue, out.data(),
+                          s.in, nullptr, slope.data()});
+      ops.matmul_backward_input({matrix.get(), dy.data(), s.rows, s.out,
+                                 InputGradEpilogue::kTimesSlope, dx.data(), up.out, slope.data(),
+                                 parts, added, ops.sums_dx() ? dbias.floats() : nullptr});
+      if (!ops.sums_dx()) {
+        Array dweight = unwritten_floats(reference::at(up.out, kFrom));
+        ops.matmul_backward_weight({dx.data(), x.data(), s.rows, up.out, kFrom, up.out, kFrom,
+                                    dweight.floats(), dbias.floats(), false});
+      }
+      const std::string which = std::string(" through ") + name + (biased ? " + bias" : "");
+      const int terms = s.out + kFrom;
+      outputs.push_back(compute_output("dx" + which, precision, dx, terms, roundings));
+      outputs.push_back(sums_less_columns("dbias" + which, precision, dbias, dx, s.rows));
+    }
+  return outputs;
+}
+
+inline Outputs run_activation(TrainOps& ops, const MatmulShape& s) {
+  return run_activation_rounded(ops, s, 2);
 }
 
 inline Outputs run_backward_weight(TrainOps& ops, const MatmulShape& s) {

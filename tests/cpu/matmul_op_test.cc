@@ -13,6 +13,10 @@ TEST_CASE("every path carries gradients back through a weight matrix") {
   check_train_op("matmul dx", kShapes, run_backward_input);
 }
 
+TEST_CASE("every path carries gradients back through an activation") {
+  check_train_op("activation", kShapes, run_activation);
+}
+
 TEST_CASE("every path sums weight gradients in one chain per element") {
   check_train_op("matmul dw", weight_shapes(), run_backward_weight);
 }

@@ -52,8 +52,9 @@ class PlainLibrary final : public gpu::MatmulEngine {
   int& runs_;
 };
 
-std::unique_ptr<Device> device_with_library(int& runs, bool adds_short_bias = false) {
-  auto runtime = simt::make_emulated_runtime();
+std::unique_ptr<Device> device_with_library(int& runs, bool adds_short_bias = false,
+                                            const simt::Options& options = {}) {
+  auto runtime = simt::make_emulated_runtime(options);
   auto engine = gpu::make_finishing_engine(
       std::make_unique<PlainLibrary>(*runtime, adds_short_bias, runs), *runtime);
   return gpu::make_gpu_device(std::move(runtime), std::move(engine));
@@ -63,6 +64,14 @@ std::unique_ptr<Device> device_with_library(int& runs, bool adds_short_bias = fa
 Outputs run_twice_rounded(TrainOps& ops, const matmul_cases::MatmulShape& s) {
   return matmul_cases::run_forward_rounded(ops, s, 2);
 }
+
+Outputs run_through_activation(TrainOps& ops, const matmul_cases::MatmulShape& s) {
+  return matmul_cases::run_activation_rounded(ops, s, 3);
+}
+
+/// More rows than a sum is of, columns past the block's, a last row and column group with little.
+const std::vector<matmul_cases::MatmulShape> kActivations = {
+    {1, 16, 8}, {33, 64, 48}, {129, 16, 264}, {300, 24, 520}};
 
 constexpr Precision kHalves[] = {Precision::kBFloat16, Precision::kFloat16};
 
@@ -78,6 +87,9 @@ TEST_CASE("a library's products become biased, gated and residual ones as the re
     CHECK(forward > 0);
     check_train_op_on(*device, kHalves, "matmul dx", shapes, matmul_cases::run_backward_input);
     CHECK(runs > forward);
+    const int back = runs;
+    check_train_op_on(*device, kHalves, "activation", kActivations, run_through_activation);
+    CHECK(runs - back >= 8 * static_cast<int>(kActivations.size() * std::size(kHalves)));
   }
 }
 
@@ -90,6 +102,23 @@ TEST_CASE("what does not lie on 16 bytes is multiplied without the library") {
   check_train_op_on(*device, kHalves, "matmul dx",
                     std::vector<matmul_cases::MatmulShape>{{7, 66, 63}},
                     matmul_cases::run_backward_input);
+  check_train_op_on(*device, kHalves, "activation",
+                    std::vector<matmul_cases::MatmulShape>{{7, 66, 63}}, run_through_activation);
+}
+
+TEST_CASE("what becomes of a library's product does not depend on the order of threads") {
+  int runs = 0;
+  const matmul_cases::MatmulShape shape{140, 16, 272};
+  for (const Precision precision : kHalves) {
+    const auto device = device_with_library(runs);
+    const Outputs expected = run_through_activation(*device->make_train_ops(precision), shape);
+    for (const simt::Options& options : unlike_orders()) {
+      const auto other = device_with_library(runs, false, options);
+      require_same_bits("an activation in another order", expected,
+                        run_through_activation(*other->make_train_ops(precision), shape));
+      CHECK(other->sync().ok());
+    }
+  }
 }
 
 }  // namespace fastserve::harness

@@ -70,6 +70,14 @@ Outputs run_matmul(TrainOps& ops, const matmul_cases::MatmulShape& s) {
 #endif
 }
 
+Outputs run_through_activation(TrainOps& ops, const matmul_cases::MatmulShape& s) {
+#if defined(FASTSERVE_ON_CARD)
+  return matmul_cases::run_activation_rounded(ops, s, 3);
+#else
+  return matmul_cases::run_activation(ops, s);
+#endif
+}
+
 // Among the shapes: leading dimensions on 16 bytes and not (the cases add a few to each), and
 // products of enough tiles that large ones are taken.
 TEST_CASE("the GPU multiplies by a weight matrix as the reference does") {
@@ -97,6 +105,15 @@ TEST_CASE("the GPU carries gradients back through a weight matrix") {
                      matmul_cases::run_backward_input);
 }
 
+/// More rows than one sum of columns is of, and neurons that a block's lanes do not fill.
+TEST_CASE("the GPU carries gradients back through an activation, and sums those of its bias") {
+  check_gpu_train_op(
+      "activation",
+      std::vector<matmul_cases::MatmulShape>{
+          {1, 2, 1}, {7, 66, 63}, {64, 192, 64}, {40, 24, 264}, {300, 24, 48}, {33, 130, 100}},
+      run_through_activation);
+}
+
 TEST_CASE("the GPU sums weight gradients in one chain per element") {
   check_gpu_train_op(
       "matmul dw",
@@ -105,12 +122,13 @@ TEST_CASE("the GPU sums weight gradients in one chain per element") {
       matmul_cases::run_backward_weight);
 }
 
-// Of 66000 rows there are 258 partial sums, and of those two.
+// Of 66000 rows there are 516 partial sums, of those five, and of those one.
+// 200 and 300 rows are one block and three.
 TEST_CASE("the GPU sums the bias gradient of any number of rows") {
   const auto device = emulated_gpu();
   constexpr Precision kOne[] = {Precision::kFloat32};
   check_train_op_on(*device, kOne, "matmul dw",
-                    std::vector<matmul_cases::MatmulShape>{{66000, 1, 1}},
+                    std::vector<matmul_cases::MatmulShape>{{66000, 1, 1}, {200, 5, 1}, {300, 8, 1}},
                     matmul_cases::run_backward_weight);
 }
 
