@@ -1,72 +1,15 @@
-// The paged cache, and attention over it.
+// Attention over the paged cache: which kernel, and how it is cut into blocks.
 #include "gpu/kernels/decode_attention.cuh"
 
 #include <algorithm>
 
 #include "gpu/decode_ops.h"
-#include "gpu/kernels/move_blocks.cuh"
+#include "gpu/kernels/tile_attention.cuh"
+#include "gpu/kv_cache.h"
 #include "gpu/launch.h"
 
 namespace fastserve::gpu {
 namespace {
-
-/// [layer][keys, values][kv_head][block * block_tokens + slot][head_dim]; behind them, for int8,
-/// the scales in the same order.
-class GpuKvCache final : public KvCache {
- public:
-  GpuKvCache(const KvShape& shape, Memory memory) : KvCache(shape), memory_(std::move(memory)) {}
-  size_t bytes() const override { return memory_.bytes(); }
-  static size_t slots(const KvShape& s) {
-    return static_cast<size_t>(s.blocks) * static_cast<size_t>(s.block_tokens);
-  }
-  static size_t heads(const KvShape& s) { return static_cast<size_t>(s.kv_heads) * slots(s); }
-  /// Bytes of a layer's keys, or values.
-  static size_t half_layer(const KvShape& s) {
-    const size_t element = s.type == KvType::kInt8 ? 1 : s.type == KvType::kFloat16 ? 2 : 4;
-    return heads(s) * static_cast<size_t>(s.head_dim) * element;
-  }
-  /// Bytes in front of the scales.
-  static size_t numbers(const KvShape& s) {
-    return (2 * static_cast<size_t>(s.layers) * half_layer(s) + 255) / 256 * 256;
-  }
-  static size_t bytes_of(const KvShape& s) {
-    const size_t scales = 2 * static_cast<size_t>(s.layers) * heads(s) * sizeof(float);
-    return numbers(s) + (s.type == KvType::kInt8 ? scales : 0);
-  }
-  void* keys(int layer) { return at_half(2 * layer); }
-  void* values(int layer) { return at_half(2 * layer + 1); }
-  float* key_scales(int layer) { return scales_at(2 * layer); }
-  float* value_scales(int layer) { return scales_at(2 * layer + 1); }
-
-  /// Parts of the memory that hold each block in `count` pieces, `plane` bytes from one to the
-  /// next.
-  struct Planes {
-    void* at;
-    size_t count, plane, piece;
-  };
-  std::vector<Planes> planes() const {
-    const size_t heads = static_cast<size_t>(shape_.kv_heads),
-                 count = 2 * heads * size_t(shape_.layers);
-    const auto of = [&](void* at, size_t plane) {
-      return Planes{at, count, plane, plane / static_cast<size_t>(shape_.blocks)};
-    };
-    std::vector<Planes> all = {of(memory_.data(), half_layer(shape_) / heads)};
-    if (shape_.type == KvType::kInt8)
-      all.push_back(of(scales_at(0), slots(shape_) * sizeof(float)));
-    return all;
-  }
-
- private:
-  void* at_half(int i) const {
-    return static_cast<std::byte*>(memory_.data()) + static_cast<size_t>(i) * half_layer(shape_);
-  }
-  float* scales_at(int i) const {
-    if (shape_.type != KvType::kInt8) return nullptr;
-    return reinterpret_cast<float*>(static_cast<std::byte*>(memory_.data()) + numbers(shape_)) +
-           static_cast<size_t>(i) * heads(shape_);
-  }
-  Memory memory_;
-};
 
 /// Rows of a batch whose segments lie on the host: where each stands, and the tables of its
 /// sequences.
@@ -88,58 +31,124 @@ struct Batch {
 };
 
 constexpr size_t kMostPartials = 64 << 20;  ///< bytes
-constexpr size_t kMostMoved = 32 << 20;     ///< bytes of blocks that are packed at once
+
+/// Rows of a batch by blocks: up to `most` neighbours of a sequence in each.
+TileSpans spans_of(std::span<const Segment> segments, int rows, int most) {
+  TileSpans spans{};
+  int next = 0, blocks = 0;
+  const auto add = [&](int end, int each) {
+    if (end <= next) return;
+    spans.of[spans.count++] = {blocks, next, end - next, each};
+    blocks += (end - next + each - 1) / each;
+    next = end;
+  };
+  if (most > 1)
+    for (const Segment& s : segments) {
+      if (spans.count + 3 > TileSpans::kMost) break;  // the rest have a block each
+      if (s.rows < 2 || s.first_row < next) continue;
+      add(s.first_row, 1);
+      add(s.first_row + s.rows, most);
+    }
+  add(rows, 1);
+  return spans;
+}
+
+/// How attention is cut into blocks. No row's bits depend on it, but for `tiled`.
+struct AttendPlan {
+  AttendPlan(const DeviceProperties& card, const DecodeAttention& op, int rows, int reach);
+
+  bool tiled;    ///< on tensor cores: keys and values are halves or codes, and rows whole 16 bytes
+  bool alone;    ///< no two rows are of one sequence
+  int together;  ///< query heads of a block
+  int used;      ///< rows of queries of a block
+  int stages;    ///< steps of a warp in shared memory
+  TileSpans spans;
+  int each, parts;  ///< positions of a part, and parts of the longest row
+  dim3 grid;
+  size_t partials;  ///< floats; 0: a block walks all parts of its rows
+};
+
+AttendPlan::AttendPlan(const DeviceProperties& card, const DecodeAttention& op, int rows,
+                       int reach) {
+  const int dim = op.shape.head_dim, group = op.shape.heads / op.shape.kv_heads;
+  const KvType type = op.cache->shape().type;
+  const int number = type == KvType::kInt8 ? 1 : 2;
+  tiled = type != KvType::kFloat32 && dim * number % 16 == 0;
+  alone = !op.segments.empty() &&
+          std::ranges::all_of(op.segments, [](const Segment& s) { return s.rows == 1; });
+  together = group == 1 ? 1 : kAttendHeads;
+  used = stages = 1;
+  if (tiled) {
+    // Cards with less shared memory keep less of it there.
+    const auto fits = [&](int queries) {
+      return tile_bytes(number, tile_dim(dim), stages, queries) <= card.shared_memory;
+    };
+    int most = kTileRows;
+    for (stages = 2; !fits(most) && stages > 1;) --stages;
+    while (!fits(most) && most > 1) most /= 2;
+    together = std::min(group, most);
+    used = alone ? together : most / together * together;
+  }
+  spans = spans_of(op.segments, rows, tiled ? used / together : 1);
+  each = tiled ? kTileUnit : kChunk;
+  parts = (reach + each - 1) / each;
+  const TileSpan& last = spans.of[spans.count - 1];
+  const auto blocks = static_cast<unsigned>(last.block + (last.rows + last.each - 1) / last.each);
+  const auto heads = static_cast<unsigned>(op.shape.kv_heads * ((group + together - 1) / together));
+  partials = at(rows, op.shape.heads) * static_cast<size_t>(parts) * static_cast<size_t>(dim + 2);
+  // Few rows of long sequences: a block a part, so that all multiprocessors read the cache, and all
+  // of the time; two parts are walked sooner than joined by another kernel.
+  const unsigned whole = blocks * heads, runs = 2 * static_cast<unsigned>(card.multiprocessors);
+  const unsigned idle = (runs - whole % runs) % runs;
+  const bool few = whole < runs || idle * 5 > whole + idle;
+  if (parts <= 2 || !few || partials * sizeof(float) > kMostPartials) partials = 0;
+  grid = dim3(blocks, heads, partials > 0 ? static_cast<unsigned>(parts) : 1);
+}
+
+template <class Kv>
+void append(Runtime& runtime, const DecodeAttentionArguments& p) {
+  const auto items = static_cast<unsigned>(p.rows * (p.heads + 2 * p.kv_heads));
+  launch_chained(runtime,
+                 {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
+                 append_heads<Kv>, p);
+}
+
+template <class Kv>
+void start_tiles(Runtime& runtime, const AttendPlan& plan, const DecodeAttentionArguments& p) {
+  const auto start = [&]<int kDim, int kStages>() {
+    launch_chained(runtime,
+                   {"tile_attend",
+                    plan.grid,
+                    {kTileThreads},
+                    tile_bytes(sizeof(Kv), kDim, kStages, plan.used)},
+                   tile_attend<Kv, kDim, kStages>, p, plan.spans, plan.together);
+  };
+  if (tile_dim(p.head_dim) == 64) return start.template operator()<64, 2>();
+  if (tile_dim(p.head_dim) == 128) return start.template operator()<128, 2>();
+  if (plan.stages == 2) return start.template operator()<256, 2>();
+  start.template operator()<256, 1>();
+}
+
+template <class Kv>
+void start_attention(Runtime& runtime, const AttendPlan& plan, const DecodeAttentionArguments& p) {
+  if (!p.appends) append<Kv>(runtime, p);
+  if constexpr (sizeof(Kv) < 4)
+    if (plan.tiled) return start_tiles<Kv>(runtime, plan, p);
+  const auto start = [&]<int kWide, int kHeads>() {
+    using Block = AttendBlock<Kv, kWide, kHeads>;
+    launch_chained(runtime,
+                   {"decode_attend", plan.grid, {kAttendThreads}, Block::shared(p.head_dim)},
+                   decode_attend<Kv, kWide, kHeads>, p);
+  };
+  const auto wide = [&]<int kHeads>() {
+    if (p.head_dim % 4 == 0) return start.template operator()<4, kHeads>();
+    start.template operator()<1, kHeads>();
+  };
+  if (plan.together == 1) return wide.template operator()<1>();
+  wide.template operator()<kAttendHeads>();
+}
 
 }  // namespace
-
-Result<std::unique_ptr<KvCache>> make_kv_cache(Runtime& runtime, const KvShape& shape) {
-  FS_ASSIGN(Memory memory, Memory::allocate(runtime, GpuKvCache::bytes_of(shape)));
-  return std::unique_ptr<KvCache>(new GpuKvCache(shape, std::move(memory)));
-}
-
-size_t kv_block_bytes(const KvCache& cache) {
-  size_t bytes = 0;
-  for (const auto& p : static_cast<const GpuKvCache&>(cache).planes()) bytes += p.count * p.piece;
-  return (bytes + 15) / 16 * 16;
-}
-
-void move_kv_blocks(Runtime& runtime, Workspace& workspace, KvCache& cache,
-                    std::span<const int32_t> blocks, void* host, bool out) {
-  const size_t block_bytes = kv_block_bytes(cache);
-  const size_t most = std::max<size_t>(1, kMostMoved / block_bytes);
-  for (size_t first = 0; first < blocks.size(); first += most) {
-    const auto part = blocks.subspan(first, std::min(most, blocks.size() - first));
-    const size_t bytes = part.size() * block_bytes;
-    if (!workspace.begin(Workspace::room<int32_t>(part.size()) +
-                         Workspace::room<unsigned char>(bytes)))
-      return;
-    const int32_t* const which = workspace.upload(part);
-    auto* const packed = workspace.take<unsigned char>(bytes);
-    auto* const on_host = static_cast<std::byte*>(host) + first * block_bytes;
-    if (!out) runtime.copy_in_async(packed, on_host, bytes);
-    size_t at = 0;  // of a block's pieces in these planes
-    for (const auto& planes : static_cast<GpuKvCache&>(cache).planes()) {
-      const MoveArguments arguments{static_cast<unsigned char*>(planes.at),
-                                    planes.plane,
-                                    planes.piece,
-                                    which,
-                                    packed + at,
-                                    block_bytes,
-                                    out};
-      const Launch how{"move_blocks",
-                       {static_cast<unsigned>(planes.count), static_cast<unsigned>(part.size())},
-                       {kMoveThreads}};
-      const size_t sizes = planes.plane | planes.piece | block_bytes | at;
-      launch(runtime, how,
-             sizes % 16 == 0  ? move_blocks<uint4>
-             : sizes % 4 == 0 ? move_blocks<uint32_t>
-                              : move_blocks<unsigned char>,
-             arguments);
-      at += planes.count * planes.piece;
-    }
-    if (out) runtime.copy_out(on_host, packed, bytes);
-  }
-}
 
 void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op) {
   auto& cache = static_cast<GpuKvCache&>(*op.cache);
@@ -149,19 +158,10 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
   const int reach = op.resident ? op.resident->reach : batch.reach, dim = op.shape.head_dim;
   if (rows == 0) return;
   FS_CHECK(dim <= 2 * kAttendThreads);
-  const int chunks = (reach + kChunk - 1) / kChunk, group = op.shape.heads / op.shape.kv_heads;
-  const int together = group == 1 ? 1 : kAttendHeads;
-  const unsigned groups = static_cast<unsigned>((group + together - 1) / together);
-  const unsigned whole = static_cast<unsigned>(rows * op.shape.kv_heads) * groups;
-  const size_t partials =
-      at(rows, op.shape.heads) * static_cast<size_t>(chunks) * static_cast<size_t>(dim + 2);
-  // Few rows of long sequences: a block a chunk, so that all multiprocessors read the cache.
-  const bool split = chunks > 2 &&  // two are walked sooner than joined by another kernel
-                     whole < 2 * static_cast<unsigned>(runtime.properties().multiprocessors) &&
-                     partials * sizeof(float) <= kMostPartials;
+  const AttendPlan plan(runtime.properties(), op, rows, reach);
   if (!workspace.begin(Workspace::room<DecodeRow>(batch.rows.size()) +
                        Workspace::room<int32_t>(batch.blocks.size()) +
-                       Workspace::room<float>(split ? partials : 0)))
+                       Workspace::room<float>(plan.partials)))
     return;
   DecodeAttentionArguments arguments{
       .heads = op.shape.heads,
@@ -184,52 +184,22 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
       .window = op.window,
       .scale = op.scale,
       .out = op.out,
-      .partials = split ? workspace.take<float>(partials) : nullptr,
-      .chunks = chunks,
-      .appends = false};
-  const unsigned n = static_cast<unsigned>(rows);
-  const unsigned items = n * static_cast<unsigned>(op.shape.heads + 2 * op.shape.kv_heads);
-  const dim3 grid(n, static_cast<unsigned>(op.shape.kv_heads) * groups,
-                  split ? static_cast<unsigned>(chunks) : 1);
-  // Rows of one sequence have to see each other's keys: another kernel appends them before.
-  const bool alone = !op.segments.empty() &&
-                     std::ranges::all_of(op.segments, [](const Segment& s) { return s.rows == 1; });
-  const auto attend = [&]<class Kv, int kWide, int kHeads, bool kStaged>() {
-    using Block = AttendBlock<Kv, kWide, kHeads, kStaged>;
-    arguments.appends = kStaged && alone;
-    if (!arguments.appends)
-      launch_chained(
-          runtime,
-          {"append_heads", {(items + kRotaryWarps - 1) / kRotaryWarps}, {32 * kRotaryWarps}},
-          append_heads<Kv>, arguments);
-    launch_chained(runtime, {"decode_attend", grid, {kAttendThreads}, Block::shared(dim)},
-                   decode_attend<Kv, kWide, kHeads, kStaged>, arguments);
-  };
-  const auto start = [&]<class Kv>() {
-    // int8: sixteen at once would be 32 KiB of slices, and half the blocks a multiprocessor holds.
-    constexpr int kWide = sizeof(Kv) == 4 ? 4 : 8;
-    const auto wide = [&]<int kHeads>() {
-      if (dim * sizeof(Kv) % 16 == 0 &&
-          AttendBlock<Kv, kWide, kHeads, true>::shared(dim) <= runtime.properties().shared_memory)
-        return attend.template operator()<Kv, kWide, kHeads, true>();
-      attend.template operator()<Kv, kWide, kHeads, false>();
-    };
-    if (dim % kWide != 0)
-      return together == 1 ? attend.template operator()<Kv, 1, 1, false>()
-                           : attend.template operator()<Kv, 1, kAttendHeads, false>();
-    if (together == 1) return wide.template operator()<1>();
-    wide.template operator()<kAttendHeads>();
-  };
+      .partials = plan.partials > 0 ? workspace.take<float>(plan.partials) : nullptr,
+      .chunks = plan.parts,
+      .appends = plan.tiled && plan.alone};
   if (kv.type == KvType::kInt8)
-    start.template operator()<int8_t>();
+    start_attention<int8_t>(runtime, plan, arguments);
   else if (kv.type == KvType::kFloat16)
-    start.template operator()<Float16>();
+    start_attention<Float16>(runtime, plan, arguments);
   else
-    start.template operator()<float>();
-  if (split)
+    start_attention<float>(runtime, plan, arguments);
+  if (plan.partials > 0)
     launch_chained(runtime,
-                   {"join_chunks", {n, static_cast<unsigned>(op.shape.heads)}, {kAttendThreads}},
-                   join_chunks, arguments);
+                   {"join_parts",
+                    {static_cast<unsigned>(rows), static_cast<unsigned>(op.shape.heads)},
+                    {kJoinThreads},
+                    kJoinShared},
+                   join_parts, arguments, plan.each);
 }
 
 }  // namespace fastserve::gpu

@@ -12,6 +12,7 @@ set(FASTSERVE_GPU_SOURCES
   ${PROJECT_SOURCE_DIR}/gpu/gemm/float16_weight_grad.cc
   ${PROJECT_SOURCE_DIR}/gpu/fill_threads.cc
   ${PROJECT_SOURCE_DIR}/gpu/gpu_device.cc
+  ${PROJECT_SOURCE_DIR}/gpu/kv_cache.cc
   ${PROJECT_SOURCE_DIR}/gpu/matmul_engine.cc
   ${PROJECT_SOURCE_DIR}/gpu/measured_attention.cc
   ${PROJECT_SOURCE_DIR}/gpu/sampling.cc

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <functional>
+
 #include "tests/cpu/op_harness.h"
 
 namespace fastserve::harness::decode_attention_cases {
@@ -11,6 +13,8 @@ struct Chunk {
   int sequence, position, rows;
 };
 
+inline constexpr int kSequences = 3, kContext = 320;
+
 struct AttentionShape {
   HeadShape heads;
   int block_tokens;
@@ -18,14 +22,15 @@ struct AttentionShape {
   int window;
   bool rope, norms;
   std::vector<std::vector<Chunk>> batches;  ///< run one after another
+  int context = kContext;                   ///< that every sequence has room for
+  /// Numbers that stand for a row's own in the activations, if set.
+  std::function<void(float* row, int sequence, int position)> change = {};
   std::string text() const {
     return fmt::format("{}/{} heads of {}, blocks of {}, {}, window {}{}", heads.heads,
                        heads.kv_heads, heads.head_dim, block_tokens, kv_type_name(type), window,
                        norms ? ", norms" : "");
   }
 };
-
-inline constexpr int kSequences = 3, kContext = 320;
 
 /// Two prompts arrive, one in chunks, beside decodes; then all decode together.
 inline const std::vector<std::vector<Chunk>> kMixed = {{{0, 0, 21}},
@@ -43,8 +48,8 @@ inline void fill_row(float* row, int width, int sequence, int position) {
 }
 
 /// Block tables that interleave the sequences, last block first.
-inline std::vector<int32_t> blocks_of(int sequence, int block_tokens) {
-  const int each = (kContext + block_tokens - 1) / block_tokens;
+inline std::vector<int32_t> blocks_of(int sequence, int block_tokens, int context) {
+  const int each = (context + block_tokens - 1) / block_tokens;
   std::vector<int32_t> blocks;
   for (int i = 0; i < each; ++i) blocks.push_back((each - 1 - i) * kSequences + sequence);
   return blocks;
@@ -53,17 +58,17 @@ inline std::vector<int32_t> blocks_of(int sequence, int block_tokens) {
 /// Every row's attention, [sequence][position], whatever batches it came in.
 inline Outputs run_attention(DecodeOps& ops, const AttentionShape& s) {
   Rng rng(62);
-  const size_t dim = static_cast<size_t>(s.heads.head_dim);
+  const size_t dim = static_cast<size_t>(s.heads.head_dim), context = size_t(s.context);
   const int width = s.heads.width(), out_width = s.heads.heads * s.heads.head_dim;
-  Array table = random_floats(rng, kContext * dim);
-  for (size_t p = 0; p < kContext; ++p)
+  Array table = random_floats(rng, context * dim);
+  for (size_t p = 0; p < context; ++p)
     for (size_t i = 0; i < dim / 2; ++i) {
       const double angle = static_cast<double>(p) / static_cast<double>(i + 1);
       table.floats()[p * dim + i] = static_cast<float>(std::cos(angle));
       table.floats()[p * dim + dim / 2 + i] = static_cast<float>(std::sin(angle));
     }
   Array q_norm = random_floats(rng, dim), k_norm = random_floats(rng, dim);
-  const auto blocks_each = static_cast<int>(blocks_of(0, s.block_tokens).size());
+  const auto blocks_each = static_cast<int>(blocks_of(0, s.block_tokens, s.context).size());
   auto cache = ops.make_cache({.layers = 2,
                                .kv_heads = s.heads.kv_heads,
                                .head_dim = s.heads.head_dim,
@@ -72,9 +77,9 @@ inline Outputs run_attention(DecodeOps& ops, const AttentionShape& s) {
                                .type = s.type});
   REQUIRE(cache.ok());
   std::vector<std::vector<int32_t>> tables;
-  for (int i = 0; i < kSequences; ++i) tables.push_back(blocks_of(i, s.block_tokens));
+  for (int i = 0; i < kSequences; ++i) tables.push_back(blocks_of(i, s.block_tokens, s.context));
 
-  std::vector<double> all(2 * reference::at(kSequences * kContext, out_width));
+  std::vector<double> all(2 * reference::at(kSequences * s.context, out_width));
   for (int layer : {1, 0})
     for (const auto& batch : s.batches) {
       std::vector<Segment> segments;
@@ -86,9 +91,11 @@ inline Outputs run_attention(DecodeOps& ops, const AttentionShape& s) {
       Array qkv = zero_floats(reference::at(rows, width));
       Array out = unwritten_floats(reference::at(rows, out_width));
       for (size_t i = 0; i < batch.size(); ++i)
-        for (int t = 0; t < batch[i].rows; ++t)
-          fill_row(qkv.floats() + reference::at(segments[i].first_row + t, width), width,
-                   batch[i].sequence + 7 * layer, batch[i].position + t);
+        for (int t = 0; t < batch[i].rows; ++t) {
+          float* const row = qkv.floats() + reference::at(segments[i].first_row + t, width);
+          fill_row(row, width, batch[i].sequence + 7 * layer, batch[i].position + t);
+          if (s.change) s.change(row, batch[i].sequence, batch[i].position + t);
+        }
       ops.attention({.shape = s.heads,
                      .qkv = qkv.floats(),
                      .segments = segments,
@@ -107,13 +114,13 @@ inline Outputs run_attention(DecodeOps& ops, const AttentionShape& s) {
         for (int t = 0; t < batch[i].rows; ++t)
           for (int c = 0; c < out_width; ++c)
             all[reference::at(
-                (layer * kSequences + batch[i].sequence) * kContext + batch[i].position + t,
+                (layer * kSequences + batch[i].sequence) * s.context + batch[i].position + t,
                 out_width, c)] =
                 out.floats()[reference::at(segments[i].first_row + t, out_width, c)];
     }
   // A last-bit difference may move the rounding of a key or value to half precision, or of a key to
   // a code; one that is neither normed nor turned has the reference's very codes.
-  Outputs outputs = {double_output("out", all, kContext + static_cast<double>(dim))};
+  Outputs outputs = {double_output("out", all, s.context + static_cast<double>(dim))};
   if (s.type == KvType::kFloat16) outputs[0].roundings = 0.125;
   if (s.type == KvType::kInt8 && (s.rope || s.norms)) outputs[0].roundings = 0.5;
   return outputs;

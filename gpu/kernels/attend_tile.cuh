@@ -1,0 +1,304 @@
+// How a block of tile_attend holds its query rows, and how its warps walk keys and values.
+//
+// A row of an mma depends on that row alone, so that a tile holds whatever queries are there: heads
+// that share a key-value head, of one row or of several of a sequence. What a row does not see has
+// weight 0, and leaves its sums in the bits that they had.
+#pragma once
+
+#include "gpu/kernels/softmax_parts.cuh"
+#include "gpu/simt/codes.h"
+#include "gpu/simt/tensor_core.h"
+
+namespace fastserve::gpu {
+
+constexpr int kTileRows = 16;  ///< of queries
+constexpr int kTileWarps = 4;  ///< each takes every fourth step
+constexpr int kTileThreads = 32 * kTileWarps;
+constexpr int kTileStep = 16;  ///< positions that a warp meets at once
+constexpr int kTileSteps = 4;  ///< of a warp in a unit
+constexpr int kTileUnit = kTileStep * kTileSteps * kTileWarps;  ///< positions; begins at multiples
+constexpr int kTileColumns = 64;                                ///< that warps join at a time
+constexpr int kTileColumnsLd = kTileColumns + 8;                ///< rows lie in other banks
+constexpr float kLeastScale = 0x1p-60f;  ///< of int8 values: its inverse is still finite
+/// Weights are up to 2^15, so that as halves the small ones keep their digits.
+constexpr float kWeightBits = 15;
+
+/// What a block works on: `heads` query heads of `rows` rows of a sequence, over one key-value
+/// head.
+template <class Kv>
+struct TileWork {
+  DecodeRow me;  ///< the first row; the others follow it
+  int row;       ///< of the batch
+  int rows, heads, dim, window;
+  int kv, head;  ///< of the key-value heads; first query head
+  bool writes;   ///< of the blocks that append a key and value, this one stores them
+  const Kv *keys, *values;
+  const float *key_scales, *value_scales;  ///< int8
+
+  FS_DEVICE int used() const { return rows * heads; }
+  FS_DEVICE int position(int tile_row) const { return me.position + tile_row / heads; }
+  FS_DEVICE int last() const { return me.position + rows - 1; }
+  /// First position that one at `position` sees.
+  FS_DEVICE int first(int position) const {
+    return window > 0 && position >= window ? position - window + 1 : 0;
+  }
+};
+
+/// The least shape of the kernel that has room for a head.
+constexpr int tile_dim(int dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256; }
+/// Shared memory of a block: numbers of `number` bytes in heads of `dim`, as tile_dim() has it, and
+/// `used` rows of queries.
+constexpr size_t tile_bytes(int number, int dim, int stages, int used) {
+  const int step = kTileStep * dim * number, queries = kTileRows * dim * 2;
+  const int scaled = number == 1 ? kTileWarps * stages * 3 * kTileStep + 2 + 2 * dim : 0;
+  const int floats = used * (kTileWarps * kTileColumnsLd + dim) +
+                     kTileRows * (1 + 2 * kTileWarps + 4 + 2 * (kTileWarps + 1)) + scaled;
+  return size_t(kTileWarps * stages * 2 * step + 2 * queries + 2 * dim * number + 4 * floats);
+}
+
+/// Shared memory. Rows of keys, values and queries are pieces of 16 bytes that change places, so
+/// that those of eight rows lie in other banks.
+template <class Kv, int kDim, int kStages>
+struct AttendTile {
+  static constexpr bool kScaled = sizeof(Kv) == 1;
+  static constexpr int kPer = 16 / int(sizeof(Kv)), kPieces = kDim / kPer;
+  static constexpr int kRowBytes = kDim * int(sizeof(Kv)), kStepBytes = kTileStep * kRowBytes;
+  static constexpr int kQueryBytes = kTileRows * kDim * 2;
+
+  unsigned char* ring;     ///< [kTileWarps][kStages][keys, values][kTileStep][kDim]
+  unsigned char* queries;  ///< [high, low][kTileRows][kDim] halves, of what the factors leave
+  unsigned char* own;      ///< [key, value][kDim]: of the row, where the block appends it
+  float* parts;            ///< [kTileWarps][used][kTileColumnsLd]; first [used][kDim] queries
+  float* total;            ///< [used][kDim]: of the units so far
+  float* factors;          ///< [kTileRows]: what makes a product a score in units of log 2
+  Softmax* found;          ///< [kTileWarps][kTileRows]: of a unit
+  Softmax* all;            ///< [2][kTileRows]: of the units so far, and of the last one
+  float *keep, *take;      ///< [kTileWarps + 1][kTileRows]; take below 0: nothing was seen
+  float* scales;           ///< int8: [kTileWarps][kStages][3][kTileStep]
+  float* own_scales;       ///< int8: [2]
+  float* own_room;         ///< int8: [2][kDim]
+
+  FS_DEVICE AttendTile(unsigned char* from, int used) {
+    ring = from;
+    queries = ring + kTileWarps * kStages * 2 * kStepBytes;
+    own = queries + 2 * kQueryBytes;
+    parts = reinterpret_cast<float*>(own + 2 * kRowBytes);
+    total = parts + used * kTileWarps * kTileColumnsLd;
+    factors = total + used * kDim;
+    found = reinterpret_cast<Softmax*>(factors + kTileRows);
+    all = found + kTileWarps * kTileRows;
+    keep = reinterpret_cast<float*>(all + 2 * kTileRows);
+    take = keep + (kTileWarps + 1) * kTileRows;
+    scales = take + (kTileWarps + 1) * kTileRows;
+    own_scales = scales + (kScaled ? kTileWarps * kStages * 3 * kTileStep : 0);
+    own_room = own_scales + 2;
+  }
+
+  static FS_DEVICE int place(int row, int piece) {
+    return row * kRowBytes + (piece ^ (kPieces % 8 == 0 ? row & 7 : row >> 1 & 3)) * 16;
+  }
+  static FS_DEVICE int query_place(int row, int piece) {
+    return row * kDim * 2 + (piece ^ (row & 7)) * 16;
+  }
+  FS_DEVICE unsigned char* step_room(int step) const {
+    return ring + (threadIdx.x / 32 * kStages + step % kStages) * 2 * kStepBytes;
+  }
+  FS_DEVICE float* step_scales(int step) const {
+    return scales + (threadIdx.x / 32 * kStages + step % kStages) * 3 * kTileStep;
+  }
+
+  /// Starts the copies of a step; `slot`: of position lane % 16 of it. What has none becomes 0.
+  FS_DEVICE void fetch(const TileWork<Kv>& work, int step, uint32_t slot) const {
+    const int lane = threadIdx.x & 31;
+    unsigned char* const to = step_room(step);
+    FS_UNROLL
+    for (int done = 0; done < kTileStep * kPieces; done += 32) {
+      const int row = (done + lane) / kPieces, piece = (done + lane) % kPieces;
+      const uint32_t at = __shfl_sync(kWholeWarp, slot, row);
+      const bool there = at != kNoSlot && piece * kPer < work.dim;
+      const size_t from = there ? size_t(at) * size_t(work.dim) + size_t(piece * kPer) : 0;
+      copy_async(to + place(row, piece), work.keys + from, there ? 16 : 0);
+      copy_async(to + kStepBytes + place(row, piece), work.values + from, there ? 16 : 0);
+    }
+  }
+  /// Scales come by way of a register, from one step to the next: lanes below 16 keys', the others
+  /// values'.
+  FS_DEVICE float load_scale(const TileWork<Kv>& work, uint32_t slot) const {
+    if (!kScaled || slot == kNoSlot) return 1;
+    return ((threadIdx.x & 16) == 0 ? work.key_scales : work.value_scales)[slot];
+  }
+  FS_DEVICE void place_scale(int step, int i, bool of_key, float scale) const {
+    float* const to = step_scales(step) + i;
+    if (of_key) return void(to[0] = scale);
+    const float least = scale < kLeastScale ? kLeastScale : scale;
+    to[kTileStep] = log2f(least);
+    to[2 * kTileStep] = 1 / least;
+  }
+  FS_DEVICE void place_scale(int step, float scale) const {
+    if constexpr (kScaled) place_scale(step, threadIdx.x & 15, (threadIdx.x & 16) == 0, scale);
+  }
+  /// The row's own key and value join the others of their step. By the warp that has it.
+  FS_DEVICE void place_own(int step, int row) const {
+    const int lane = threadIdx.x & 31;
+    FS_NO_UNROLL
+    for (int i = lane; i < 2 * kPieces; i += 32)
+      *reinterpret_cast<uint4*>(step_room(step) + i / kPieces * kStepBytes +
+                                place(row, i % kPieces)) = reinterpret_cast<const uint4*>(own)[i];
+    if (kScaled && lane < 2) place_scale(step, row, lane == 0, own_scales[lane]);
+  }
+};
+
+/// A query of `dim` floats into row `to` of the tile: halves and what they leave, of the query by a
+/// power of two that makes its largest number almost as large as halves get. By a warp.
+template <class Tile>
+FS_DEVICE void place_query(const Tile& tile, const float* query, int dim, int to, float scale) {
+  constexpr int kEach = Tile::kQueryBytes / kTileRows / 2 / 32;  // numbers of a lane
+  const int lane = threadIdx.x & 31;
+  float v[kEach];
+  uint32_t top = 0;
+  FS_UNROLL
+  for (int k = 0; k < kEach; ++k) {
+    v[k] = query && lane + k * 32 < dim ? query[lane + k * 32] : 0.0f;
+    top = Max::of(top, float_bits(v[k]) & 0x7fffffffu);
+  }
+  top = warp_reduce<Max>(top) >> 23;
+  const uint32_t exponent = top == 0 || top == 255 ? 127 + 14 : top < 15 ? 15 : top;
+  const float by = bits_float((2 * 127 + 14 - exponent) << 23);
+  FS_UNROLL
+  for (int k = 0; k < kEach; ++k) {
+    const int d = lane + k * 32;
+    // Where a fragment of codes has number d: four neighbours are a lane's.
+    const int place = Tile::kScaled ? d / 16 * 16 + (d & 2) * 4 + (d % 16 >> 2) * 2 + (d & 1) : d;
+    const Float16 high = from_float<Float16>(v[k] * by);
+    auto* const at = reinterpret_cast<Float16*>(tile.queries + Tile::query_place(to, place / 8));
+    at[place % 8] = high;
+    at[Tile::kQueryBytes / 2 + place % 8] = from_float<Float16>(v[k] * by - as_float(high));
+  }
+  if (lane == 0) tile.factors[to] = scale * kLog2E * bits_float((exponent - 14) << 23);
+}
+
+/// s [16, 16] = the tile's queries by a step's keys: from lane 4 g + t on rows g and g + 8, keys
+/// 2 t, 2 t + 1 and 8 further.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void tile_scores(const AttendTile<Kv, kDim, kStages>& tile, const unsigned char* keys,
+                           float (&s)[2][4]) {
+  using Tile = AttendTile<Kv, kDim, kStages>;
+  const int lane = threadIdx.x & 31;
+  float low[2][4] = {};
+  const auto multiply = [&](int d, const uint32_t(&b)[4]) {  // b: k's halves, of keys 0.. and 8..
+    uint32_t a[4];
+    const unsigned char* const from =
+        tile.queries + Tile::query_place(lane & 15, 2 * d + (lane >> 4));
+    load_matrix(a, from);
+    mma(Float16{}, s[0], a, b[0], b[1]);
+    mma(Float16{}, s[1], a, b[2], b[3]);
+    load_matrix(a, from + Tile::kQueryBytes);
+    mma(Float16{}, low[0], a, b[0], b[1]);
+    mma(Float16{}, low[1], a, b[2], b[3]);
+  };
+  FS_UNROLL
+  for (int n = 0; n < 2; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
+  if constexpr (Tile::kScaled) {
+    FS_UNROLL
+    for (int d = 0; d < kDim / 32; ++d) {
+      uint32_t codes[4];
+      load_matrix(codes, keys + Tile::place(lane & 15, 2 * d + (lane >> 4)));
+      FS_UNROLL
+      for (int i = 0; i < 2; ++i)
+        multiply(2 * d + i, {halves_of<0, 1>(codes[2 * i]), halves_of<2, 3>(codes[2 * i]),
+                             halves_of<0, 1>(codes[2 * i + 1]), halves_of<2, 3>(codes[2 * i + 1])});
+    }
+  } else {
+    FS_UNROLL
+    for (int d = 0; d < kDim / 16; ++d) {
+      uint32_t b[4];
+      load_matrix(b, keys + Tile::place((lane >> 4) * 8 + (lane & 7), 2 * d + (lane >> 3 & 1)));
+      multiply(d, b);
+    }
+  }
+  FS_UNROLL
+  for (int n = 0; n < 2; ++n) {
+    FS_UNROLL
+    for (int e = 0; e < 4; ++e) s[n][e] += low[n][e];
+  }
+}
+
+/// acc [16, kDim] += weights [16, 16] by a step's values. Of halves acc[n] has columns as an mma
+/// has, 8 n and on; of codes acc[2 i] the even ones and acc[2 i + 1] the odd ones of 16 i and on.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void add_step(const unsigned char* values, const uint32_t (&high)[4],
+                        const uint32_t (&low)[4], float (&acc)[kDim / 8][4]) {
+  using Tile = AttendTile<Kv, kDim, kStages>;
+  const int lane = threadIdx.x & 31;
+  const auto add = [&](int n, const uint32_t(&b)[4]) {
+    mma(Float16{}, acc[n], high, b[0], b[1]);
+    mma(Float16{}, acc[n + 1], high, b[2], b[3]);
+    mma(Float16{}, acc[n], low, b[0], b[1]);
+    mma(Float16{}, acc[n + 1], low, b[2], b[3]);
+  };
+  if constexpr (Tile::kScaled) {
+    FS_UNROLL
+    for (int d = 0; d < kDim / 32; ++d) {
+      uint32_t codes[4];
+      load_matrix_transposed(codes, values + Tile::place(lane & 15, 2 * d + (lane >> 4)));
+      FS_UNROLL
+      for (int i = 0; i < 2; ++i)
+        add(4 * d + 2 * i, {halves_of<0, 2>(codes[2 * i]), halves_of<0, 2>(codes[2 * i + 1]),
+                            halves_of<1, 3>(codes[2 * i]), halves_of<1, 3>(codes[2 * i + 1])});
+    }
+  } else {
+    FS_UNROLL
+    for (int d = 0; d < kDim / 16; ++d) {
+      uint32_t b[4];
+      load_matrix_transposed(b, values + Tile::place(lane & 15, 2 * d + (lane >> 4)));
+      add(2 * d, b);
+    }
+  }
+}
+
+FS_DEVICE bool is_spoilt(uint32_t half) { return (half & 0x7c00u) == 0x7c00u; }
+
+/// Where some rows of a tile see what others do not: values that are not finite are added here, to
+/// the rows that see them, and become 0 in the step's room, so that 0 times them reaches no other.
+template <class Tile, int kDim, class Sees>
+FS_DEVICE void add_spoilt(unsigned char* values, const uint32_t (&high)[4],
+                          const uint32_t (&low)[4], const Sees& sees, float (&acc)[kDim / 8][4]) {
+  const int lane = threadIdx.x & 31;
+  auto* const words = reinterpret_cast<uint32_t*>(values);
+  bool spoilt = false;
+  FS_NO_UNROLL
+  for (int i = lane; i < Tile::kStepBytes / 4; i += 32)
+    spoilt = spoilt || is_spoilt(words[i]) || is_spoilt(words[i] >> 16);
+  if (__ballot_sync(kWholeWarp, spoilt) == 0) return;
+  FS_NO_UNROLL
+  for (int key = 0; key < kTileStep; ++key) {
+    float weight[2][2];
+    FS_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int from = (lane & ~3) | key % 8 / 2, shift = key % 2 * 16;
+      const uint32_t a = __shfl_sync(kWholeWarp, key < 8 ? high[i] : high[2 + i], from);
+      const uint32_t b = __shfl_sync(kWholeWarp, key < 8 ? low[i] : low[2 + i], from);
+      weight[i][0] = as_float(Float16{static_cast<uint16_t>(a >> shift)});
+      weight[i][1] = as_float(Float16{static_cast<uint16_t>(b >> shift)});
+    }
+    FS_UNROLL
+    for (int n = 0; n < kDim / 8; ++n) {
+      const uint32_t two = words[(Tile::place(key, n) >> 2) + (lane & 3)];
+      FS_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const uint32_t half = e % 2 == 0 ? two & 0xffffu : two >> 16;
+        if (!is_spoilt(half) || !sees(e / 2, key)) continue;
+        const float value = as_float(Float16{static_cast<uint16_t>(half)});
+        acc[n][e] = fmaf(weight[e / 2][1], value, fmaf(weight[e / 2][0], value, acc[n][e]));
+      }
+    }
+  }
+  __syncwarp();
+  FS_NO_UNROLL
+  for (int i = lane; i < Tile::kStepBytes / 4; i += 32)
+    words[i] &=
+        (is_spoilt(words[i]) ? 0xffff0000u : ~0u) & (is_spoilt(words[i] >> 16) ? 0xffffu : ~0u);
+  __syncwarp();
+}
+
+}  // namespace fastserve::gpu

@@ -1,0 +1,370 @@
+// Attention over the paged KV cache on tensor cores, of answers and of prompts in the same bits.
+#pragma once
+
+#include "gpu/kernels/attend_tile.cuh"
+
+namespace fastserve::gpu {
+
+/// Rows of a batch that lie in blocks of `each`, from block `block` on: neighbours in a sequence.
+struct TileSpan {
+  int block, row, rows, each;
+};
+struct TileSpans {
+  static constexpr int kMost = 16;
+  TileSpan of[kMost];
+  int count;
+};
+
+/// What a warp knows of its steps of a unit: rows g and g + 8 of each lane.
+template <int kDim>
+struct TileState {
+  float acc[kDim / 8][4];
+  float peak[2], sum[2];
+
+  FS_DEVICE void clear() {
+    FS_UNROLL
+    for (int n = 0; n < kDim / 8; ++n) acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0;
+    peak[0] = peak[1] = -INFINITY;
+    sum[0] = sum[1] = 0;
+  }
+};
+
+/// The positions that rows g and g + 8 of a lane see; none, of a row that is not there.
+struct TileSight {
+  int first[2], last[2];
+  float factor[2];
+  int all_from, all_to;  ///< what all rows see, where there are several
+  template <class Kv, class Tile>
+  FS_DEVICE TileSight(const TileWork<Kv>& work, const Tile& tile)
+      : all_from(work.rows > 1 ? work.first(work.last()) : 0),
+        all_to(work.rows > 1 ? work.me.position : 0x7fffffff) {
+    FS_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int row = (threadIdx.x & 31) / 4 + 8 * i;
+      last[i] = row < work.used() ? work.position(row) : -1;
+      first[i] = work.first(last[i]);
+      factor[i] = tile.factors[row];
+    }
+  }
+  FS_DEVICE bool sees(int i, int position) const {
+    return position >= first[i] && position <= last[i];
+  }
+};
+
+/// One step: scores, weights against the peaks so far, values. A row that sees nothing of it keeps
+/// its state: it is scaled by 1, and zeros are added to it.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void attend_step(const AttendTile<Kv, kDim, kStages>& tile, const TileSight& sight,
+                           int step, int first, TileState<kDim>& state) {
+  using Tile = AttendTile<Kv, kDim, kStages>;
+  const int column = (threadIdx.x & 3) * 2;
+  unsigned char* const room = tile.step_room(step);
+  const float* const scales = tile.step_scales(step);
+  float s[2][4], kept[2];
+  tile_scores(tile, room, s);
+  FS_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    float top = state.peak[i];
+    FS_UNROLL
+    for (int k = 0; k < 4; ++k) {  // of the row, in order
+      float& x = s[k / 2][2 * i + k % 2];
+      const int key = k / 2 * 8 + column + k % 2;
+      x *= sight.factor[i];
+      if constexpr (Tile::kScaled) x = fmaf(x, scales[key], scales[kTileStep + key]);
+      x = sight.sees(i, first + key) ? x : -INFINITY;
+      top = fmaxf(top, x);
+    }
+    top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 2));
+    const float base = top == -INFINITY ? 0.0f : top;
+    kept[i] = fast_exp2(state.peak[i] - base);
+    state.peak[i] = top;
+    state.sum[i] *= kept[i];
+    FS_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      float& x = s[k / 2][2 * i + k % 2];
+      const int key = k / 2 * 8 + column + k % 2;
+      x = fast_exp2(x - (base - kWeightBits));
+      // A value's scale is in the weight, and not in the sum.
+      if constexpr (Tile::kScaled)
+        state.sum[i] += sight.sees(i, first + key) ? x * scales[2 * kTileStep + key] : 0.0f;
+      else
+        state.sum[i] += x;
+    }
+  }
+  // Peaks seldom rise after the first steps. No -0 comes of it: adding zeros would change that.
+  if (__ballot_sync(kWholeWarp, kept[0] != 1 || kept[1] != 1) != 0) {
+    FS_UNROLL
+    for (int n = 0; n < kDim / 8; ++n) {
+      FS_UNROLL
+      for (int e = 0; e < 4; ++e) state.acc[n][e] = fmaf(state.acc[n][e], kept[e >> 1], 0.0f);
+    }
+  }
+  uint32_t high[4], low[4];
+  FS_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    const float a = s[r / 2][r % 2 * 2], b = s[r / 2][r % 2 * 2 + 1];
+    const float top_a = bits_float(float_bits(a) & 0xffffe000u),
+                top_b = bits_float(float_bits(b) & 0xffffe000u);
+    high[r] = pack_two<Float16>(top_a, top_b);
+    low[r] = pack_two<Float16>(a - top_a, b - top_b);
+  }
+  if constexpr (!Tile::kScaled)
+    if (first < sight.all_from || first + kTileStep - 1 > sight.all_to)
+      add_spoilt<Tile, kDim>(
+          room + Tile::kStepBytes, high, low,
+          [&](int i, int key) { return sight.sees(i, first + key); }, state.acc);
+  add_step<Kv, kDim, kStages>(room + Tile::kStepBytes, high, low, state.acc);
+}
+
+/// A number of a unit's output, from what each warp found: in the order of the warps.
+template <class Tile>
+FS_DEVICE float join_warps(const Tile& tile, int used, int row, int column) {
+  float sum = 0;
+  FS_UNROLL
+  for (int w = 0; w < kTileWarps; ++w) {
+    const float take = tile.take[w * kTileRows + row];
+    if (!(take < 0))
+      sum = joined(sum, tile.keep[w * kTileRows + row],
+                   tile.parts[(w * used + row) * kTileColumnsLd + column], take);
+  }
+  return sum;
+}
+
+/// The warps' softmax of a unit, joined, and joined to that of the units before. A thread a row.
+template <class Kv, class Tile>
+FS_DEVICE void join_softmax(const TileWork<Kv>& work, const Tile& tile, int unit) {
+  const int row = threadIdx.x;
+  if (row >= work.used()) return;
+  Softmax mine{-INFINITY, 0};
+  for (int w = 0; w < kTileWarps; ++w) {
+    const int i = w * kTileRows + row;
+    tile.take[i] = -1;
+    if (tile.found[i].sum != 0) mine = join(mine, tile.found[i], tile.keep[i], tile.take[i]);
+  }
+  const int i = kTileWarps * kTileRows + row, position = work.position(row);
+  tile.take[i] = -1;
+  if (unit >= work.first(position) / kTileUnit && unit <= position / kTileUnit)
+    tile.all[row] = join(tile.all[row], mine, tile.keep[i], tile.take[i]);
+  tile.all[kTileRows + row] = mine;
+}
+
+/// What a unit came to: to the partial results where units are split over blocks, else to the units
+/// before, and with the last one to the output.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void finish_unit(const DecodeAttentionArguments& p, const TileWork<Kv>& work,
+                           const AttendTile<Kv, kDim, kStages>& tile, int unit, bool last,
+                           TileState<kDim>& state) {
+  using Tile = AttendTile<Kv, kDim, kStages>;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, used = work.used();
+  FS_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    float sum = state.sum[i];
+    sum += __shfl_xor_sync(kWholeWarp, sum, 1);
+    sum += __shfl_xor_sync(kWholeWarp, sum, 2);
+    if (lane % 4 == 0) tile.found[warp * kTileRows + lane / 4 + 8 * i] = {state.peak[i], sum};
+  }
+  __syncthreads();
+  join_softmax(work, tile, unit);
+  const int width = p.heads * work.dim;
+  FS_UNROLL
+  for (int from = 0; from < kDim; from += kTileColumns) {
+    FS_UNROLL
+    for (int n = 0; n < kTileColumns / 8; ++n) {
+      FS_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const int row = lane / 4 + e / 2 * 8, t = lane % 4;
+        const int column =
+            Tile::kScaled ? n / 2 * 16 + 4 * t + e % 2 * 2 + n % 2 : n * 8 + 2 * t + e % 2;
+        if (row < used)
+          tile.parts[(warp * used + row) * kTileColumnsLd + column] = state.acc[from / 8 + n][e];
+      }
+    }
+    __syncthreads();
+    FS_NO_UNROLL
+    for (int i = threadIdx.x; i < used * kTileColumns; i += kTileThreads) {
+      const int row = i / kTileColumns, d = from + i % kTileColumns;
+      if (d >= work.dim) continue;
+      const int head = work.head + row % work.heads, batch_row = work.row + row / work.heads;
+      const float sum = join_warps(tile, used, row, i % kTileColumns);
+      if (p.partials) {
+        float* const part =
+            p.partials +
+            (at(batch_row, p.heads, head) * size_t(p.chunks) + size_t(unit)) * size_t(work.dim + 2);
+        part[d] = sum;
+        if (d == 0) part[work.dim] = tile.all[kTileRows + row].peak;
+        if (d == 0) part[work.dim + 1] = tile.all[kTileRows + row].sum;
+        continue;
+      }
+      float& total = tile.total[row * kDim + d];
+      const int joins = kTileWarps * kTileRows + row;
+      if (!(tile.take[joins] < 0)) total = joined(total, tile.keep[joins], sum, tile.take[joins]);
+      if (last) p.out[at(batch_row, width, head * work.dim + d)] = total / tile.all[row].sum;
+    }
+    __syncthreads();  // the parts are overwritten next
+  }
+  state.clear();
+}
+
+/// Queries as they attend, into the tile; where the block appends, as the product left them until
+/// now, and if `last` the row's key and value go to shared memory and to the cache.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<Kv>& work, bool last,
+                             const AttendTile<Kv, kDim, kStages>& tile) {
+  const int lane = threadIdx.x & 31, used = work.used(), all = p.heads + 2 * p.kv_heads;
+  for (int i = threadIdx.x; i < used * kDim; i += kTileThreads) tile.total[i] = 0;
+  if (threadIdx.x < kTileRows) tile.all[threadIdx.x] = {-INFINITY, 0};
+  if (p.appends && last)  // what lies past head_dim
+    for (int i = threadIdx.x; i < 2 * kDim; i += kTileThreads)
+      reinterpret_cast<Kv*>(tile.own)[i] = Kv{};
+  if (p.appends) __syncthreads();
+  FS_NO_UNROLL
+  for (int item = threadIdx.x / 32; item < kTileRows + (p.appends && last ? 2 : 0);
+       item += kTileWarps) {
+    if (item < kTileRows) {
+      const float* query = nullptr;
+      if (item < used) {
+        const int head = work.head + item % work.heads;
+        query = p.qkv + at(work.row + item / work.heads, all * work.dim, head * work.dim);
+        if (p.appends) {
+          float* const turned = tile.parts + item * kDim;
+          turn_head(p, work.me, head, query, [&](int i, float v) { turned[i] = v; });
+          __syncwarp();
+          query = turned;
+        }
+      }
+      place_query(tile, query, work.dim, item, p.scale);
+      continue;
+    }
+    const int half = item - kTileRows, h = p.heads + half * p.kv_heads + work.kv;
+    const size_t slot = slot_of(p, work.me, work.me.position);
+    Kv* const own = reinterpret_cast<Kv*>(tile.own) + half * kDim;
+    Kv* const to = const_cast<Kv*>(half == 0 ? work.keys : work.values) + slot * size_t(work.dim);
+    const float* const head = p.qkv + at(work.row, all * work.dim, h * work.dim);
+    const float scale =
+        turn_into<Kv>(p, work.me, h, head, tile.own_room + half * kDim, [&](int i, Kv v) {
+          own[i] = v;
+          if (work.writes) to[i] = v;
+        });
+    if (sizeof(Kv) > 1 || lane != 0) continue;
+    tile.own_scales[half] = scale;
+    if (work.writes)
+      const_cast<float*>(half == 0 ? work.key_scales : work.value_scales)[slot] = scale;
+  }
+}
+
+/// Units begin .. end - 1 of a tile, one after another.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv>& work, int begin,
+                            int end, const AttendTile<Kv, kDim, kStages>& tile) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const int first = work.first(work.me.position), last = work.last();
+  const bool appends = p.appends && end == last / kTileUnit + 1;
+  const int cached = appends ? last : last + 1, stop = end * kTileSteps;
+  const auto position_of = [&](int step) { return (step * kTileWarps + warp) * kTileStep; };
+  const auto seen = [&](int step) {
+    return step < stop && position_of(step) <= last && position_of(step) + kTileStep > first;
+  };
+  const auto find = [&](int step) {
+    const int position = position_of(step) + (lane & 15);
+    if (step >= stop || position < first || position >= cached) return kNoSlot;
+    return uint32_t(slot_of(p, work.me, position));
+  };
+  const auto fetch = [&](int step, uint32_t slot) {
+    if (seen(step)) tile.fetch(work, step, slot);
+    copy_commit();
+    return tile.load_scale(work, slot);
+  };
+  const int start = begin * kTileSteps;
+  uint32_t slots[kStages + 1];
+  float scales[kStages];
+  FS_UNROLL
+  for (int i = 0; i <= kStages; ++i) slots[i] = find(start + i);
+  FS_UNROLL
+  for (int i = 0; i < kStages; ++i) scales[i] = fetch(start + i, slots[i]);
+  bring_queries(p, work, appends, tile);
+  FS_UNROLL
+  for (int i = 0; i < kStages; ++i) tile.place_scale(start + i, scales[i]);
+  __syncthreads();
+  const TileSight sight(work, tile);
+  uint32_t slot = slots[kStages];  // of the step that is fetched next
+  float scale = scales[kStages - 1];
+  TileState<kDim> state;
+  state.clear();
+  FS_NO_UNROLL
+  for (int step = start; step < stop; ++step) {
+    tile.place_scale(step + kStages - 1, scale);
+    copy_wait<kStages - 1>();
+    __syncwarp();
+    if (seen(step)) {
+      const int own = last - position_of(step);
+      if (appends && own >= 0 && own < kTileStep) {
+        tile.place_own(step, own);
+        __syncwarp();
+      }
+      attend_step(tile, sight, step, position_of(step), state);
+    }
+    __syncwarp();  // the step's room is filled next
+    scale = fetch(step + kStages, slot);
+    slot = find(step + kStages + 1);
+    if (step % kTileSteps == kTileSteps - 1)
+      finish_unit(p, work, tile, step / kTileSteps, step == stop - 1, state);
+  }
+  copy_wait<0>();
+}
+
+/// out = softmax(scale q K^T) V over each row's positions so far.
+///
+/// Grid:   (blocks of the spans, kv_heads * groups of `heads` query heads, units or 1).
+/// Block:  kTileThreads. Shared: AttendTile::shared(rows of queries).
+/// Needs:  head_dim up to kDim, of whole 16 bytes in the cache. Where it appends, a row a block.
+/// Bits:   a row's own, whatever else is in its tile. Positions in steps of kTileStep that warps
+///         take in turn; a warp's steps of a unit one after another, halves of queries and weights
+///         and what those leave as products of their own; then the warps in order, and the units in
+///         order: the same whether a block walks all of them (grid.z = 1) or each has its own and
+///         join_parts follows.
+template <class Kv, int kDim, int kStages>
+__global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
+                                                 : kDim <= 128 ? 2
+                                                               : 1))
+    tile_attend(DecodeAttentionArguments p, TileSpans spans, int heads) {
+  FS_SHARED(unsigned char, memory);
+  let_next_begin();
+  wait_for_previous();
+  const int dim = p.head_dim, group = p.heads / p.kv_heads, groups = (group + heads - 1) / heads;
+  int which = 0;
+  while (which + 1 < spans.count && int(blockIdx.x) >= spans.of[which + 1].block) ++which;
+  const TileSpan span = spans.of[which];
+  const int blocks = (span.rows + span.each - 1) / span.each;
+  // Blocks with most to do start first.
+  const int from = (blocks - 1 - (int(blockIdx.x) - span.block)) * span.each;
+  const int rows = span.rows - from < span.each ? span.rows - from : span.each;
+  const int row = span.row + from, kv = blockIdx.y / groups, ahead = blockIdx.y % groups * heads;
+  const int head = kv * group + ahead, mine = group - ahead < heads ? group - ahead : heads;
+  const DecodeRow me = p.row[row];
+  if (me.position < 0) {  // stands nowhere, as a row that has a block of its own
+    for (int i = threadIdx.x; i < mine * dim && blockIdx.z == 0; i += kTileThreads)
+      p.out[at(row, p.heads * dim, head * dim + i)] = 0;
+    return;
+  }
+  const size_t slots = size_t(kv) * p.slots, pool = slots * size_t(dim);
+  const TileWork<Kv> work{me,
+                          row,
+                          rows,
+                          mine,
+                          dim,
+                          p.window,
+                          kv,
+                          head,
+                          ahead == 0,
+                          static_cast<const Kv*>(p.keys) + pool,
+                          static_cast<const Kv*>(p.values) + pool,
+                          p.key_scales ? p.key_scales + slots : nullptr,
+                          p.value_scales ? p.value_scales + slots : nullptr};
+  const int least = work.first(me.position) / kTileUnit, most = work.last() / kTileUnit;
+  const int begin = p.partials ? int(blockIdx.z) : least, end = p.partials ? begin + 1 : most + 1;
+  if (begin < least || begin > most) return;
+  attend_units(p, work, begin, end, AttendTile<Kv, kDim, kStages>(memory, work.used()));
+}
+
+}  // namespace fastserve::gpu
