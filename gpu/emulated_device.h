@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "model/device.h"
+#include "model/device_link.h"
 
 namespace fastserve {
 
@@ -13,5 +13,8 @@ bool has_emulated_device();
 /// card, and whose `memory` bytes (0: 8 GiB) the host cannot reach. Strict where a card would
 /// crash. kUnsupported in a build without it.
 Result<std::unique_ptr<Device>> make_emulated_device(int threads, uint64_t memory);
+
+/// Joins devices of make_emulated_device().
+Result<std::unique_ptr<DeviceLink>> link_emulated_devices(std::span<Device* const> devices);
 
 }  // namespace fastserve

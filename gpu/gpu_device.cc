@@ -29,6 +29,7 @@ class GpuDevice final : public Device {
     engines_.push_back(mma_.get());
   }
 
+  Runtime& runtime() { return *runtime_; }
   std::string description() const override {
     const DeviceProperties& p = runtime_->properties();
     return "gpu " + p.name + ", " + std::to_string(p.multiprocessors) + " multiprocessors";
@@ -97,5 +98,7 @@ std::unique_ptr<Device> make_gpu_device(std::unique_ptr<Runtime> runtime,
   return std::make_unique<GpuDevice>(std::move(runtime), std::move(fast), std::move(attention),
                                      shelf);
 }
+
+Runtime& runtime_of(Device& device) { return static_cast<GpuDevice&>(device).runtime(); }
 
 }  // namespace fastserve::gpu

@@ -20,4 +20,7 @@ std::unique_ptr<Device> make_gpu_device(std::unique_ptr<Runtime> runtime,
                                         std::unique_ptr<AttentionEngine> attention = nullptr,
                                         PinnedShelf* shelf = nullptr);
 
+/// What drives a device that make_gpu_device() made.
+Runtime& runtime_of(Device& device);
+
 }  // namespace fastserve::gpu

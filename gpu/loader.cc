@@ -25,11 +25,11 @@ Error not_there(const GpuSearch& search) {
   std::string folders;
   for (const Path& folder : search.folders)
     folders += (folders.empty() ? "" : ", ") + folder.string();
-  return {ErrorCode::kNotFound,
-          std::string("there is no GPU plugin (") + kFileName + ")", "",
-          "it was looked for in " + folders +
-              "; it is built where nvcc is found, docs/gpu.md tells how. Everything runs on the CPU "
-              "without it"};
+  return {
+      ErrorCode::kNotFound, std::string("there is no GPU plugin (") + kFileName + ")", "",
+      "it was looked for in " + folders +
+          "; it is built where nvcc is found, docs/gpu.md tells how. Everything runs on the CPU "
+          "without it"};
 }
 
 Result<Path> find(const GpuSearch& search) {
@@ -121,6 +121,10 @@ Result<std::unique_ptr<Device>> GpuLoader::make_device(int index, const Path& pl
                "there is no GPU " + std::to_string(index) + "; the driver shows " +
                    std::to_string(found.gpus.size()),
                "", "fsctl devices lists them; CUDA_VISIBLE_DEVICES may hide some"};
+}
+
+Result<std::unique_ptr<DeviceLink>> GpuLoader::link(std::span<Device* const> devices) const {
+  return plugin_->link(devices);
 }
 
 Result<std::unique_ptr<DeviceBuffer>> GpuLoader::allocate_shared(size_t bytes) const {

@@ -7,7 +7,7 @@
 
 #include "base/file.h"
 #include "gpu/inventory.h"
-#include "model/device.h"
+#include "model/device_link.h"
 
 namespace fastserve {
 
@@ -37,6 +37,8 @@ class GpuLoader {
   /// The GPU of that index, or why it cannot be had. `plans` is a folder that keeps what libraries
   /// found best for this card; empty: they search at each start.
   Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const;
+  /// Joins devices of make_device(), each of another card.
+  Result<std::unique_ptr<DeviceLink>> link(std::span<Device* const> devices) const;
   /// Memory that the host and every card see at one address, for tests that look at what an op
   /// wrote.
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const;

@@ -5,9 +5,18 @@ namespace fastserve {
 
 bool has_emulated_device() { return false; }
 
-Result<std::unique_ptr<Device>> make_emulated_device(int, uint64_t) {
-  return Error{ErrorCode::kUnsupported, "this build has no emulated GPU in it", "",
-               "configure with -DFASTSERVE_EMULATED_DEVICE=ON"};
+namespace {
+
+Error left_out() {
+  return {ErrorCode::kUnsupported, "this build has no emulated GPU in it", "",
+          "configure with -DFASTSERVE_EMULATED_DEVICE=ON"};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> make_emulated_device(int, uint64_t) { return left_out(); }
+Result<std::unique_ptr<DeviceLink>> link_emulated_devices(std::span<Device* const>) {
+  return left_out();
 }
 
 }  // namespace fastserve

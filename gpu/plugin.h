@@ -9,7 +9,7 @@
 
 #include "base/file.h"
 #include "gpu/inventory.h"
-#include "model/device.h"
+#include "model/device_link.h"
 
 namespace fastserve {
 
@@ -21,6 +21,8 @@ class GpuPlugin {
   /// The device of GpuInfo::index. `plans`: the folder for what searches found; empty: none.
   /// Errors: as the inventory tells them; kResourceExhausted.
   virtual Result<std::unique_ptr<Device>> make_device(int index, const Path& plans) const = 0;
+  /// Joins devices of make_device(), each of another card. Errors: as theirs.
+  virtual Result<std::unique_ptr<DeviceLink>> link(std::span<Device* const> devices) const = 0;
   /// Memory that the host and every card see at one address: slow, for tests.
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const = 0;
 };

@@ -4,6 +4,7 @@
 #include "gpu/cuda/device_runtime.h"
 #include "gpu/cuda/driver.h"
 #include "gpu/cuda/libraries.h"
+#include "gpu/cuda/peer_link.h"
 #include "gpu/gpu_device.h"
 #include "gpu/plugin.h"
 #include "gpu/staging.h"
@@ -50,6 +51,12 @@ class CudaPlugin final : public GpuPlugin {
           common_attention_kinds(), clock_);
     return make_gpu_device(std::move(runtime), std::move(fast), std::move(attention),
                            &pinned_shelf());
+  }
+
+  Result<std::unique_ptr<DeviceLink>> link(std::span<Device* const> devices) const override {
+    std::vector<Runtime*> cards;
+    for (Device* device : devices) cards.push_back(&runtime_of(*device));
+    return make_peer_link(std::move(cards));
   }
 
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const override {

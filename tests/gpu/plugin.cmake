@@ -34,10 +34,13 @@ set_target_properties(plugin_on_stand_in PROPERTIES LINKER_LANGUAGE CXX CXX_VISI
 target_link_options(plugin_on_stand_in PRIVATE LINKER:--exclude-libs,ALL)
 
 fastserve_test(gpu_plugin SOURCES ${CMAKE_CURRENT_LIST_DIR}/plugin_test.cc USES gpu LIBRARIES ${CMAKE_DL_LIBS})
-target_compile_definitions(gpu_plugin_test PRIVATE FASTSERVE_PLUGIN_ON_STAND_IN="$<TARGET_FILE:plugin_on_stand_in>"
-  FASTSERVE_STAND_IN_DRIVER="$<TARGET_FILE:stand_in_driver>"
-  FASTSERVE_STAND_IN_CUBLASLT="$<TARGET_FILE:stand_in_cublaslt>")
-add_dependencies(gpu_plugin_test plugin_on_stand_in stand_in_driver stand_in_cublaslt)
+fastserve_test(gpu_peer_link SOURCES ${CMAKE_CURRENT_LIST_DIR}/peer_link_test.cc USES gpu LIBRARIES ${CMAKE_DL_LIBS})
+foreach(test gpu_plugin_test gpu_peer_link_test)
+  target_compile_definitions(${test} PRIVATE FASTSERVE_PLUGIN_ON_STAND_IN="$<TARGET_FILE:plugin_on_stand_in>"
+    FASTSERVE_STAND_IN_DRIVER="$<TARGET_FILE:stand_in_driver>"
+    FASTSERVE_STAND_IN_CUBLASLT="$<TARGET_FILE:stand_in_cublaslt>")
+  add_dependencies(${test} plugin_on_stand_in stand_in_driver stand_in_cublaslt)
+endforeach()
 
 fastserve_test(gpu_cublaslt_engine SOURCES ${CMAKE_CURRENT_LIST_DIR}/cublaslt_engine_test.cc ${stand_ins}/cublaslt.cc
   ${PROJECT_SOURCE_DIR}/gpu/cuda/cublaslt_engine.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/cublaslt_call.cc USES gpu)

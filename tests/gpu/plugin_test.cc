@@ -1,11 +1,9 @@
-#include <dlfcn.h>
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "gpu/loader.h"
-#include "tests/gpu/stub_driver/stub_driver.h"
+#include "plugin_on_stand_in.h"
 #include "tests/scratch.h"
 
 using namespace fastserve;
@@ -14,34 +12,6 @@ namespace {
 
 // CUDA's numbers for them.
 constexpr int kInvalidValue = 1, kOutOfMemory = 2, kEccUncorrectable = 214, kLaunchFailure = 719;
-
-void* opened(const char* file) {
-  void* library = ::dlopen(file, RTLD_NOW | RTLD_LOCAL);
-  REQUIRE_MESSAGE(library != nullptr, ::dlerror());
-  return library;
-}
-
-/// The plugin over stand-ins, which are in the process before it asks for NVIDIA's by name.
-const GpuLoader& plugin() {
-  static const GpuLoader loader = [] {
-    opened(FASTSERVE_STAND_IN_DRIVER);
-    opened(FASTSERVE_STAND_IN_CUBLASLT);
-    auto made = GpuLoader::open({FASTSERVE_PLUGIN_ON_STAND_IN, {}});
-    REQUIRE_MESSAGE(made.ok(), made.error().message());
-    return std::move(*made);
-  }();
-  return loader;
-}
-
-stub_driver::Control& card() {
-  static stub_driver::Control* const control = [] {
-    plugin();
-    void* found = ::dlsym(opened(FASTSERVE_PLUGIN_ON_STAND_IN), stub_driver::kControlSymbol);
-    REQUIRE(found != nullptr);
-    return reinterpret_cast<stub_driver::Control* (*)()>(found)();
-  }();
-  return *control;
-}
 
 /// Memory, copies, kernels and products on the card, from its opening to a sync.
 struct Work {

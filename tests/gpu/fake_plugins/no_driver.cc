@@ -15,6 +15,9 @@ class NoDriver final : public GpuPlugin {
   Result<std::unique_ptr<Device>> make_device(int, const Path&) const override {
     return Error{ErrorCode::kInternal, "must not be asked", "", ""};
   }
+  Result<std::unique_ptr<DeviceLink>> link(std::span<Device* const>) const override {
+    return Error{ErrorCode::kInternal, "must not be asked", "", ""};
+  }
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t) const override {
     return Error{ErrorCode::kInternal, "must not be asked", "", ""};
   }

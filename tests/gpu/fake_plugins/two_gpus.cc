@@ -20,6 +20,9 @@ class TwoGpus final : public GpuPlugin {
   Result<std::unique_ptr<Device>> make_device(int index, const Path&) const override {
     return Error{ErrorCode::kResourceExhausted, "made GPU " + std::to_string(index), "", ""};
   }
+  Result<std::unique_ptr<DeviceLink>> link(std::span<Device* const>) const override {
+    return Error{ErrorCode::kInternal, "must not be asked", "", ""};
+  }
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t) const override {
     return Error{ErrorCode::kInternal, "must not be asked", "", ""};
   }

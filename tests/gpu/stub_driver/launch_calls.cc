@@ -14,6 +14,7 @@ struct Configuration {
   cudaStream_t stream = nullptr;
 };
 thread_local Configuration configured;
+thread_local int current = 0;  // the calling thread's card
 
 int attribute(cudaDeviceAttr which) {
   const auto number = [](const char* key, int64_t otherwise) {
@@ -37,9 +38,26 @@ int attribute(cudaDeviceAttr which) {
 
 extern "C" {
 
-cudaError_t cudaSetDevice(int) {
+cudaError_t cudaSetDevice(int index) {
   STUB_CALL();
+  current = index;
   return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* index) {
+  STUB_CALL();
+  *index = current;
+  return cudaSuccess;
+}
+/// Each card reaches those behind it at once, and itself never; back again it did already.
+cudaError_t cudaDeviceCanAccessPeer(int* can, int card, int peer) {
+  STUB_CALL();
+  *can = card != peer ? 1 : 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+  STUB_CALL();
+  if (peer == current) return cudaErrorInvalidDevice;
+  return peer < current ? cudaErrorPeerAccessAlreadyEnabled : cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   STUB_CALL();

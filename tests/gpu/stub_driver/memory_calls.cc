@@ -79,6 +79,14 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }
+cudaError_t cudaMemcpyPeerAsync(void* to, int into, const void* from, int out_of, size_t bytes,
+                                cudaStream_t) {
+  STUB_CALL();
+  if (outside_capture() != cudaSuccess) return outside_capture();
+  if (into == out_of) return cudaErrorInvalidDevice;
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   STUB_CALL();
   std::memset(to, value, bytes);
