@@ -10,8 +10,8 @@
 #include "actors/parameter_server.h"
 #include "actors/trainer.h"
 #include "cpu/cpu_device.h"
+#include "train/cards_backend.h"
 #include "train/optimiser_place.h"
-#include "train/resident_backend.h"
 #include "train/split_backend.h"
 
 namespace fastserve {
@@ -46,13 +46,14 @@ struct TrainingSystem::State {
   Config config;
   SystemClock system_clock;
   TrainPlan plan;
-  std::unique_ptr<Device> device;          // with memory of its own; until the backend has it
-  bool resident = false;                   // the optimiser works there, too
-  Recompute recompute = Recompute::kNone;  // without such a device
+  std::vector<std::unique_ptr<Device>> devices;  // with memory of their own; until the backend has
+                                                 // them
+  bool resident = false;                         // the optimiser works there, too
+  Recompute recompute = Recompute::kNone;        // without such a device
   std::shared_ptr<TrainBackend> backend;
   std::unique_ptr<Sampler> sampler;
   std::unique_ptr<EvaluationPlan> evaluation;
-  std::unique_ptr<GradientPool> pool;
+  std::vector<std::unique_ptr<GradientPool>> pools;  // one for each member of the backend
   WeightsGate gate;
   std::optional<Turns> turns;
   std::shared_ptr<CheckpointDirectory> checkpoints;
@@ -132,13 +133,13 @@ Status TrainingSystem::State::check_counts() const {
 Status TrainingSystem::State::make_plan() {
   TrainSpec& spec = config.spec;
   if (config.make_host) {
-    if (config.placement.trainers == 0)
-      config.placement.trainers = 1;  // one for the device; of cores each may have its own
-    FS_ASSIGN(device, config.make_device(1));
-    FS_CHECK(!device->host_memory());
+    FS_ASSIGN(devices, open_cards(config.make_device, config.more_devices));
+    FS_CHECK(!devices.front()->host_memory());
+    if (config.placement.trainers == 0)  // one for a device; of cores each may have its own
+      config.placement.trainers = static_cast<int>(devices.size());
     FS_ASSIGN(const auto host, config.make_host(1));
     const std::string before = resumed ? resumed->header.numerics_id : "";
-    FS_ASSIGN(resident, place_optimiser(*device, *host, before, usable_cores(), config.log, spec,
+    FS_ASSIGN(resident, place_optimiser(devices, *host, before, usable_cores(), config.log, spec,
                                         config.placement));
   }
   plan = plan_training(spec, config.placement, usable_cores());
@@ -146,12 +147,12 @@ Status TrainingSystem::State::make_plan() {
   recompute = config.placement.recompute.value_or(Recompute::kNone);
   const auto estimate = [&] {
     const MemoryEstimate need = estimate_memory(spec, plan, checkpoints != nullptr, recompute);
-    return device != nullptr ? need.beside_a_device(spec, resident) : need;
+    return devices.empty() ? need : need.beside_a_device(spec, resident);
   };
   planned_memory = estimate().total();
   if (config.backend != nullptr) return {};
   Status fits = check_memory(estimate(), config.memory_limit);
-  if (fits.ok() || device != nullptr || config.placement.recompute) return fits;
+  if (fits.ok() || !devices.empty() || config.placement.recompute) return fits;
   recompute = Recompute::kLayer;
   planned_memory = estimate().total();
   return check_memory(estimate(), config.memory_limit);
@@ -195,13 +196,19 @@ Result<std::shared_ptr<TrainBackend>> TrainingSystem::State::make_backend() {
     FS_ASSIGN(config.make_device, cpu_devices());
   }
   const TrainSpec& spec = config.spec;
+  const auto& wanted = config.placement.recompute;
   Result<std::unique_ptr<TrainBackend>> made =
-      resident ? make_resident_backend(spec.model, spec.precision, std::move(device), plan,
-                                       config.placement.recompute)
-      : device != nullptr
-          ? make_split_backend(spec.model, spec.precision, std::move(device), config.make_device,
-                               config.make_host, config.placement.recompute)
+      resident && devices.size() > 1
+          ? make_cards_backend(spec.model, spec.precision, std::move(devices), config.link, plan,
+                               wanted)
+      : resident ? make_resident_backend(spec.model, spec.precision, std::move(devices.front()),
+                                         plan, wanted)
+      : !devices.empty()
+          ? make_split_backend(spec.model, spec.precision, std::move(devices.front()),
+                               in_turn(config.make_device, config.more_devices), config.make_host,
+                               wanted)
           : make_device_backend(spec.model, spec.precision, config.make_device, {}, recompute);
+  devices.clear();
   if (!made.ok()) return made.error();
   return std::shared_ptr<TrainBackend>(std::move(*made));
 }
@@ -283,16 +290,21 @@ std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const
 
 Status TrainingSystem::State::start_actors() {
   std::vector<std::shared_ptr<GradientWorker>> workers;
-  pool = std::make_unique<GradientPool>(
-      [backend = backend.get()] { return backend->allocate(backend->elements() * sizeof(float)); });
+  for (int i = 0; i < backend->members(); i++)
+    pools.push_back(std::make_unique<GradientPool>(
+        [member = &backend->member(i)] {
+          return member->allocate(member->elements() * sizeof(float));
+        },
+        0, i));
   const auto cancelled = [this] {
     return closing.load() || (config.cancel != nullptr && config.cancel->raised());
   };
   for (int i = 0; i < plan.trainers; i++) {
-    FS_ASSIGN(auto source, backend->make_source(plan.lanes_of(i), plan.max_rows));
+    const int card = plan.card_of_trainer(i);
+    FS_ASSIGN(auto source, backend->member(card).make_source(plan.lanes_of(i), plan.max_rows));
     if (i == 0) recompute = source->recompute();
-    workers.push_back(std::make_shared<GradientWorker>(std::move(source), *sampler,
-                                                       evaluation.get(), *pool, cancelled, &gate));
+    workers.push_back(std::make_shared<GradientWorker>(
+        std::move(source), *sampler, evaluation.get(), *pools[size_t(card)], cancelled, &gate));
   }
   const JobState state = resumed ? resumed->header.state : JobState{};
   const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
@@ -301,12 +313,14 @@ Status TrainingSystem::State::start_actors() {
   gate.divide(ranges.size());
   turns.emplace(static_cast<int>(ranges.size()));  // as many as there are lanes, all at once
   for (const auto& range : ranges) {
+    TrainBackend& member = backend->member(
+        plan.card_of_shard(static_cast<int>(parts.size()), static_cast<int>(ranges.size())));
     std::unique_ptr<DeviceBuffer> moments;
-    if (!backend->host_memory()) {
-      FS_ASSIGN(moments, backend->allocate(2 * (range.end - range.begin) * sizeof(float)));
+    if (!member.host_memory()) {
+      FS_ASSIGN(moments, member.allocate(2 * (range.end - range.begin) * sizeof(float)));
     }
     parts.push_back(std::make_shared<ParameterShard>(
-        *backend, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)},
+        member, range, config.spec, layout, StepId{static_cast<uint64_t>(state.steps_done)},
         std::move(moments)));
     if (resumed) parts.back()->restore(resumed->m, resumed->v);
   }

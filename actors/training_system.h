@@ -8,6 +8,7 @@
 #include "base/cancel.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "model/device_link.h"
 #include "train/dataset.h"
 #include "train/device_backend.h"
 #include "train/progress.h"
@@ -41,6 +42,10 @@ class TrainingSystem {
     std::vector<float> initial_weights;  ///< flat; empty: fresh ones from the seed
     DeviceFactory make_device;           ///< empty: the CPU
     DeviceFactory make_host;  ///< as make_device_backend()'s: the CPU beside such devices
+    /// More devices of this host with memory of their own, of the kind of make_device's: the job
+    /// works on all of them together, to the bits that one of them would end in.
+    std::vector<DeviceFactory> more_devices;
+    LinkFactory link;                       ///< joins them
     std::shared_ptr<TrainBackend> backend;  ///< set: used instead of devices; needs initial_weights
     const Clock* clock = nullptr;           ///< null: the system's
     Log log;

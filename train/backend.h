@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "model/trainable.h"
 
 namespace fastserve {
@@ -64,6 +65,16 @@ class TrainBackend {
   virtual void copy_out(std::span<float> host, const float* from) const {
     std::copy_n(from, host.size(), host.data());
   }
+  /// Backends that hold the same weights, each in a memory of its own, and what one of them holds
+  /// is none of the others'; this one alone, where there is one memory. Whoever refreshes tiles of
+  /// one of them refreshes them in all.
+  virtual int members() const { return 1; }
+  virtual TrainBackend& member(int) { return *this; }
+  /// Which of them this is.
+  virtual int index() const { return 0; }
+  /// From a member's memory into this one's, ordered behind what both were given before, and before
+  /// what they are given after. Requires another member.
+  virtual void copy_from(int, float*, const float*, size_t) { FS_CHECK(members() > 1); }
   /// What has gone wrong with work that could not say so itself.
   virtual Status sync() { return {}; }
   virtual const std::vector<ParameterTile>& tiles() const = 0;

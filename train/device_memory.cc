@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/file.h"
+#include "train/parameter_shard.h"
 
 namespace fastserve {
 
@@ -16,10 +17,20 @@ DeviceNeed device_need(const ModelConfig& config, const ParameterLayout& layout,
   const uint64_t logits = static_cast<uint64_t>(rows) * static_cast<uint64_t>(config.vocab_size);
   DeviceNeed need;
   need.weights = elements * (sizeof(float) + (precision == Precision::kFloat32 ? 4 : 2));
-  need.optimiser = share.optimiser ? elements * 2 * sizeof(float) : 0;
-  need.gradients = elements * sizeof(float) * static_cast<uint64_t>(share.gradients);
+  uint64_t own = elements;  // parameters that this card brings to the next step
+  if (share.cards > 1) {    // shares end where tiles do
+    uint64_t largest = 0;
+    for (const TrainWeights::Tile& tile : TrainWeights::tiles_of(config, layout))
+      largest = std::max<uint64_t>(largest, tile.size);
+    own = std::min(elements, elements / static_cast<uint64_t>(share.cards) + 2 * largest);
+  }
+  need.optimiser = share.optimiser ? own * 2 * sizeof(float) : 0;
+  need.gradients = sizeof(float) * (elements * static_cast<uint64_t>(share.gradients) +
+                                    (share.cards > 1 ? own : 0));
   need.activations = TrainPass::estimate(config, layout, precision, rows, recompute).activations;
-  need.scratch = std::min(logits * sizeof(float), kMostLogits);
+  need.scratch = std::min(logits * sizeof(float), kMostLogits) +
+                 static_cast<uint64_t>(share.scratch) * sizeof(float) *
+                     std::min<uint64_t>(own, ParameterShard::kPiece);
   return need;
 }
 

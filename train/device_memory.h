@@ -18,6 +18,8 @@ struct DeviceNeed {
 struct DeviceShare {
   int gradients = 1;       ///< buffers
   bool optimiser = false;  ///< AdamW's moments lie there, too
+  int cards = 1;           ///< that share those
+  int scratch = 0;         ///< pieces of what others computed, each of ParameterShard::kPiece
 };
 
 DeviceNeed device_need(const ModelConfig& config, const ParameterLayout& layout,

@@ -11,7 +11,7 @@ Result<GradientHandle> GradientPool::take() {
       state_->idle.pop_back();
     } else {
       FS_ASSIGN(auto memory, state_->allocate());
-      buffer = std::make_unique<GradientBuffer>(std::move(memory), state_->first);
+      buffer = std::make_unique<GradientBuffer>(std::move(memory), state_->first, state_->member);
       state_->made++;
     }
   }

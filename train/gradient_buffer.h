@@ -14,9 +14,11 @@ namespace fastserve {
 /// back.
 class GradientBuffer {
  public:
-  /// `first`: the element of the flat gradient that lies at the front.
-  explicit GradientBuffer(std::unique_ptr<DeviceBuffer> memory, size_t first = 0)
-      : memory_(std::move(memory)), first_(first) {}
+  /// `first`: the element of the flat gradient that lies at the front. `member`: whose memory it is
+  /// (TrainBackend::index()).
+  explicit GradientBuffer(std::unique_ptr<DeviceBuffer> memory, size_t first = 0, int member = 0)
+      : memory_(std::move(memory)), first_(first), member_(member) {}
+  int member() const { return member_; }
   float* data() const { return static_cast<float*>(memory_->data()); }
   size_t elements() const { return memory_->bytes() / sizeof(float); }
   /// Where element `offset` of the flat gradient lies.
@@ -28,6 +30,7 @@ class GradientBuffer {
  private:
   std::unique_ptr<DeviceBuffer> memory_;
   size_t first_;
+  int member_;
 };
 using GradientHandle = std::shared_ptr<GradientBuffer>;
 
@@ -38,9 +41,9 @@ using GradientHandle = std::shared_ptr<GradientBuffer>;
 class GradientPool {
  public:
   using Allocate = std::function<Result<std::unique_ptr<DeviceBuffer>>()>;
-  /// `first`: as GradientBuffer's.
-  explicit GradientPool(Allocate allocate, size_t first = 0)
-      : state_(std::make_shared<State>(std::move(allocate), first)) {}
+  /// `first`, `member`: as GradientBuffer's.
+  explicit GradientPool(Allocate allocate, size_t first = 0, int member = 0)
+      : state_(std::make_shared<State>(std::move(allocate), first, member)) {}
 
   /// A buffer with unspecified contents. kResourceExhausted when memory is out.
   Result<GradientHandle> take();
@@ -49,9 +52,10 @@ class GradientPool {
 
  private:
   struct State {
-    State(Allocate a, size_t f) : allocate(std::move(a)), first(f) {}
+    State(Allocate a, size_t f, int m) : allocate(std::move(a)), first(f), member(m) {}
     Allocate allocate;
     const size_t first;
+    const int member;
     std::mutex mutex;
     std::vector<std::unique_ptr<GradientBuffer>> idle;
     size_t made = 0;

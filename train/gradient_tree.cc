@@ -59,6 +59,48 @@ float* GradientTree::join_in_place(size_t from, size_t n, const TrainOps& ops) {
   return sum_in_place(layout_.root(), from, n, ops);
 }
 
+struct GradientTree::Pieces {
+  size_t size;
+  float* scratch;
+  const Fetch& fetch;
+  const TrainOps& ops;
+};
+
+const float* GradientTree::sum_fetched(Subtree node, size_t from, size_t n, float* into,
+                                       size_t depth, const Pieces& pieces) {
+  const auto part = parts_.find(node.first);
+  if (part != parts_.end() && part->second.first == node)
+    return pieces.fetch(*part->second.second, from, n, into);
+  const auto [left, right] = StepLayout::children(node);
+  const float* a = sum_fetched(left, from, n, into, depth, pieces);
+  const float* b =
+      sum_fetched(right, from, n, pieces.scratch + depth * pieces.size, depth + 1, pieces);
+  pieces.ops.add(a, b, into, n);
+  return into;
+}
+
+void GradientTree::join_into(GradientHandle result, size_t from, size_t n, size_t piece,
+                             float* scratch, const Fetch& fetch, const TrainOps& ops) {
+  FS_CHECK(complete());
+  const Pieces pieces{piece, scratch, fetch, ops};
+  for (size_t at = from; at < from + n; at += piece) {
+    float* const into = result->at(at);
+    FS_CHECK(sum_fetched(layout_.root(), at, std::min(piece, from + n - at), into, 0, pieces) ==
+             into);
+  }
+  parts_.clear();
+  parts_.emplace(0, std::pair(layout_.root(), std::move(result)));
+}
+
+size_t GradientTree::depth(uint32_t microbatches) {
+  return static_cast<size_t>(std::bit_width(microbatches));
+}
+
+bool GradientTree::all_of(int member) const {
+  return std::ranges::all_of(
+      parts_, [&](const auto& part) { return part.second.second->member() == member; });
+}
+
 void GradientTree::release_parts() {
   FS_CHECK(complete());
   parts_.erase(std::next(parts_.begin()), parts_.end());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -30,6 +31,21 @@ class GradientTree {
   Added add(Subtree subtree, GradientHandle sum);
   bool complete() const { return covered_ == layout_.microbatches(); }
 
+  /// Where [from, from + n) of a buffer lie for the operations: there, or in `room` (n floats),
+  /// into which they were copied.
+  using Fetch =
+      std::function<const float*(const GradientBuffer& buffer, size_t from, size_t n, float* room)>;
+  /// The same where some buffers lie in another memory: takes the sum into `result`, which may be
+  /// the leftmost buffer, `piece` elements after one another, and is left with that buffer alone.
+  /// `scratch`: depth() * piece floats, of the operations' memory like `result`.
+  void join_into(GradientHandle result, size_t from, size_t n, size_t piece, float* scratch,
+                 const Fetch& fetch, const TrainOps& ops);
+  /// Floats of an element that join_into() may have to keep beside its sum.
+  static size_t depth(uint32_t microbatches);
+  /// The leftmost buffer, and whether all are `member`'s. Require a buffer.
+  const GradientHandle& leftmost() const { return parts_.begin()->second.second; }
+  bool all_of(int member) const;
+
   /// The sum over elements [from, from + n) of all buffers, which lies in the leftmost buffer.
   /// Requires complete(). Each element may be joined once.
   const float* join(size_t from, size_t n, const TrainOps& ops);
@@ -50,6 +66,10 @@ class GradientTree {
 
   const float* sum(Subtree node, size_t from, size_t n, float* into, size_t depth,
                    const TrainOps& ops);
+
+  struct Pieces;
+  const float* sum_fetched(Subtree node, size_t from, size_t n, float* into, size_t depth,
+                           const Pieces& pieces);
 
   float* sum_in_place(Subtree node, size_t from, size_t n, const TrainOps& ops);
 

@@ -41,6 +41,9 @@ ParameterShard::ParameterShard(TrainBackend& backend, Range range, const TrainSp
       tiles_(std::span(backend.tiles()).subspan(range.first_tile, range.tiles)),
       layout_(layout),
       tree_(layout),
+      fetched_(
+          [&backend, range] { return backend.allocate((range.end - range.begin) * sizeof(float)); },
+          range.begin, backend.index()),
       step_(first_step),
       own_moments_(moments != nullptr ? 0 : 2 * (range.end - range.begin)),
       device_moments_(std::move(moments)) {
@@ -72,7 +75,31 @@ Result<ParameterShard::Added> ParameterShard::add(StepId step, Subtree subtree,
     dropped_++;
     return Added::kRepeated;
   }
-  return tree_.complete() ? Added::kComplete : Added::kMore;
+  if (!tree_.complete()) return Added::kMore;
+  // Not before: until then the other members have passes to go on with.
+  if (!tree_.all_of(backend_.index())) FS_TRY(fetch_others());
+  return Added::kComplete;
+}
+
+Status ParameterShard::fetch_others() {
+  const size_t piece = std::min(elements(), kPiece);
+  const size_t floats = scratch_floats(elements(), layout_.microbatches());
+  if (scratch_ == nullptr || scratch_->bytes() < floats * sizeof(float)) {
+    FS_ASSIGN(scratch_, backend_.allocate(floats * sizeof(float)));
+  }
+  GradientHandle result = tree_.leftmost();
+  if (result->member() != backend_.index()) {
+    FS_ASSIGN(result, fetched_.take());
+  }
+  const auto fetch = [this](const GradientBuffer& buffer, size_t from, size_t n,
+                            float* room) -> const float* {
+    if (buffer.member() == backend_.index()) return buffer.at(from);
+    backend_.copy_from(buffer.member(), room, buffer.at(from), n);
+    return room;
+  };
+  tree_.join_into(std::move(result), range_.begin, elements(), piece,
+                  static_cast<float*>(scratch_->data()), fetch, backend_.ops());
+  return {};
 }
 
 std::vector<double> ParameterShard::squares() {

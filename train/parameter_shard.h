@@ -1,6 +1,7 @@
 // One parameter server's share of the weights, and of the optimiser.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <span>
@@ -34,7 +35,8 @@ struct ApplyOrder {
 ///
 /// Owns:     AdamW's m and v for its range. The masters and their packed copies are the backend's.
 /// Where the backend's memory is not the host's, so are m and v, and whole runs of tiles are worked
-/// on at once; nothing of a parameter comes to the host but in snapshot().
+/// on at once; nothing of a parameter comes to the host but in snapshot(). Gradients in the memory
+/// of another of its members are fetched when the step is whole: the shard's range of them.
 /// Threads:  not thread-safe. Shards of one job work at the same time on their disjoint ranges.
 /// Promises: the same bits however many shards there are, and in whatever order gradients come.
 /// Refuses:  a subtree outside the step, a step that has not begun (kInvalidArgument). Repeats and
@@ -61,6 +63,7 @@ class ParameterShard {
 
   enum class Added { kMore, kComplete, kRepeated, kLate };
   /// kComplete: this one was the last missing.
+  /// kResourceExhausted: there is no room to fetch what lies with other members.
   Result<Added> add(StepId step, Subtree subtree, GradientHandle sum);
   /// Sum of squares of each tile's gradient, in tile order. Requires a complete step; once a step.
   std::vector<double> squares();
@@ -74,6 +77,11 @@ class ParameterShard {
   StepId step() const { return step_; }
   const Range& range() const { return range_; }
   int64_t dropped() const { return dropped_; }
+  /// Elements that are fetched from other members at once, and floats of scratch that it takes.
+  static constexpr size_t kPiece = size_t{1} << 22;
+  static size_t scratch_floats(size_t elements, uint32_t microbatches) {
+    return GradientTree::depth(microbatches) * std::min(elements, kPiece);
+  }
   size_t bytes() const { return 2 * elements() * sizeof(float); }
   /// What has gone wrong on a device since it was last asked: to be asked behind squares() and
   /// snapshots, which mean nothing then.
@@ -99,6 +107,7 @@ class ParameterShard {
 
  private:
   void next_step();
+  Status fetch_others();
   size_t elements() const { return range_.end - range_.begin; }
   float* m() const { return moments_; }
   float* v() const { return moments_ + elements(); }
@@ -111,6 +120,8 @@ class ParameterShard {
   AdamW hyper_{};  // the settings that stay
   StepLayout layout_;
   GradientTree tree_;
+  GradientPool fetched_;                   // sums whose first part was another member's
+  std::unique_ptr<DeviceBuffer> scratch_;  // of their sums
   StepId step_;
   std::vector<const float*> sums_;  // per tile, between squares() and apply()
   std::vector<float> own_moments_;

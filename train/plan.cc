@@ -92,6 +92,10 @@ TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, 
   const auto wanted =
       static_cast<uint32_t>(large ? plan.trainers + 1 : std::max(8, 4 * plan.trainers));
   plan.unit = parts <= wanted ? 1 : std::bit_floor(parts / wanted);
+  // Of a card's memory a unit takes as much as all parameters: as few as keep all cards at work.
+  plan.cards = placement.cards;
+  if (plan.cards > 1)
+    plan.unit = std::bit_floor(std::max(1U, parts / static_cast<uint32_t>(plan.trainers)));
   return plan;
 }
 
@@ -99,6 +103,14 @@ int gradient_buffers(const TrainPlan& plan) {
   const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
   const auto inside = std::bit_width(plan.unit) - 1;
   return static_cast<int>(units) + static_cast<int>(inside) * plan.trainers;
+}
+
+int card_gradient_buffers(const TrainPlan& plan) {
+  if (plan.cards == 1) return gradient_buffers(plan);
+  const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
+  const auto among = [&](int n) { return (n + plan.cards - 1) / plan.cards; };
+  const int all = static_cast<int>(units), inside = std::bit_width(plan.unit) - 1;
+  return std::min(all, among(all) + 1) + inside * among(plan.trainers);
 }
 
 MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints,

@@ -26,8 +26,12 @@ struct TrainPlan {
   int trainers = 0, shards = 0;
   int lanes = 0;      ///< in all
   uint32_t unit = 1;  ///< microbatches handed out at once; changes no bits
+  int cards = 1;      ///< TrainPlacement's; trainers and shards are shared out among them
   int64_t tokens_per_step = 0;
 
+  int card_of_trainer(int trainer) const { return trainer % cards; }
+  /// Neighbours lie together, as many with each.
+  int card_of_shard(int shard, int of) const { return shard * cards / of; }
   int lanes_of(int trainer) const {
     return std::max(1, lanes / trainers + (trainer < lanes % trainers ? 1 : 0));
   }
@@ -45,6 +49,8 @@ struct MemoryEstimate {
 /// Gradient buffers that a step needs at once: one of each unit, and what trainers sum inside
 /// theirs.
 int gradient_buffers(const TrainPlan& plan);
+/// The same for one of its cards, where all are about as fast; and one for a straggler's unit.
+int card_gradient_buffers(const TrainPlan& plan);
 
 MemoryEstimate estimate_memory(const TrainSpec& spec, const TrainPlan& plan, bool checkpoints,
                                Recompute recompute = Recompute::kNone);

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "train/device_memory.h"
+#include "train/gradient_tree.h"
 
 namespace fastserve {
 namespace {
@@ -143,7 +144,13 @@ class ResidentBackend final : public TrainBackend {
 }  // namespace
 
 DeviceShare resident_share(const TrainPlan& plan) {
-  return {.gradients = gradient_buffers(plan), .optimiser = true};
+  DeviceShare share{.gradients = card_gradient_buffers(plan), .optimiser = true};
+  if (plan.cards > 1) {
+    share.cards = plan.cards;
+    share.scratch = plan.shards / plan.cards *
+                    static_cast<int>(GradientTree::depth(static_cast<uint32_t>(plan.microbatches)));
+  }
+  return share;
 }
 
 std::string resident_numerics(const Device& device) { return device.numerics_id() + "+optimiser"; }

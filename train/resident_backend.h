@@ -19,7 +19,7 @@ Result<std::unique_ptr<TrainBackend>> make_resident_backend(const ModelConfig& c
                                                             std::unique_ptr<Device> device,
                                                             const TrainPlan& plan,
                                                             std::optional<Recompute> recompute);
-/// What it keeps there for a job of this plan.
+/// What it keeps there for a job of this plan: on each of its cards.
 DeviceShare resident_share(const TrainPlan& plan);
 /// Its numerics_id(): the same device beside an optimiser on the host makes other bits.
 std::string resident_numerics(const Device& device);

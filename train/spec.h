@@ -82,6 +82,7 @@ struct TrainPlacement {
   /// id names it). Nothing: where the checkpoint's was; else on the device, if that is large
   /// enough.
   std::optional<OptimiserPlace> optimiser = std::nullopt;
+  int cards = 1;  ///< of this host, each with memory of its own, that work on it together
 };
 
 /// Tokeniser of a fresh model.

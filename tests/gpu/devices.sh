@@ -17,6 +17,7 @@ says "gpu 0    NVIDIA H200, 140.4 GiB, capability 9.0, 132 multiprocessors, bus 
 says "cuBLASLt 13.1.0 ($stand_ins/libcublasLt.so.13)"
 says "CUDA 13.0; the driver's: 13.0"
 says "gpu 1    NVIDIA H200" FASTSERVE_STUB_DRIVER=devices=2
+says "2 of them train together with --device cuda:all" FASTSERVE_STUB_DRIVER=devices=2
 says "the NVIDIA driver speaks CUDA 12.4 and the GPU plugin needs 13.0" FASTSERVE_STUB_DRIVER=driverVer=12040
 says "install driver 580 or newer" FASTSERVE_STUB_DRIVER=driverVer=12040
 says "the NVIDIA driver shows no GPU" FASTSERVE_STUB_DRIVER=cuInit=100

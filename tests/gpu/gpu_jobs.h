@@ -9,6 +9,7 @@
 
 #include "cpu/cpu_device.h"
 #include "gpu/gpu_device.h"
+#include "gpu/simt/emulated_link.h"
 #include "gpu/simt/emulated_runtime.h"
 #include "jobs.h"
 
@@ -30,6 +31,14 @@ inline DeviceFactory emulated(std::vector<int64_t> launches = {}, size_t memory 
     const size_t nth = (*made)++;
     if (nth < launches.size()) options.launches = launches[nth];
     return gpu::make_gpu_device(simt::make_emulated_runtime(options));
+  };
+}
+
+inline LinkFactory emulated_link() {
+  return [](std::span<Device* const> devices) -> Result<std::unique_ptr<DeviceLink>> {
+    std::vector<gpu::Runtime*> runtimes;
+    for (Device* device : devices) runtimes.push_back(&gpu::runtime_of(*device));
+    return simt::make_emulated_link(std::move(runtimes));
   };
 }
 

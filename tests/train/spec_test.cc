@@ -114,6 +114,16 @@ TEST_CASE("microbatches follow from the shapes alone") {
   CHECK(plan.lanes_of(0) == 2);
   CHECK(plan_training(tiny(), {}, 2).trainers == 2);
   CHECK(plan_training(tiny(), {.trainers = 7, .lanes = 2}, 8).lanes_of(6) == 1);
+  // As few units as keep all cards at work: a gradient lies on one of them.
+  TrainSpec wide = tiny();
+  wide.microbatches = 8;
+  const TrainPlan cards = plan_training(wide, {.trainers = 2, .shards = 2, .cards = 2}, 8);
+  CHECK(cards.unit == 4);
+  CHECK(card_gradient_buffers(cards) == 2 + 2);  // one to spare for a straggler's
+  CHECK(gradient_buffers(cards) == 2 + 4);
+  CHECK(cards.card_of_trainer(3) == 1);
+  CHECK(cards.card_of_shard(1, 4) == 0);
+  CHECK(cards.card_of_shard(2, 4) == 1);
   // A trainer without a microbatch would only wait.
   CHECK(plan_training(tiny(), {.trainers = 7, .lanes = 2}, 8).trainers == 4);
 }

@@ -103,6 +103,48 @@ TEST_CASE("a step's sum has the same bits in whatever pieces and order it arrive
   }
 }
 
+TEST_CASE("a sum over several memories has the same bits, wherever its parts lie") {
+  const auto ops = make_reference_train_ops(Precision::kFloat32);
+  constexpr size_t kElements = 1000, kFrom = 130, kSize = 700, kPiece = 97;
+  // What lies elsewhere is worth its negative until it is fetched.
+  const GradientTree::Fetch fetch = [](const GradientBuffer& buffer, size_t from, size_t n,
+                                       float* room) -> const float* {
+    if (buffer.member() == 0) return buffer.at(from);
+    for (size_t i = 0; i < n; i++) room[i] = -buffer.at(from)[i];
+    return room;
+  };
+  for (uint32_t n : {1u, 2u, 3u, 7u, 8u, 13u}) {
+    const StepLayout layout(n);
+    const GradientHandle sum = partial(layout.root(), kElements, *ops);
+    Rng rng(n);
+    for (int round = 0; round < 12; round++) {
+      GradientTree tree(layout);
+      bool all_here = true;
+      for (const Subtree piece : layout.units(1u << rng.below(4))) {
+        const GradientHandle here = partial(piece, kElements, *ops);
+        const auto member = static_cast<int>(rng.below(3));
+        auto memory = std::make_unique<HostFloats>(kElements);
+        for (size_t i = 0; i < kElements; i++)
+          memory->floats[i] = member == 0 ? here->data()[i] : -here->data()[i];
+        all_here = all_here && member == 0;
+        tree.add(piece, std::make_shared<GradientBuffer>(std::move(memory), 0, member));
+      }
+      CHECK(tree.all_of(0) == all_here);
+      GradientHandle result = tree.leftmost();
+      if (result->member() != 0)
+        result = std::make_shared<GradientBuffer>(std::make_unique<HostFloats>(kSize), kFrom);
+      std::vector<float> scratch(GradientTree::depth(n) * kPiece + 1, 77.0f);
+      if (all_here && n == 1) continue;  // nothing to sum
+      tree.join_into(result, kFrom, kSize, kPiece, scratch.data(), fetch, *ops);
+      CHECK(scratch.back() == 77.0f);
+      CHECK(tree.all_of(0));
+      const float* const joined = tree.join_in_place(kFrom, kSize, *ops);
+      CHECK(joined == result->at(kFrom));
+      CHECK(std::equal(joined, joined + kSize, sum->at(kFrom)));
+    }
+  }
+}
+
 TEST_CASE("a gradient that arrives twice, or inside a larger one, counts once") {
   const auto ops = make_reference_train_ops(Precision::kFloat32);
   const StepLayout layout(7);
