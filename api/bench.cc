@@ -96,6 +96,7 @@ Result<BenchResult> run_bench(const std::string& row, double seconds, const std:
     if (candidate.face.name == row) {
       FS_ASSIGN(const ChosenDevice chosen,
                 choose_device(device, isa, lanes, default_root() / "gpu-plans"));
+      FS_TRY(chosen.one_for("a row of the bench"));
       FS_ASSIGN(BenchResult result, candidate.run({seconds, chosen, isa, lanes, cancel}));
       result.device = chosen.description;
       result.row = row;

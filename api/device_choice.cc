@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <optional>
+#include <utility>
 
+#include "api/device_word.h"
+#include "api/devices.h"
 #include "cpu/cpu_device.h"
 #include "gpu/emulated_device.h"
 #include "gpu/loader.h"
@@ -12,47 +14,70 @@
 namespace fastserve {
 namespace {
 
-constexpr std::string_view kEmulated = "emulated";
-
-/// Bytes of "emulated" (0: as it likes) or "emulated:BYTES"; nothing for another word.
-std::optional<uint64_t> emulated_memory(std::string_view wanted) {
-  if (!wanted.starts_with(kEmulated)) return std::nullopt;
-  wanted.remove_prefix(kEmulated.size());
-  uint64_t bytes = 0;
-  if (wanted.empty()) return bytes;
-  if (wanted.front() != ':') return std::nullopt;
-  const char* const end = wanted.data() + wanted.size();
-  const auto read = std::from_chars(wanted.data() + 1, end, bytes);
-  if (read.ec != std::errc() || read.ptr != end || bytes == 0) return std::nullopt;
-  return bytes;
+Error unlike(const Device& device, const std::string& first, const std::string& name) {
+  return {ErrorCode::kInvalidArgument,
+          fmt::format("names cards that compute unlike bits: {}, and {} of {}", first,
+                      device.numerics_id(), device.description()),
+          "--device " + name, "name cards of one kind: fsctl devices lists them"};
 }
 
 DeviceFactory cpu_factory(Isa isa) {
   return [isa](int lanes) { return make_cpu_device({lanes, isa}); };
 }
 
-/// The factory of the first GPU that is fit.
-Result<DeviceFactory> gpu_factory(const Path& plans) {
-  FS_ASSIGN(const GpuLoader loader, GpuLoader::open(GpuSearch::standard()));
-  FS_ASSIGN(const int index, loader.first_usable());
-  return DeviceFactory([loader, index, plans](int) { return loader.make_device(index, plans); });
-}
-
-/// Whether it opens shows when it is opened.
-Result<ChosenDevice> opened(std::string name, DeviceFactory make, DeviceFactory make_host,
-                            int lanes) {
-  FS_ASSIGN(const auto device, make(lanes));
+/// Whether they open, and compute the same bits, shows when they are opened.
+Result<ChosenDevice> opened(std::string name, std::vector<DeviceFactory> makes,
+                            DeviceFactory make_host, int lanes) {
   ChosenDevice chosen;
+  std::string first;
+  for (const DeviceFactory& make : makes) {
+    FS_ASSIGN(const auto device, make(lanes));
+    if (&make != &makes.front()) {
+      if (device->numerics_id() != first) return unlike(*device, first, name);
+      continue;
+    }
+    first = device->numerics_id();
+    chosen.description = device->description();
+    if (!device->host_memory()) chosen.make_host = make_host;
+  }
+  if (makes.size() > 1)
+    chosen.description = fmt::format("{} x {}", makes.size(), chosen.description);
   chosen.name = std::move(name);
-  chosen.description = device->description();
-  chosen.make = std::move(make);
-  if (!device->host_memory()) chosen.make_host = std::move(make_host);
+  chosen.make = makes.front();
+  chosen.more.assign(makes.begin() + 1, makes.end());
   return chosen;
 }
 
-Result<ChosenDevice> choose_gpu(Isa isa, int lanes, const Path& plans) {
-  FS_ASSIGN(DeviceFactory make, gpu_factory(plans));
-  return opened("cuda", std::move(make), cpu_factory(isa), lanes);
+/// Which cards of the machine the word means.
+Result<std::vector<int>> indices_of(const CudaWord& word, const GpuLoader& loader) {
+  if (!word.indices.empty()) return word.indices;
+  FS_ASSIGN(const int first, loader.first_usable());
+  if (!word.all) return std::vector<int>{first};
+  return gpus_alike(loader.inventory());
+}
+
+Result<ChosenDevice> choose_gpu(const std::string& name, const CudaWord& word, Isa isa, int lanes,
+                                const Path& plans) {
+  FS_ASSIGN(const GpuLoader loader, GpuLoader::open(GpuSearch::standard()));
+  FS_ASSIGN(const std::vector<int> indices, indices_of(word, loader));
+  std::vector<DeviceFactory> makes;
+  for (const int index : indices)
+    makes.emplace_back([loader, index, plans](int) { return loader.make_device(index, plans); });
+  FS_ASSIGN(ChosenDevice chosen, opened(name, std::move(makes), cpu_factory(isa), lanes));
+  chosen.link = [loader](std::span<Device* const> devices) { return loader.link(devices); };
+  return chosen;
+}
+
+Result<ChosenDevice> choose_emulated(const std::string& name, const EmulatedWord& word, Isa isa,
+                                     int lanes) {
+  const DeviceFactory make = [bytes = word.bytes](int threads) {
+    return make_emulated_device(threads, bytes);
+  };
+  FS_ASSIGN(ChosenDevice chosen,
+            opened(name, std::vector<DeviceFactory>(static_cast<size_t>(word.cards), make),
+                   cpu_factory(isa), lanes));
+  chosen.link = link_emulated_devices;
+  return chosen;
 }
 
 std::string sentence(const Error& error) {
@@ -73,36 +98,44 @@ DeviceFactory with_graph_use(DeviceFactory make, GraphUse use) {
   };
 }
 
+Status ChosenDevice::one_for(const char* doing) const {
+  if (more.empty()) return {};
+  return Error{ErrorCode::kInvalidArgument,
+               fmt::format("names {} cards, and {} works on one", more.size() + 1, doing),
+               "--device " + name, "name one of them, as in --device cuda:0; training uses all"};
+}
+
 Status check_device_name(const std::string& wanted) {
-  if (wanted == "auto" || wanted == "cpu" || wanted == "cuda") return {};
-  if (has_emulated_device() && emulated_memory(wanted)) return {};
-  return Error{ErrorCode::kInvalidArgument, "is no device", wanted, "cpu, cuda or auto"};
+  if (wanted == "auto" || wanted == "cpu" || parse_cuda_word(wanted)) return {};
+  if (has_emulated_device() && parse_emulated_word(wanted)) return {};
+  return Error{ErrorCode::kInvalidArgument, "is no device", wanted,
+               "cpu, cuda, cuda:INDEX[,INDEX...], cuda:all or auto"};
 }
 
 Result<ChosenDevice> choose_device(const std::string& wanted, Isa isa, int lanes,
                                    const Path& plans) {
   FS_TRY(check_device_name(wanted));
-  if (const auto memory = emulated_memory(wanted))
-    return opened(
-        wanted, [memory](int threads) { return make_emulated_device(threads, *memory); },
-        cpu_factory(isa), lanes);
-  if (wanted == "cpu") return opened(wanted, cpu_factory(isa), {}, lanes);
-  auto gpu = choose_gpu(isa, lanes, plans);
-  if (wanted == "cuda") {
-    if (gpu.ok()) return gpu;
+  if (const auto emulated = parse_emulated_word(wanted))
+    return choose_emulated(wanted, *emulated, isa, lanes);
+  if (wanted == "cpu") return opened(wanted, {cpu_factory(isa)}, {}, lanes);
+  const auto cuda = parse_cuda_word(wanted);
+  auto gpu = choose_gpu(cuda ? wanted : "cuda", cuda.value_or(CudaWord()), isa, lanes, plans);
+  if (gpu.ok()) {
+    if (!cuda) gpu->why = "a GPU that is fit; --device cpu does without";
+    return gpu;
+  }
+  if (cuda && gpu.error().code == ErrorCode::kInvalidArgument) return gpu;
+  if (cuda) {
     Error error = std::move(gpu).error();
-    error.where = error.where.empty() ? "--device cuda" : "--device cuda, " + error.where;
+    const std::string asked = "--device " + wanted;
+    error.where = error.where.empty() ? asked : asked + ", " + error.where;
     error.hint += fmt::format(
         "{}fsctl devices tells what is missing; docs/gpu.md names the "
         "packages; --device cpu does without",
         error.hint.empty() ? "" : "; ");
     return error;
   }
-  if (gpu.ok()) {
-    gpu->why = "a GPU that is fit; --device cpu does without";
-    return gpu;
-  }
-  FS_ASSIGN(ChosenDevice cpu, opened("cpu", cpu_factory(isa), {}, lanes));
+  FS_ASSIGN(ChosenDevice cpu, opened("cpu", {cpu_factory(isa)}, {}, lanes));
   cpu.why = "no GPU: " + sentence(gpu.error());
   return cpu;
 }

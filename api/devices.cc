@@ -5,6 +5,17 @@
 
 namespace fastserve {
 
+std::vector<int> gpus_alike(const GpuInventory& found) {
+  const GpuInfo* first = nullptr;
+  std::vector<int> indices;
+  for (const GpuInfo& gpu : found.gpus) {
+    if (!gpu.problem.empty()) continue;
+    if (first == nullptr) first = &gpu;
+    if (gpu.name == first->name) indices.push_back(gpu.index);
+  }
+  return indices;
+}
+
 Result<DeviceList> list_devices(int lanes) {
   DeviceList list;
   FS_ASSIGN(list.isa, choose_isa());

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cpu/isa.h"
 #include "gpu/inventory.h"
@@ -16,6 +17,9 @@ struct DeviceList {
   std::optional<Error> plugin_problem;  ///< why none was
   GpuInventory gpu;                     ///< as the plugin tells
 };
+
+/// The fit GPUs of the first fit one's model, which "cuda:all" trains on together.
+std::vector<int> gpus_alike(const GpuInventory& found);
 
 /// `lanes` 0: every usable core. Fails as choose_isa() does; a machine without GPUs is no failure.
 Result<DeviceList> list_devices(int lanes);

@@ -86,7 +86,9 @@ Result<ChosenDevice> LocalNode::device(const std::string& before) const {
   }
   if (!chosen.ok()) return chosen;
   options_.log.info(chosen->line());
-  chosen->make = with_graph_use(std::move(chosen->make), {.log = options_.log});
+  const GraphUse graphs{.log = options_.log};
+  chosen->make = with_graph_use(std::move(chosen->make), graphs);
+  for (DeviceFactory& make : chosen->more) make = with_graph_use(std::move(make), graphs);
   return chosen;
 }
 

@@ -24,9 +24,11 @@
 namespace fastserve {
 
 struct NodeOptions {
-  Path root;                    ///< holds models/ (the store) and jobs/; empty: default_root()
-  int lanes = 0;                ///< 0: every usable core
-  std::string device = "auto";  ///< cpu, cuda, or auto: the first GPU that is fit, else the CPU
+  Path root;      ///< holds models/ (the store) and jobs/; empty: default_root()
+  int lanes = 0;  ///< 0: every usable core
+  /// cpu, cuda, or auto: the first GPU that is fit, else the CPU. cuda:1: that GPU; cuda:all and
+  /// cuda:0,2: several, to train on together.
+  std::string device = "auto";
   Log log;
 };
 

@@ -57,6 +57,7 @@ Result<CompressResult> LocalNode::compress(
     text = std::make_shared<const CompressionText>(std::move(read));
   }
   FS_ASSIGN(const ChosenDevice chosen, this->device());
+  FS_TRY(chosen.one_for("compressing"));
   FS_ASSIGN(const auto device, chosen.make(options_.lanes));
   options_.log.info(fmt::format("compressing {} to {} on {}", model.ref.text(), request.spec.text(),
                                 device->description()));

@@ -89,6 +89,7 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   ServingSystem::Config config;
   config.lanes = options_.lanes;
   FS_ASSIGN(const ChosenDevice chosen, device());
+  FS_TRY(chosen.one_for("serving"));
   config.make_device = chosen.make;
   config.max_queue = request.max_queue;
   config.clock = &clock_;

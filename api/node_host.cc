@@ -222,6 +222,7 @@ class Host final : public NodeHost {
     FS_ASSIGN(const Isa isa, choose_isa());
     FS_ASSIGN(const ChosenDevice device,
               choose_device(options_.device, isa, options_.lanes, options_.root / "gpu-plans"));
+    FS_TRY(device.one_for("a cluster's node"));
     options_.log.info(device.line());
     config.make_device = with_graph_use(device.make, {.log = options_.log});
     config.make_host = device.make_host;

@@ -239,6 +239,8 @@ Result<TrainResult> LocalNode::run_job(JobFolder& job, TrainMaterial material,
   config.initial_weights = std::move(material.weights);
   config.make_device = device.make;
   config.make_host = device.make_host;
+  config.more_devices = device.more;
+  config.link = device.link;
   config.clock = &clock_;
   config.log = options_.log;
   config.progress = [&](const TrainProgress& p) { recorder(p); };

@@ -64,6 +64,8 @@ void print_gpus(const DeviceList& list) {
                gpu.bus);
     if (!gpu.problem.empty()) fmt::print("         not usable: {}\n", gpu.problem);
   }
+  if (const std::vector<int> alike = gpus_alike(list.gpu); alike.size() > 1)
+    fmt::print("         {} of them train together with --device cuda:all\n", alike.size());
   fmt::print("plugin   {} (CUDA {}; the driver's: {})\n", list.plugin, list.gpu.runtime,
              list.gpu.driver.empty() ? "none" : list.gpu.driver);
   for (const GpuLibrary& library : list.gpu.libraries) {
@@ -93,7 +95,7 @@ void add_devices_command(CLI::App& app, CommandLine& line, Body& run) {
       "Tells the CPU's instruction set and lanes; each GPU with memory and compute capability; "
       "the\n"
       "NVIDIA driver and libraries with their versions; and for whatever is missing what to do.\n"
-      "Exits with 0 when there is no GPU too.\n"
+      "Numbers are those of --device cuda:NUMBER. Exits with 0 when there is no GPU too.\n"
       "Examples:\n"
       "  fsctl devices\n"
       "  fsctl devices --json\n"

@@ -134,8 +134,10 @@ int main(int argc, char** argv) {
   app.add_option("--store", line.store, "Folder of models and jobs")->type_name("DIR");
   app.add_option("--lanes", line.lanes, "CPU cores to use (default: all this process may)")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--device", line.device,
-                 "What to compute on: cpu, cuda, or auto (default): a GPU where one is fit")
+  app.add_option(
+         "--device", line.device,
+         "What to compute on: cpu, cuda, or auto (default): a GPU where one is fit. cuda:1 is "
+         "that GPU; cuda:all, or cuda:0,2, train on all of them together")
       ->type_name("DEVICE")
       ->check([](const std::string& word) {
         const Status known = check_device_name(word);

@@ -31,7 +31,9 @@ Json to_json(const std::string& subject, const ParityCheck& c) {
 Result<ChosenDevice> chosen_device(const CommandLine& line, int lanes) {
   FS_ASSIGN(const Isa isa, choose_isa());
   const Path root = line.store.empty() ? default_root() : Path(line.store);
-  return choose_device(line.device, isa, lanes, root / "gpu-plans");
+  FS_ASSIGN(ChosenDevice chosen, choose_device(line.device, isa, lanes, root / "gpu-plans"));
+  FS_TRY(chosen.one_for("parity"));
+  return chosen;
 }
 
 int run_parity(const CommandLine& line, const std::string& directory) {

@@ -40,7 +40,9 @@ class FastServeError : public std::runtime_error {
 struct SystemOptions {
   std::string store_path = {};  ///< empty: $FASTSERVE_HOME, else the user's data folder
   int lanes = 0;                ///< CPU cores to use; 0: all that this process may
-  std::string device = "auto";  ///< cpu, cuda, or auto: the first GPU that is fit, else the CPU
+  /// cpu, cuda, or auto: the first GPU that is fit, else the CPU. cuda:1: that GPU; cuda:all and
+  /// cuda:0,2: several, to train on together.
+  std::string device = "auto";
   /// One-line messages of what was chosen and done; empty: silent. Called from any thread; what it
   /// throws is dropped.
   std::function<void(const std::string& line)> on_log = {};

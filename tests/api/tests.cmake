@@ -11,6 +11,8 @@ fastserve_test(embedding SOURCES ${CMAKE_CURRENT_LIST_DIR}/embedding_test.cc LIB
   LABELS sanitized)
 target_include_directories(embedding_test PRIVATE ${PROJECT_SOURCE_DIR})
 
+fastserve_test(device_choice SOURCES ${CMAKE_CURRENT_LIST_DIR}/device_choice_test.cc USES api LABELS sanitized)
+
 fastserve_test(train_request SOURCES ${CMAKE_CURRENT_LIST_DIR}/train_request_test.cc USES api LABELS sanitized)
 
 fastserve_test(transfer SOURCES ${CMAKE_CURRENT_LIST_DIR}/transfer_test.cc USES api LABELS sanitized threaded)

@@ -28,6 +28,17 @@ grep -q "layers recomputed" "$scratch/again.err" || problem "the log does not sa
   problem "with the optimiser on the host: $(tail -3 "$scratch/split.err")"
 grep -q "optimiser on the device" "$scratch/split.err" && problem "the optimiser was to stay on the host"
 
+# Two cards end in the bits of one, and what works on one card says so.
+if [ "$gpu" = emulated ]; then
+  "${train[@]}" --device emulated:2x --model both >"$scratch/both.json" 2>"$scratch/both.err" ||
+    problem "training on two: $(tail -3 "$scratch/both.err")"
+  grep -q "^device 2 x gpu " "$scratch/both.err" || problem "the log does not say that there are two"
+  grep -q "2 trainers, 2 parameter servers.*optimiser on the device" "$scratch/both.err" ||
+    problem "the log does not say how two cards share the work: $(tail -3 "$scratch/both.err")"
+  [ "$(json "$scratch/both.json" weights_hash)" = "$want" ] || problem "two cards change bits"
+  must_fail 11 "names 2 cards, and serving works on one" "$fsctl" generate seed --device emulated:2x --prompt x
+fi
+
 # Killed once it has a checkpoint; resumed without a word about devices, and with another number of trainers.
 "${train[@]}" --device "$gpu" --model storm >/dev/null 2>&1 &
 job=$!
