@@ -206,7 +206,9 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
   const int vocab = head.out(), ld = (vocab + 7) / 8 * 8;
   const size_t fitting = kLogitBytes / (static_cast<size_t>(ld) * sizeof(float));
   const int chunk = std::min(op.rows, static_cast<int>(std::max<size_t>(fitting / 128 * 128, 128)));
-  const size_t rows = static_cast<size_t>(op.rows), floats = op.dlogits ? 0 : at(chunk, ld);
+  const size_t rows = static_cast<size_t>(op.rows), floats = at(chunk, ld);
+  // The room for logits is taken where a gradient is wanted, too, which needs none: the first
+  // validation would make scratch memory larger, and what was captured in it be captured again.
   if (rows == 0 ||
       !state.workspace.begin(Workspace::room<float>(floats) + Workspace::room<int32_t>(rows)))
     return;
