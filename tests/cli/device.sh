@@ -17,6 +17,7 @@ want="$(json "$scratch/calm.json" weights_hash)"
 "$fsctl" -q jobs show "$(json "$scratch/calm.json" job)" --json | grep -q "\"device\": \"$gpu\"" ||
   problem "the job's record does not name the device"
 
+grep -q "training passes are started as graphs" "$scratch/calm.err" || problem "the log does not tell of graphs"
 grep -q "optimiser on the device" "$scratch/calm.err" || problem "the log does not say where weights are updated"
 
 # Layers computed again are the same bits; an optimiser on the host is not, but says as much.

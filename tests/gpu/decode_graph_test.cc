@@ -141,6 +141,29 @@ TEST_CASE("only so many graphs are kept, and scratch memory that grows makes the
   }
 }
 
+TEST_CASE(
+    "where no graph can be had decode steps go on without, in the same bits, and it is said once") {
+  const Model model(Architecture::kLlama);
+  const auto roomy = whole_gpu(), full = whole_gpu({.graph_parts = 9});
+  std::vector<std::string> told;
+  const auto tell = [&](Device& device) {
+    device.set_graph_use(
+        {true, Log([&](LogLevel, std::string_view line) { told.emplace_back(line); })});
+  };
+  tell(*full);
+  const std::vector<float> expected = answers(model, *model.load(*roomy, 0), true);
+  const auto decoder = model.load(*full, 8);
+  CHECK(answers(model, *decoder, true) == expected);
+  CHECK(decoder->graph_steps() == 0);
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].find("decode steps start their kernels one by one, since no graph can be had") ==
+        0);
+  tell(*roomy);
+  told.clear();
+  answers(model, *model.load(*roomy, 8), true);
+  CHECK(told == std::vector<std::string>{"decode steps are started as graphs"});
+}
+
 TEST_CASE("tokens drawn on the device are those of the logits, in a graph or not") {
   const Model model(Architecture::kQwen3);
   const auto device = whole_gpu();
