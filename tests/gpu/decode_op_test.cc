@@ -233,10 +233,13 @@ TEST_CASE("a prompt's attention on the GPU has the same bits whole, in chunks an
       {{{0, 0, 5}}, {{0, 5, 16}}, {{0, 21, kTokens - 21}}},
       {{{1, 0, 3}, {0, 0, 301}}, {{0, 301, 200}, {2, 0, 30}, {1, 3, 1}}, {{0, 501, kTokens - 501}}},
       from({{{0, 0, 510}}}, 510)};
-  for (const auto& [heads, type, window] : {std::tuple{HeadShape{6, 1, 16}, KvType::kFloat16, 0},
-                                            {{1, 1, 64}, KvType::kFloat16, 300},
-                                            {{2, 1, 16}, KvType::kFloat32, 0},
-                                            {{20, 1, 16}, KvType::kInt8, 140}}) {
+  std::vector<std::tuple<HeadShape, KvType, int>> cases = {{{6, 1, 16}, KvType::kFloat16, 0},
+                                                           {{20, 1, 16}, KvType::kInt8, 140}};
+#if !defined(__SANITIZE_THREAD__)  // where all of this takes minutes
+  cases.push_back({{1, 1, 64}, KvType::kFloat16, 300});
+  cases.push_back({{2, 1, 16}, KvType::kFloat32, 0});
+#endif
+  for (const auto& [heads, type, window] : cases) {
     AttentionShape s{heads, 16, type, window, true, true, {{{0, 0, kTokens}}}, 600};
     const Outputs whole = run_attention(*ops, s);
     for (const auto& cut : cuts) {
