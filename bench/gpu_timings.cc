@@ -41,6 +41,12 @@ struct Bench {
   void* halves(size_t n) { return drawn<BFloat16>(n, -1); }
 
   template <class T>
+  const T* given(const std::vector<T>& host) {
+    void* const to = room(host.size() * sizeof(T));
+    if (to != nullptr) device.copy_in(to, host.data(), host.size() * sizeof(T));
+    return static_cast<const T*>(to);
+  }
+  template <class T>
   T* drawn(size_t n, float low) {
     T* const to = static_cast<T*>(room(n * sizeof(T)));
     std::vector<T> pattern(std::min(n, size_t{1} << 22));
@@ -303,8 +309,9 @@ void time_decode_products(Bench& bench, DecodeOps& ops) {
 
 void time_decode_attention(Bench& bench, DecodeOps& ops) {
   constexpr HeadShape kHeads{32, 8, 128};
+  constexpr std::tuple<int, int, int> kCases[] = {{1, 32768, 1}, {64, 4096, 1}, {1, 2048, 2048}};
   for (const KvType type : {KvType::kFloat16, KvType::kInt8})
-    for (const auto& [streams, context] : {std::pair{1, 32768}, {64, 4096}}) {
+    for (const auto& [streams, context, rows] : kCases) {
       const int each = context / 16;
       const auto cache = ops.make_cache({.layers = 1,
                                          .kv_heads = kHeads.kv_heads,
@@ -315,16 +322,28 @@ void time_decode_attention(Bench& bench, DecodeOps& ops) {
       std::vector<int32_t> blocks(size_t(each * streams));
       std::iota(blocks.begin(), blocks.end(), 0);
       std::vector<Segment> segments;
-      for (int s = 0; s < streams; s++)
-        segments.push_back(
-            {s, 1, context - 1, std::span(blocks).subspan(size_t(s * each), size_t(each))});
-      float* qkv = bench.floats(size_t(streams * kHeads.width()));
-      float* out = bench.floats(size_t(streams * kHeads.heads * kHeads.head_dim));
+      std::vector<RowPlace> places;
+      for (int s = 0; s < streams; s++) {
+        segments.push_back({s * rows, rows, context - rows,
+                            std::span(blocks).subspan(size_t(s * each), size_t(each))});
+        for (int t = context - rows; t < context; t++) places.push_back({t, s * each});
+      }
+      // As in a decoder's step, whose rows are on the card before its first layer.
+      const ResidentRows resident{.tokens = nullptr,
+                                  .positions = nullptr,
+                                  .places = bench.given(places),
+                                  .blocks = bench.given(blocks),
+                                  .rows = streams * rows,
+                                  .reach = context};
+      float* qkv = bench.floats(size_t(streams * rows * kHeads.width()));
+      float* out = bench.floats(size_t(streams * rows * kHeads.heads * kHeads.head_dim));
       const double bytes =
           2.0 * streams * context * kHeads.kv_heads * double(kv_head_bytes(type, kHeads.head_dim));
-      bench.time(fmt::format("decode attention {}, {} streams at {}", kv_type_name(type), streams,
-                             context),
-                 bytes, 0, [&] {
+      const double pairs = double(rows) * (context - (rows - 1) / 2.0) * streams;
+      const std::string what = rows > 1 ? fmt::format("a prompt of {}", rows)
+                                        : fmt::format("{} streams at {}", streams, context);
+      bench.time(fmt::format("decode attention {}, {}", kv_type_name(type), what), bytes,
+                 rows > 1 ? 4.0 * pairs * kHeads.heads * kHeads.head_dim : 0, [&] {
                    ops.attention({.shape = kHeads,
                                   .qkv = qkv,
                                   .segments = segments,
@@ -336,7 +355,8 @@ void time_decode_attention(Bench& bench, DecodeOps& ops) {
                                   .epsilon = 0,
                                   .window = 0,
                                   .scale = 0.088f,
-                                  .out = out});
+                                  .out = out,
+                                  .resident = &resident});
                  });
     }
 }
