@@ -35,9 +35,14 @@ TEST_CASE("a job that stays on the GPU ends in the same bits for any trainers, s
     const TrainOutcome many = run(std::move(config));
     CHECK(hash_of(one.weights) == hash_of(many.weights));
     CHECK(hash_of(one.best_weights) == hash_of(many.best_weights));
-    // The CPU's AdamW rounds otherwise, here and there.
+    // The CPU's AdamW rounds otherwise, here and there. How far that leads (a half that rounds the
+    // other way changes all gradients after it) shows the same job with its rate a rounding off.
+    config = resident_job(1, precision, emulated());
+    config.spec.learning_rate *= 1 + 2e-7;
+    const double rounding = distance(run(std::move(config)).weights, one.weights);
     const TrainOutcome split = run(gpu_job(1, precision, emulated(), OptimiserPlace::kHost));
-    CHECK(distance(split.weights, one.weights) < 1e-3);
+    const double apart = distance(split.weights, one.weights);
+    CHECK(apart < std::max(4 * rounding, 1e-7));
   }
 }
 
