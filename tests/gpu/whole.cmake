@@ -6,6 +6,7 @@ fastserve_test(gpu_training SOURCES ${CMAKE_CURRENT_LIST_DIR}/training_test.cc
 fastserve_test(gpu_serving SOURCES ${CMAKE_CURRENT_LIST_DIR}/serving_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/loading_test.cc
   USES gpu_emulated actors LABELS sanitized)
+fastserve_order_caf(gpu_training_test)
 fastserve_order_caf(gpu_serving_test)
 target_include_directories(gpu_training_test PRIVATE ${CMAKE_CURRENT_LIST_DIR}/.. ${CMAKE_CURRENT_LIST_DIR}/../actors)
 if(FASTSERVE_EMULATED_DEVICE)
