@@ -93,14 +93,7 @@ class GpuDecodeOps final : public DecodeOps {
                             .vocab = vocab,
                             .ld = ld,
                             .targets = on_device,
-                            .losses = found,
-                            .gradient = false,
-                            .scale = 0,
-                            .held = 0,
-                            .x = nullptr,
-                            .head = nullptr,
-                            .in = 0,
-                            .head_ld = 0});
+                            .losses = found});
     runtime_.copy_out(losses, found, n * sizeof(double));
   }
 

@@ -190,7 +190,6 @@ void loss_with_gradient(TrainState& state, const ClassifierLoss& op, const int32
                          .losses = op.losses,
                          .gradient = true,
                          .scale = op.scale,
-                         .held = 0,
                          .x = rounded ? op.x : nullptr,
                          .head = rounded ? head.data() : nullptr,
                          .in = head.in(),
@@ -223,14 +222,7 @@ void classifier_loss(TrainState& state, const ClassifierLoss& op) {
                              .vocab = vocab,
                              .ld = ld,
                              .targets = targets + row,
-                             .losses = op.losses + row,
-                             .gradient = false,
-                             .scale = 0,
-                             .held = 0,
-                             .x = nullptr,
-                             .head = nullptr,
-                             .in = 0,
-                             .head_ld = 0},
+                             .losses = op.losses + row},
                             count);
   }
 }

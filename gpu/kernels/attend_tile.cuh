@@ -26,14 +26,12 @@ constexpr float kWeightBits = 15;
 /// What a block works on: `heads` query heads of `rows` rows of a sequence, over one key-value
 /// head.
 template <class Kv>
-struct TileWork {
+struct TileWork : CacheHead<Kv> {
   DecodeRow me;  ///< the first row; the others follow it
   int row;       ///< of the batch
   int rows, heads, dim, window;
   int kv, head;  ///< of the key-value heads; first query head
   bool writes;   ///< of the blocks that append a key and value, this one stores them
-  const Kv *keys, *values;
-  const float *key_scales, *value_scales;  ///< int8
 
   FS_DEVICE int used() const { return rows * heads; }
   FS_DEVICE int position(int tile_row) const { return me.position + tile_row / heads; }

@@ -41,12 +41,12 @@ struct ClassifierArguments {
   int vocab, ld;
   const int32_t* targets;
   double* losses;
-  bool gradient;  ///< in the logits' place
-  float scale;
-  int held;  ///< columns that a block keeps in shared memory; a multiple of kWide, or 0
+  bool gradient = false;  ///< in the logits' place
+  float scale = 0;
+  int held = 0;  ///< columns that a block keeps in shared memory; a multiple of kWide, or 0
   // Of logits that were rounded the target's is computed again; null for floats.
-  const void *x, *head;  ///< of the kernel's type: [rows, in], [vocab, head_ld]
-  int in, head_ld;
+  const void *x = nullptr, *head = nullptr;  ///< of the kernel's type: [rows, in], [vocab, head_ld]
+  int in = 0, head_ld = 0;
 };
 
 /// body(c, numbers) for each kWide columns that the thread owns, of every kThreads * kWide, up to

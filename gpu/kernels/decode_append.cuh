@@ -55,6 +55,26 @@ FS_DEVICE float quantise_head(const float* head, int dim, const Put& put) {
   return peak / 127.0f;
 }
 
+/// A key-value head's part of the cache.
+template <class Kv>
+struct CacheHead {
+  const Kv *keys, *values;
+  const float *key_scales, *value_scales;  ///< int8; else null
+};
+template <class Kv>
+FS_DEVICE CacheHead<Kv> cache_head(const DecodeAttentionArguments& p, int kv) {
+  const size_t slots = size_t(kv) * p.slots, pool = slots * size_t(p.head_dim);
+  return {static_cast<const Kv*>(p.keys) + pool, static_cast<const Kv*>(p.values) + pool,
+          p.key_scales ? p.key_scales + slots : nullptr,
+          p.value_scales ? p.value_scales + slots : nullptr};
+}
+
+/// The output of a row that stands nowhere, for `heads` query heads. By threads of the block.
+FS_DEVICE void leave_out(const DecodeAttentionArguments& p, int row, int head, int heads) {
+  for (int i = threadIdx.x; i < heads * p.head_dim; i += blockDim.x)
+    p.out[at(row, p.heads * p.head_dim, head * p.head_dim + i)] = 0;
+}
+
 /// Norm and RoPE of head h, of a row's queries, keys and values: put(i, number), lane by lane its
 /// pairs. By a warp; put() may overwrite `head`.
 template <class Put>

@@ -39,12 +39,10 @@ struct AttendBlock {
 
 /// What a block works on: some query heads of one row over one key-value head.
 template <class Kv>
-struct AttendWork {
+struct AttendWork : CacheHead<Kv> {
   DecodeRow me;
   int heads, dim, first;  ///< query heads; first position that the row sees
   int row, head;          ///< of the batch; first query head
-  const Kv *keys, *values;
-  const float *key_scales, *value_scales;  ///< int8
   /// Rows of a chunk that are seen: from .. to - 1.
   FS_DEVICE int from(int chunk) const {
     return chunk * kChunk > first ? 0 : first - chunk * kChunk;
@@ -206,9 +204,8 @@ __global__ void __launch_bounds__(kAttendThreads, 4) decode_attend(DecodeAttenti
   const int head = kv * group + blockIdx.y % groups * kHeads, left = (kv + 1) * group - head;
   const int heads = left < kHeads ? left : kHeads;
   const DecodeRow me = p.row[row];
-  if (me.position < 0) {  // stands nowhere
-    for (int i = threadIdx.x; i < heads * dim && blockIdx.z == 0; i += kAttendThreads)
-      p.out[at(row, p.heads * dim, head * dim + i)] = 0;
+  if (me.position < 0) {
+    if (blockIdx.z == 0) leave_out(p, row, head, heads);
     return;
   }
   const int first = p.window > 0 && me.position >= p.window ? me.position - p.window + 1 : 0;
@@ -216,17 +213,7 @@ __global__ void __launch_bounds__(kAttendThreads, 4) decode_attend(DecodeAttenti
   const int begin = split ? int(blockIdx.z) : first / kChunk;
   const int end = split ? begin + 1 : me.position / kChunk + 1;
   if (begin < first / kChunk || begin > me.position / kChunk) return;
-  const size_t slots = size_t(kv) * p.slots, pool = slots * size_t(dim);
-  const AttendWork<Kv> work{me,
-                            heads,
-                            dim,
-                            first,
-                            row,
-                            head,
-                            static_cast<const Kv*>(p.keys) + pool,
-                            static_cast<const Kv*>(p.values) + pool,
-                            p.key_scales ? p.key_scales + slots : nullptr,
-                            p.value_scales ? p.value_scales + slots : nullptr};
+  const AttendWork<Kv> work{cache_head<Kv>(p, kv), me, heads, dim, first, row, head};
   const AttendBlock<Kv, kWide, kHeads> block(memory, dim);
   attend_chunks(p, work, begin, end, block);
   for (int i = threadIdx.x; i < heads * dim; i += kAttendThreads) {

@@ -342,25 +342,12 @@ __global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
   const int row = span.row + from, kv = blockIdx.y / groups, ahead = blockIdx.y % groups * heads;
   const int head = kv * group + ahead, mine = group - ahead < heads ? group - ahead : heads;
   const DecodeRow me = p.row[row];
-  if (me.position < 0) {  // stands nowhere, as a row that has a block of its own
-    for (int i = threadIdx.x; i < mine * dim && blockIdx.z == 0; i += kTileThreads)
-      p.out[at(row, p.heads * dim, head * dim + i)] = 0;
+  if (me.position < 0) {  // it has a block of its own
+    if (blockIdx.z == 0) leave_out(p, row, head, mine);
     return;
   }
-  const size_t slots = size_t(kv) * p.slots, pool = slots * size_t(dim);
-  const TileWork<Kv> work{me,
-                          row,
-                          rows,
-                          mine,
-                          dim,
-                          p.window,
-                          kv,
-                          head,
-                          ahead == 0,
-                          static_cast<const Kv*>(p.keys) + pool,
-                          static_cast<const Kv*>(p.values) + pool,
-                          p.key_scales ? p.key_scales + slots : nullptr,
-                          p.value_scales ? p.value_scales + slots : nullptr};
+  const TileWork<Kv> work{
+      cache_head<Kv>(p, kv), me, row, rows, mine, dim, p.window, kv, head, ahead == 0};
   const int least = work.first(me.position) / kTileUnit, most = work.last() / kTileUnit;
   const int begin = p.partials ? int(blockIdx.z) : least, end = p.partials ? begin + 1 : most + 1;
   if (begin < least || begin > most) return;
