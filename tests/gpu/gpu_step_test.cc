@@ -2,8 +2,8 @@
 #include <numeric>
 
 #include "model/decoder.h"
+#include "tests/gpu/even_config.h"
 #include "tests/gpu/gpu_tests.h"
-#include "tests/transformer/tiny_models.h"
 
 namespace fastserve::harness {
 namespace {
@@ -12,18 +12,6 @@ namespace {
 std::unique_ptr<Device> whole_gpu(simt::Options options = {}) {
   options.own_memory = true;
   return emulated_gpu(options);
-}
-
-/// A shape that takes the tensor cores' aligned paths and flash attention.
-ModelConfig even_config(Architecture architecture) {
-  ModelConfig c = tiny_config(architecture);
-  c.vocab_size = 72;
-  c.hidden_size = 64;
-  c.head_dim = 16;
-  c.intermediate_size = 96;
-  c.intermediate_sizes = {96, 96};
-  c.max_positions = 96;
-  return c;
 }
 
 double norm(std::span<const float> x) {

@@ -5,7 +5,7 @@
 #include "gpu/simt/emulated_runtime.h"
 #include "gpu/tables.h"
 #include "model/transformer/step_graphs.h"
-#include "tests/transformer/tiny_models.h"
+#include "tests/gpu/even_config.h"
 
 namespace fastserve {
 namespace {
@@ -24,17 +24,6 @@ struct Card {
   std::shared_ptr<std::atomic<int64_t>> started = std::make_shared<std::atomic<int64_t>>(0);
   std::unique_ptr<Device> device;
 };
-
-/// A shape that takes flash attention.
-ModelConfig even_config(Architecture architecture) {
-  ModelConfig c = tiny_config(architecture);
-  c.vocab_size = 72;
-  c.hidden_size = 64;
-  c.head_dim = 16;
-  c.intermediate_size = 96;
-  c.intermediate_sizes = {96, 96};
-  return c;
-}
 
 /// One turn of a job: a microbatch's lengths, and which gradient buffer takes it (-1: evaluation).
 struct Turn {
