@@ -4,64 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "serve/stop_matcher.h"
-#include "tests/serve/fake_model.h"
+#include "tests/serve/engine_stage.h"
 
 using namespace fastserve;
 
 namespace {
-
-struct Answer {
-  std::vector<int32_t> tokens;
-  std::string text;
-  FinishReason finish = FinishReason::kNone;
-  std::optional<Error> error;
-  int prompt_tokens = 0, generated_tokens = 0, events = 0;
-};
-
-/// An engine over the fake decoder, and what it said so far.
-struct Stage {
-  std::shared_ptr<FakeRecord> record = std::make_shared<FakeRecord>();
-  Engine engine;
-  std::map<uint64_t, Answer> answers;
-  uint64_t next = 1;
-  Nanoseconds now{0};
-
-  explicit Stage(const FakeShape& shape = {}, const SchedulerLimits& limits = {})
-      : engine(std::make_unique<FakeDecoder>(shape, record), std::make_shared<ByteTokenizer>(),
-               limits) {}
-
-  uint64_t ask(GenerateRequest request) {
-    auto checked = engine.check(std::move(request));
-    REQUIRE_MESSAGE(checked.ok(), checked.error().message());
-    REQUIRE(engine.submit({next}, *std::move(checked), now).ok());
-    return next++;
-  }
-  void step() {
-    for (GenerateEvent& e : engine.step(now)) {
-      Answer& a = answers[e.request.value];
-      CHECK(a.finish == FinishReason::kNone);
-      ++a.events;
-      for (const GeneratedToken& t : e.tokens) a.tokens.push_back(t.token);
-      a.text += e.text;
-      a.finish = e.finish;
-      a.error = e.error;
-      a.prompt_tokens = e.prompt_tokens;
-      a.generated_tokens = e.generated_tokens;
-    }
-  }
-  void run() {
-    for (int i = 0; i < 5000 && engine.has_work(); ++i) step();
-    REQUIRE_FALSE(engine.has_work());
-  }
-  Answer alone(GenerateRequest request) {
-    const uint64_t id = ask(std::move(request));
-    run();
-    return answers[id];
-  }
-};
 
 GenerateRequest request(std::string prompt, int max_tokens = 8) {
   GenerateRequest r;
@@ -376,60 +325,4 @@ TEST_CASE("each event of a step is of another request, and a finished one speaks
     CHECK(std::adjacent_find(seen.begin(), seen.end()) == seen.end());
   }
   CHECK(stage.engine.health().requests_finished == 6);
-}
-
-TEST_CASE("requests that come while weights are on their way are answered as later ones are") {
-  GenerateRequest request;
-  request.prompt_tokens = {5, 6, 7};
-  request.max_tokens = 4;
-  Stage there;
-  const Answer expected = there.alone(request);
-  for (const bool beside : {false, true}) {
-    CAPTURE(beside);
-    Stage stage({.parts = 5, .beside = beside});
-    CHECK(stage.engine.loading());
-    stage.step();
-    stage.step();
-    CHECK(stage.record->parts_taken == 2);  // nobody has asked: a part at a time
-    CHECK_FALSE(stage.engine.has_work());
-    const uint64_t id = stage.ask(request);
-    stage.step();
-    CHECK(stage.record->parts_taken == (beside ? 5 : 3));
-    CHECK(stage.record->steps == (beside ? 1 : 0));
-    stage.run();
-    CHECK_FALSE(stage.engine.loading());
-    CHECK(stage.answers[id].tokens == expected.tokens);
-  }
-}
-
-TEST_CASE("when weights cannot be loaded, who waits for them and who comes later are told why") {
-  for (const bool beside : {false, true}) {
-    CAPTURE(beside);
-    Stage stage({.parts = 3, .beside = beside});
-    stage.record->load_failure = Error{ErrorCode::kCorrupt, "is damaged", "layer 2", ""};
-    GenerateRequest request;
-    request.prompt_tokens = {5, 6, 7};
-    const uint64_t id = stage.ask(request);
-    stage.run();
-    CHECK(stage.answers[id].tokens.empty());
-    CHECK(stage.answers[id].finish == FinishReason::kError);
-    REQUIRE(stage.answers[id].error.has_value());
-    CHECK(stage.answers[id].error->code == ErrorCode::kCorrupt);
-    CHECK_FALSE(stage.engine.loading());
-    REQUIRE(stage.engine.load_failure().has_value());
-    const Status later =
-        stage.engine.submit({9}, stage.engine.check(request).value(), Nanoseconds{0});
-    REQUIRE_FALSE(later.ok());
-    CHECK(later.error().code == ErrorCode::kCorrupt);
-  }
-}
-
-TEST_CASE("a load that is stopped ends its requests as cancelled") {
-  Stage stage({.parts = 1, .beside = true});
-  stage.record->load_failure = Error{ErrorCode::kCancelled, "stopped", "", ""};
-  GenerateRequest request;
-  request.prompt_tokens = {5};
-  const uint64_t id = stage.ask(request);
-  stage.run();
-  CHECK(stage.answers[id].finish == FinishReason::kCancelled);
 }
