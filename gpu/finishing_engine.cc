@@ -16,7 +16,7 @@ class FinishingEngine final : public MatmulEngine {
   FinishingEngine(std::unique_ptr<MatmulEngine> library, Runtime& runtime)
       : library_(std::move(library)), runtime_(runtime), biases_(runtime) {}
 
-  std::string name() const override { return library_->name() + "+finish2"; }
+  std::string name() const override { return library_->name() + "+finish3"; }
 
   bool supports(const Product& p) const override { return way_of(p) != Way::kNone; }
 

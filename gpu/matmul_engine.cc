@@ -14,7 +14,7 @@ bool on_eight_bytes(const void* p, int ld) {
 class MmaEngine final : public MatmulEngine {
  public:
   explicit MmaEngine(Runtime& runtime) : runtime_(runtime) {}
-  std::string name() const override { return "mma2"; }
+  std::string name() const override { return "mma3"; }
   bool supports(const Product& p) const override { return p.sums == nullptr; }
 
   void run(const Product& p) override {

@@ -16,6 +16,19 @@ unsigned parts_of(int rows) {
 
 }  // namespace
 
+void add_sums(Runtime& runtime, const float* partials, int parts, const JoinedSums& sums) {
+  const auto start = [&]<int kWide>() {
+    launch(runtime,
+           {"join_column_sums",
+            {blocks_for(static_cast<size_t>(sums.wide), size_t{kJoinLanes} * kWide)},
+            {kJoinLanes, kJoinChains},
+            kJoinShared<kWide>},
+           join_column_sums<kWide>, partials, parts, sums);
+  };
+  if (sums.wide % 4 == 0 && on_fours({partials})) return start.template operator()<4>();
+  start.template operator()<1>();
+}
+
 size_t column_sum_scratch(int rows, int cols) {
   const unsigned parts = parts_of(rows);
   if (parts <= 1) return 0;
@@ -24,6 +37,9 @@ size_t column_sum_scratch(int rows, int cols) {
 
 void sum_columns_into(Runtime& runtime, Precision precision, const void* in, int rows, int cols,
                       int ld, float* out, bool accumulate, float* scratch) {
+  if (precision == Precision::kFloat32 && accumulate && rows <= kMostJoined && ld == cols)
+    return add_sums(runtime, static_cast<const float*>(in), rows,
+                    {.first = out, .channels = cols, .wide = cols});
   const unsigned parts = parts_of(rows);
   with_type(precision, [&]<class T>() {
     const auto start = [&]<int kWide>() {

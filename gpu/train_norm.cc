@@ -24,7 +24,7 @@ void norm_forward(TrainState& state, const NormForward& op) {
 void norm_backward(TrainState& state, const NormBackward& op) {
   if (op.rows == 0) return;
   const int each = norm_backward_rows(op.rows, op.channels),
-            wide = op.dbias ? 2 * op.channels : op.channels;
+            wide = op.channels * (1 + (op.dbias != nullptr) + (op.dx_sums != nullptr));
   const unsigned blocks = blocks_for(static_cast<size_t>(op.rows), static_cast<size_t>(each));
   const size_t partials = at(static_cast<int>(blocks), wide);
   if (!state.workspace.begin(Workspace::room<float>(partials))) return;
@@ -37,13 +37,15 @@ void norm_backward(TrainState& state, const NormBackward& op) {
                                         .centred = op.kind == NormKind::kLayerNorm,
                                         .accumulate = op.accumulate,
                                         .with_bias = op.dbias != nullptr,
+                                        .with_dx = op.dx_sums != nullptr,
                                         .dx = op.dx,
                                         .dx_compute = op.dx_compute,
                                         .each = each,
-                                        .partials = state.workspace.take<float>(partials)};
+                                        .partials = state.workspace.take<float>(partials),
+                                        .wide = wide};
   const bool fours = op.channels % 4 == 0 &&
                      on_fours({op.dy, op.x, op.weight, op.dx, static_cast<float*>(op.dx_compute)});
-  const auto start = [&]<int kWide, int kHeld, int kRows, int kThreads>() {
+  const auto start = [&]<int kWide, int kHeld, int kRows, int kThreads, bool kAhead>() {
     const unsigned threads =
         blocks_for(static_cast<size_t>(op.channels), size_t{32} * kHeld * kWide) * 32;
     if (threads > kThreads)
@@ -56,32 +58,28 @@ void norm_backward(TrainState& state, const NormBackward& op) {
              {"norm_backward",
               {blocks},
               {threads},
-              norm_backward_shared(static_cast<int>(threads), kRows)},
-             gpu::norm_backward<T, kWide, kHeld, kRows, kThreads>, arguments);
+              norm_backward_shared<kWide, kHeld, kRows, kAhead>(static_cast<int>(threads))},
+             gpu::norm_backward<T, kWide, kHeld, kRows, kThreads, kAhead>, arguments);
     });
   };
   // As many of a row's numbers in a thread, and rows at a time, as its registers hold. The last,
   // for models that few cards could train, keeps some of them in memory.
   if (!fours)
-    start.template operator()<1, 16, 1, 512>();
+    start.template operator()<1, 16, 1, 512, false>();
   else if (op.channels <= 1024)
-    start.template operator()<4, 1, kNormBackwardRows, 256>();
+    start.template operator()<4, 1, 2, 256, true>();
   else if (op.channels <= 2048)
-    start.template operator()<4, 1, 2, 512>();
+    start.template operator()<4, 1, 2, 512, true>();
   else if (op.channels <= 4096)
-    start.template operator()<4, 2, 1, 512>();
+    start.template operator()<4, 2, 1, 512, true>();
   else
-    start.template operator()<4, 8, 1, 512>();
-  const auto join = [&]<int kWide>() {
-    launch(state.runtime,
-           {"join_norm_sums",
-            {blocks_for(static_cast<size_t>(wide), size_t{kJoinLanes} * kWide)},
-            {kJoinLanes, kJoinChains},
-            kJoinShared<kWide>},
-           join_norm_sums<kWide>, static_cast<const float*>(arguments.partials),
-           static_cast<int>(blocks), op.channels, op.dweight, op.dbias);
-  };
-  fours ? join.template operator()<4>() : join.template operator()<1>();
+    start.template operator()<4, 8, 1, 512, false>();
+  const JoinedSums sums{.first = op.dweight,
+                        .second = op.dbias ? op.dbias : op.dx_sums,
+                        .third = op.dx_sums,
+                        .channels = op.channels,
+                        .wide = wide};
+  add_sums(state.runtime, arguments.partials, static_cast<int>(blocks), sums);
 }
 
 }  // namespace fastserve::gpu

@@ -85,6 +85,10 @@ void with_type(Precision precision, const Body& body) {
   }
 }
 
+struct JoinedSums;
+/// join_column_sums: adds the columns of `partials`, of at most kMostJoined rows.
+void add_sums(Runtime& runtime, const float* partials, int parts, const JoinedSums& sums);
+
 /// Scratch that sum_columns_into takes, in floats.
 size_t column_sum_scratch(int rows, int cols);
 /// out[c] (+)= the sum of column c of `in` [rows, ld], of the type of `precision`.

@@ -65,6 +65,9 @@ struct NormBackward {
   bool accumulate;    ///< dx += (true) or dx = (false)
   void* dx_compute;   ///< compute copy of the new dx, or null
   float *dweight, *dbias;  ///< +=; dbias may be null
+  /// Of a device that sums_dx(): += the column sums of the new dx, which is the gradient of the
+  /// bias of the product that wrote to the stream before this norm; or null.
+  float* dx_sums = nullptr;
 };
 
 /// What becomes of x W^T + bias.
@@ -209,8 +212,8 @@ class TrainOps {
   virtual void norm_backward(const NormBackward& op) = 0;
   virtual void matmul_forward(const MatmulForward& op) = 0;
   virtual void matmul_backward_input(const MatmulBackwardInput& op) = 0;
-  /// Whether kTimesSlope takes a dbias: a device that would have to read dx again for it does not,
-  /// and is asked for it in matmul_backward_weight.
+  /// Whether kTimesSlope takes a dbias and norm_backward dx_sums: a device that would have to read
+  /// dx again for it does not, and is asked for it in matmul_backward_weight.
   virtual bool sums_dx() const { return false; }
   virtual void matmul_backward_weight(const MatmulBackwardWeight& op) = 0;
   virtual void rotary_forward(const RotaryForward& op) = 0;

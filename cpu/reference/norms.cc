@@ -55,7 +55,7 @@ void norm_forward(const Compute& compute, const NormForward& op) {
 ///   dx = inverse * (g - mean(g) [LayerNorm only] - h * mean(g h)); dweight += dy h; dbias += dy
 void norm_backward(const Compute& compute, const NormBackward& op) {
   const int n = op.channels;
-  std::vector<double> dweight(static_cast<size_t>(n)), dbias(static_cast<size_t>(n));
+  std::vector<double> dweight(static_cast<size_t>(n)), dbias(dweight), dx_sums(dweight);
   for (int r = 0; r < op.rows; ++r) {
     const float *x = op.x + at(r, n), *dy = op.dy + at(r, n);
     const double mean = op.stats[at(r, 2, 0)], inverse = op.stats[at(r, 2, 1)];
@@ -75,11 +75,14 @@ void norm_backward(const Compute& compute, const NormBackward& op) {
       const double before = op.accumulate ? dx : 0.0;
       dx = static_cast<float>(before + inverse * (g - g_mean - h * gh_mean));
       if (op.dx_compute) compute.store(op.dx_compute, at(r, n, c), dx);
+      dx_sums[static_cast<size_t>(c)] += dx;
     }
   }
   for (int c = 0; c < n; ++c) {
     op.dweight[c] = static_cast<float>(op.dweight[c] + dweight[static_cast<size_t>(c)]);
     if (op.dbias) op.dbias[c] = static_cast<float>(op.dbias[c] + dbias[static_cast<size_t>(c)]);
+    if (op.dx_sums)
+      op.dx_sums[c] = static_cast<float>(op.dx_sums[c] + dx_sums[static_cast<size_t>(c)]);
   }
 }
 

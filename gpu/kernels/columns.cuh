@@ -47,4 +47,52 @@ __global__ void sum_columns(const T* in, int rows, int run, int cols, int ld, fl
   }
 }
 
+/// As many as norm_backward has blocks, so that a thread's loads are all on their way at once.
+constexpr int kMostJoined = 384, kJoinLanes = 8, kJoinChains = 32;
+template <int kWide>
+constexpr size_t kJoinShared = size_t(kJoinChains) * (kJoinLanes * kWide + 1) * sizeof(float);
+
+/// What the columns of partials are added to, `channels` of them each; `first` is there.
+struct JoinedSums {
+  float *first, *second = nullptr, *third = nullptr;
+  int channels, wide;  ///< of partials: as many times channels as there are pointers
+};
+
+/// Adds the sum of each column of `partials` [parts, wide] to where it belongs.
+///
+/// Grid:   wide / (kJoinLanes * kWide), rounded up. Block: (kJoinLanes, kJoinChains).
+/// Shared: kJoinShared. Needs: parts <= kMostJoined; kWide = 4 as norm_backward's.
+/// Bits:   kJoinChains chains, each of every kJoinChains-th part, added in order.
+template <int kWide>
+__global__ void join_column_sums(const float* partials, int parts, JoinedSums sums) {
+  FS_SHARED(float, room);
+  constexpr int kLd = kJoinLanes * kWide + 1, kEach = kMostJoined / kJoinChains;
+  const int own = threadIdx.x * kWide, chain = threadIdx.y;
+  const int wide = sums.wide;
+  const int first = blockIdx.x * kJoinLanes * kWide;
+  Wide<kWide> x[kEach];
+  FS_UNROLL
+  for (int i = 0; i < kEach; ++i) {
+    const int part = chain + i * kJoinChains;
+    x[i] = part < parts && first + own < wide
+               ? load_wide<kWide>(partials + at(part, wide, first + own))
+               : Wide<kWide>{};
+  }
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) {
+    float sum = x[0].v[i];
+    FS_UNROLL
+    for (int k = 1; k < kEach; ++k) sum += x[k].v[i];
+    room[chain * kLd + own + i] = sum;
+  }
+  __syncthreads();
+  const int column = threadIdx.y * kJoinLanes + threadIdx.x, c = first + column;
+  if (column >= kJoinLanes * kWide || c >= wide) return;
+  float sum = room[column];
+  for (int k = 1; k < kJoinChains; ++k) sum += room[k * kLd + column];
+  const int which = c / sums.channels, of = c - which * sums.channels;
+  float* const to = which == 0 ? sums.first : which == 1 ? sums.second : sums.third;
+  to[of] += sum;
+}
+
 }  // namespace fastserve::gpu

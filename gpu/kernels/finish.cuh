@@ -123,7 +123,7 @@ FS_DEVICE void join_sums(const Wide<kWide> (&sum)[kParts], float* room, float* s
 /// Needs:  as finish_activation.
 /// Bits:   an element's own; a sum is eight chains of every eighth row of the run, added in order.
 template <class T, int kParts, bool kBiased, int kWide>
-__global__ void __launch_bounds__(kFinishThreads, kBiased&& kParts == 2 ? 2 : 4)
+__global__ void __launch_bounds__(kFinishThreads, kBiased&& kParts == 2 ? 2 : 3)
     finish_slopes(ProductArguments p, const T* product, int ld, float* sums) {
   constexpr int kAtOnce = 2;
   FS_SHARED(float, room);
@@ -136,29 +136,34 @@ __global__ void __launch_bounds__(kFinishThreads, kBiased&& kParts == 2 ? 2 : 4)
     for (int part = 0; part < kParts && col < p.n; ++part)
       bias[part] = bias_of<kWide>(p.bias, part * p.n + col);
   }
+  Packed<kWide, T> in[kAtOnce], slope[kAtOnce][kParts];
+  const auto fetch = [&](int k, int row) {
+    if (row >= end) return;
+    in[k] = load_packed<kWide>(product + at(row, ld, col));
+    FS_UNROLL
+    for (int part = 0; part < kParts; ++part)
+      slope[k][part] = load_packed<kWide>(static_cast<const T*>(p.slope) +
+                                          at(row, p.slope_ld, part * p.n + col));
+  };
+  FS_UNROLL
+  for (int k = 0; k < kAtOnce; ++k) fetch(k, first + threadIdx.y + kFinishWarps * k);
   for (int top = first + threadIdx.y; top < end; top += kFinishWarps * kAtOnce) {
-    Packed<kWide, T> in[kAtOnce], slope[kAtOnce][kParts];
     FS_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       const int row = top + kFinishWarps * k;
       if (row >= end) continue;
-      in[k] = load_packed<kWide>(product + at(row, ld, col));
+      const Packed<kWide, T> now = in[k];
+      Packed<kWide, T> slopes[kParts];
       FS_UNROLL
-      for (int part = 0; part < kParts; ++part)
-        slope[k][part] = load_packed<kWide>(static_cast<const T*>(p.slope) +
-                                            at(row, p.slope_ld, part * p.n + col));
-    }
-    FS_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int row = top + kFinishWarps * k;
-      if (row >= end) continue;
+      for (int part = 0; part < kParts; ++part) slopes[part] = slope[k][part];
+      fetch(k, row + kFinishWarps * kAtOnce);  // on its way while this row is computed
       Wide<kWide> before[kParts], out[kParts];
       FS_UNROLL
       for (int part = 0; part < kParts; ++part) {
-        before[part] = widen<kWide, T>(slope[k][part]);
+        before[part] = widen<kWide, T>(slopes[part]);
         if constexpr (kBiased) add_to(before[part], bias[part]);
       }
-      times_slopes(out, widen<kWide, T>(in[k]), before);
+      times_slopes(out, widen<kWide, T>(now), before);
       FS_UNROLL
       for (int part = 0; part < kParts; ++part) {
         const Packed<kWide / 2, uint32_t> stored = pack_wide<T>(out[part]);

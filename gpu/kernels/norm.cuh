@@ -1,9 +1,11 @@
 // LayerNorm and RMSNorm over the residual stream.
 #pragma once
 
+#include "gpu/kernels/columns.cuh"
 #include "gpu/kernels/product_epilogue.cuh"
 #include "gpu/kernels/reduce.cuh"
 #include "gpu/kernels/wide.cuh"
+#include "gpu/simt/tensor_core.h"
 
 namespace fastserve::gpu {
 
@@ -119,6 +121,7 @@ __global__ void norm_forward_held(const float* x, const float* weight, const flo
 /// Blocks of norm_backward: as many as run at once on 132 multiprocessors, three of each or two
 /// where rows are long. How many rows one takes follows from the shape alone.
 constexpr int kNormBackwardBlocks = 384, kNormBackwardLongBlocks = 256, kNormBackwardRows = 4;
+static_assert(kNormBackwardBlocks <= kMostJoined);
 inline int norm_backward_rows(int rows, int channels) {
   const int blocks = channels <= 1024 ? kNormBackwardBlocks : kNormBackwardLongBlocks;
   const int each = (rows + blocks - 1) / blocks;
@@ -128,30 +131,37 @@ inline int norm_backward_rows(int rows, int channels) {
 struct NormBackwardArguments {
   const float *dy, *x, *weight, *stats;
   int rows, channels;
-  bool centred, accumulate, with_bias;
+  bool centred, accumulate, with_bias, with_dx;
   float* dx;
   void* dx_compute;
-  int each;         ///< rows that a block takes
-  float* partials;  ///< [blocks, channels]: dweight; with_bias [blocks, 2 * channels]: dbias beside
+  int each;  ///< rows that a block takes
+  float*
+      partials;  ///< [blocks, channels each]: dweight, beside it with_bias dbias, with_dx dx_sums
+  int wide;      ///< of a row of partials
 };
 
-/// Shared memory of norm_backward: two means of each row that is at work, of each warp, twice.
-constexpr size_t norm_backward_shared(int threads, int rows) {
-  return size_t(threads) / 32 * size_t(rows) * 4 * sizeof(float);
+/// Shared memory of norm_backward: two means of each row that is at work, of each warp, twice; and,
+/// of kAhead, the rows at work and the next.
+template <int kWide, int kHeld, int kRows, bool kAhead>
+constexpr size_t norm_backward_shared(int threads) {
+  const size_t means = size_t(threads) / 32 * kRows * 4;
+  return (means + (kAhead ? size_t(threads) * 2 * kRows * 3 * kHeld * kWide : 0)) * sizeof(float);
 }
 
 /// With h = (x - mean) inverse and g = dy weight: dx = inverse (g - mean(g) - h mean(g h)); the
-/// block's sums of dy h and dy go to `partials`.
+/// block's sums of dy h, dy and the new dx go to `partials`.
 ///
 /// A thread owns kHeld times kWide columns, and the block kRows rows at a time, all of whose
 /// numbers are on their way at once and read once. What it has to wait for is one barrier: the
-/// means lie in two rooms by turns.
+/// means lie in two rooms by turns. kAhead: the next rows' numbers are on their way to shared
+/// memory meanwhile, each to the thread that asked for it, so that the memory never stands still.
 ///
 /// Grid:   rows / each, rounded up. Block: whole warps, at most kThreads.
 /// Shared: norm_backward_shared().
-/// Needs:  as norm_forward; channels <= kHeld * kWide * threads; each a multiple of kRows.
+/// Needs:  as norm_forward; channels <= kHeld * kWide * threads; each a multiple of kRows; of
+///         kAhead kWide = 4.
 /// Bits:   a row's means by threads, lanes by halves, then by warp; a column's sums in row order.
-template <class T, int kWide, int kHeld, int kRows, int kThreads>
+template <class T, int kWide, int kHeld, int kRows, int kThreads, bool kAhead>
 __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
     norm_backward(NormBackwardArguments p) {
   FS_SHARED(float, room);
@@ -159,29 +169,75 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
   const int first = blockIdx.x * p.each;
   const int end = first + p.each < p.rows ? first + p.each : p.rows;
   const auto column = [](int k) { return (k * int(blockDim.x) + int(threadIdx.x)) * kWide; };
-  Wide<kWide> weight[kHeld], dweight[kHeld] = {}, dbias[kHeld] = {};
+  const float* const operands[3] = {p.x, p.dy, p.dx};
+  // [turn][row][operand][held][thread]
+  auto* const ahead = reinterpret_cast<Packed<kWide, float>*>(room + warps * 4 * kRows);
+  const auto place = [&](int turn, int r, int operand, int k) {
+    return ahead + (((turn * kRows + r) * 3 + operand) * kHeld + k) * int(blockDim.x) + threadIdx.x;
+  };
+  const auto there = [&](int row, int operand, int k) {
+    return row < end && column(k) < p.channels && (operand < 2 || p.accumulate);
+  };
+  [[maybe_unused]] const auto fetch = [&](int from, int turn) {
+    FS_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      FS_UNROLL
+      for (int operand = 0; operand < 3; ++operand) {
+        FS_UNROLL
+        for (int k = 0; k < kHeld; ++k)
+          if (there(from + r, operand, k))
+            copy_async(place(turn, r, operand, k),
+                       operands[operand] + at(from + r, p.channels, column(k)), 16);
+      }
+    }
+    copy_commit();
+  };
+  Wide<kWide> weight[kHeld], dweight[kHeld] = {}, dbias[kHeld] = {}, dx_sum[kHeld] = {};
   FS_UNROLL
   for (int k = 0; k < kHeld; ++k)
     weight[k] = column(k) < p.channels ? load_wide<kWide>(p.weight + column(k)) : Wide<kWide>{};
   float* means = room;
+  float ahead_stats[2 * kRows];
+  const auto fetch_stats = [&](int from) {
+    FS_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const int row = from + r < end ? from + r : end - 1;
+      ahead_stats[2 * r] = p.stats[at(row, 2)];
+      ahead_stats[2 * r + 1] = p.stats[at(row, 2, 1)];
+    }
+  };
+  fetch_stats(first);
+  int turn = 0;
+  if constexpr (kAhead) fetch(first, turn);
   FS_NO_UNROLL
   for (int from = first; from < end; from += kRows) {
     Wide<kWide> x[kRows][kHeld], dy[kRows][kHeld], dx[kRows][kHeld];
     float mean[kRows], inverse[kRows], sums[2 * kRows] = {};
     FS_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const int row = from + r < end ? from + r : end - 1;
+      mean[r] = ahead_stats[2 * r];
+      inverse[r] = ahead_stats[2 * r + 1];
+    }
+    fetch_stats(from + kRows);
+    if constexpr (kAhead) {
+      fetch(from + kRows, turn ^ 1);
+      copy_wait<1>();
+    }
+    FS_UNROLL
+    for (int r = 0; r < kRows; ++r) {
       FS_UNROLL
       for (int k = 0; k < kHeld; ++k) {
-        const bool there = from + r < end && column(k) < p.channels;
-        const size_t e = at(row, p.channels, column(k));
-        x[r][k] = there ? load_wide<kWide>(p.x + e) : Wide<kWide>{};
-        dy[r][k] = there ? load_wide<kWide>(p.dy + e) : Wide<kWide>{};
-        dx[r][k] = there && p.accumulate ? load_wide<kWide>(p.dx + e) : Wide<kWide>{};
+        const auto number = [&](int operand) {
+          if (!there(from + r, operand, k)) return Wide<kWide>{};
+          if constexpr (kAhead) return widen<kWide, float>(*place(turn, r, operand, k));
+          return load_wide<kWide>(operands[operand] + at(from + r, p.channels, column(k)));
+        };
+        x[r][k] = number(0);
+        dy[r][k] = number(1);
+        dx[r][k] = number(2);
       }
-      mean[r] = p.stats[at(row, 2)];
-      inverse[r] = p.stats[at(row, 2, 1)];
     }
+    turn ^= 1;
     FS_UNROLL
     for (int r = 0; r < kRows; ++r) {
       FS_UNROLL
@@ -220,6 +276,7 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
           dweight[k].v[i] += d * h;
           dbias[k].v[i] += d;
           dx[r][k].v[i] += inverse[r] * (d * weight[k].v[i] - sums[2 * r] - h * sums[2 * r + 1]);
+          dx_sum[k].v[i] += dx[r][k].v[i];
         }
         const size_t e = at(from + r, p.channels, column(k));
         store_wide(p.dx + e, dx[r][k]);
@@ -227,56 +284,14 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
       }
     }
   }
-  float* const to = p.partials + at(blockIdx.x, p.with_bias ? 2 * p.channels : p.channels);
+  float* const to = p.partials + at(blockIdx.x, p.wide);
   FS_UNROLL
   for (int k = 0; k < kHeld; ++k) {
     if (column(k) >= p.channels) continue;
     store_wide(to + column(k), dweight[k]);
     if (p.with_bias) store_wide(to + p.channels + column(k), dbias[k]);
+    if (p.with_dx) store_wide(to + p.wide - p.channels + column(k), dx_sum[k]);
   }
-}
-
-constexpr int kJoinLanes = 8, kJoinChains = 32;
-template <int kWide>
-constexpr size_t kJoinShared = size_t(kJoinChains) * (kJoinLanes * kWide + 1) * sizeof(float);
-
-/// dweight[c] += the sum of column c of `partials` [parts, channels, or 2 * channels with dbias],
-/// dbias the same of those behind.
-///
-/// Grid:   columns of partials / (kJoinLanes * kWide), rounded up. Block: (kJoinLanes,
-/// kJoinChains). Shared: kJoinShared. Needs: parts <= kNormBackwardBlocks; kWide = 4 as
-/// norm_backward's. Bits:   kJoinChains chains, each of every kJoinChains-th part, added in order.
-template <int kWide>
-__global__ void join_norm_sums(const float* partials, int parts, int channels, float* dweight,
-                               float* dbias) {
-  FS_SHARED(float, room);
-  constexpr int kLd = kJoinLanes * kWide + 1, kEach = kNormBackwardBlocks / kJoinChains;
-  static_assert(kEach * kJoinChains == kNormBackwardBlocks);
-  const int own = threadIdx.x * kWide, chain = threadIdx.y;
-  const int wide = dbias ? 2 * channels : channels;
-  const int first = blockIdx.x * kJoinLanes * kWide;
-  Wide<kWide> x[kEach];
-  FS_UNROLL
-  for (int i = 0; i < kEach; ++i) {
-    const int part = chain + i * kJoinChains;
-    x[i] = part < parts && first + own < wide
-               ? load_wide<kWide>(partials + at(part, wide, first + own))
-               : Wide<kWide>{};
-  }
-  FS_UNROLL
-  for (int i = 0; i < kWide; ++i) {
-    float sum = x[0].v[i];
-    FS_UNROLL
-    for (int k = 1; k < kEach; ++k) sum += x[k].v[i];
-    room[chain * kLd + own + i] = sum;
-  }
-  __syncthreads();
-  const int column = threadIdx.y * kJoinLanes + threadIdx.x, c = first + column;
-  if (column >= kJoinLanes * kWide || c >= wide) return;
-  float sum = room[column];
-  for (int k = 1; k < kJoinChains; ++k) sum += room[k * kLd + column];
-  float* const to = c < channels ? dweight + c : dbias + (c - channels);
-  *to += sum;
 }
 
 }  // namespace fastserve::gpu

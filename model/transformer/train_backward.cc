@@ -22,8 +22,10 @@ void TransformerPass::layers_backward(const TrainWeights& weights, float* grad, 
   };
   zero_gradients(grad);
   classifier_backward(weights, grad);
+  const Block none;
   norm_backward(weights, layout_.final_norm(), layout_.final_norm_bias(), plan_.output,
-                plan_.output_stats, /*accumulate=*/false, config_.layers == 0, grad);
+                plan_.output_stats, /*accumulate=*/false, config_.layers == 0,
+                config_.layers == 0 ? none : layout_.layer(config_.layers - 1).down_bias, grad);
   written(layout_.final_norm().offset);
   for (int l = config_.layers - 1; l >= 0; --l) {
     recompute(weights, l);
@@ -75,7 +77,7 @@ void TransformerPass::input_gradient(const TrainWeights& weights, const Block& w
 
 void TransformerPass::norm_backward(const TrainWeights& weights, const Block& weight,
                                     const Block& bias, size_t in, size_t stats, bool accumulate,
-                                    bool last, float* grad) {
+                                    bool last, const Block& below, float* grad) {
   ops_.norm_backward({.kind = config_.norm,
                       .dy = at<float>(plan_.dnormed),
                       .x = at<float>(in),
@@ -87,7 +89,8 @@ void TransformerPass::norm_backward(const TrainWeights& weights, const Block& we
                       .accumulate = accumulate,
                       .dx_compute = last ? nullptr : at(plan_.dresidual_compute),
                       .dweight = at(grad, weight),
-                      .dbias = at(grad, bias)});
+                      .dbias = at(grad, bias),
+                      .dx_sums = ops_.sums_dx() ? at(grad, below) : nullptr});
 }
 
 void TransformerPass::classifier_backward(const TrainWeights& weights, float* grad) {
@@ -103,7 +106,8 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
   const int hidden = config_.hidden_size;
   const bool summed = ops_.sums_dx();
   const Block none;
-  weight_gradient(b.down, b.down_bias, plan_.dresidual_compute, hidden, a.gated, grad);
+  weight_gradient(b.down, summed ? none : b.down_bias, plan_.dresidual_compute, hidden, a.gated,
+                  grad);
   ops_.matmul_backward_input({.weight = &weights.matrix(b.down),
                               .dy = at(plan_.dresidual_compute),
                               .rows = rows_,
@@ -119,14 +123,16 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
   input_gradient(weights, b.up, plan_.dhidden, b.up.rows, InputGradEpilogue::kStoreFloat,
                  plan_.dnormed);
   norm_backward(weights, b.norm2, b.norm2_bias, a.middle, a.stats2, /*accumulate=*/true,
-                /*last=*/false, grad);
+                /*last=*/false, b.output_bias, grad);
 }
 
 void TransformerPass::attention_backward(const TrainWeights& weights, int layer, float* grad) {
   const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
   const LayerBlocks& b = layout_.layer(layer);
   const int hidden = config_.hidden_size, width = config_.qkv_width();
-  weight_gradient(b.output, b.output_bias, plan_.dresidual_compute, hidden, a.attended, grad);
+  const Block none;
+  weight_gradient(b.output, ops_.sums_dx() ? none : b.output_bias, plan_.dresidual_compute, hidden,
+                  a.attended, grad);
   input_gradient(weights, b.output, plan_.dresidual_compute, hidden, InputGradEpilogue::kStore,
                  plan_.dattended);
   ops_.attention_backward({.forward = attention(layer, /*train=*/true),
@@ -140,7 +146,7 @@ void TransformerPass::attention_backward(const TrainWeights& weights, int layer,
   weight_gradient(b.qkv, b.qkv_bias, plan_.dqkv, width, a.normed1, grad);
   input_gradient(weights, b.qkv, plan_.dqkv, width, InputGradEpilogue::kStoreFloat, plan_.dnormed);
   norm_backward(weights, b.norm1, b.norm1_bias, a.input, a.stats1, /*accumulate=*/true,
-                /*last=*/layer == 0, grad);
+                /*last=*/layer == 0, layer == 0 ? none : layout_.layer(layer - 1).down_bias, grad);
 }
 
 }  // namespace fastserve

@@ -42,6 +42,7 @@ inline Outputs run_norm(TrainOps& ops, const NormShape& s) {
   Array x = random_floats(rng, n, 3), weight = random_floats(rng, c), bias = random_floats(rng, c);
   Array dy = random_floats(rng, n), dx = random_floats(rng, n);
   Array dweight = random_floats(rng, c), dbias = random_floats(rng, c);
+  Array dx_sums = random_floats(rng, c);
   for (size_t i = 0; i < n; ++i) x.floats()[i] += 0.5f;
   Array out = unwritten_compute(precision, n), dx_compute = unwritten_compute(precision, n);
   Array stats = unwritten_floats(2 * static_cast<size_t>(s.rows));
@@ -67,13 +68,18 @@ inline Outputs run_norm(TrainOps& ops, const NormShape& s) {
                      .accumulate = s.accumulate,
                      .dx_compute = s.accumulate ? dx_compute.data() : nullptr,
                      .dweight = dweight.floats(),
-                     .dbias = s.bias ? dbias.floats() : nullptr});
+                     .dbias = s.bias ? dbias.floats() : nullptr,
+                     .dx_sums = s.accumulate && ops.sums_dx() ? dx_sums.floats() : nullptr});
+  if (s.accumulate && !ops.sums_dx())  // the reference's have them
+    for (size_t i = 0; i < n; ++i) dx_sums.floats()[i % c] += dx.floats()[i];
   outputs.push_back(float_output("dx", dx, s.channels));
   outputs.back().floor = 1;  // dy less its mean: with two channels nothing is left
   outputs.push_back(compute_output("dx_compute", precision, dx_compute, s.channels));
   outputs.back().floor = 1;
   outputs.push_back(float_output("dweight", dweight, s.rows));
   outputs.push_back(float_output("dbias", dbias, s.rows));
+  outputs.push_back(float_output("dx_sums", dx_sums, s.rows));
+  outputs.back().floor = 1;
   return outputs;
 }
 
