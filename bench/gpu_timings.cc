@@ -63,8 +63,9 @@ struct Bench {
   }
 
   /// The median of several rounds, each of enough calls to outlast the start of one.
-  void time(const std::string& op, double bytes, double flops, const std::function<void()>& call) {
-    if (!status.ok()) return;
+  double time(const std::string& op, double bytes, double flops,
+              const std::function<void()>& call) {
+    if (!status.ok()) return 0;
     std::vector<double> rounds;
     for (int round = 0; round < 8 && status.ok(); round++) {
       constexpr int kCalls = 20;
@@ -74,15 +75,20 @@ struct Bench {
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       if (round > 0) rounds.push_back(took.count() / kCalls);  // the first one warms up
     }
-    if (!status.ok()) return;
+    if (!status.ok()) return 0;
     std::sort(rounds.begin(), rounds.end());
+    return tell(op, rounds[rounds.size() / 2], bytes, flops);
+  }
+  static double tell(const std::string& op, double seconds, double bytes, double flops) {
     fmt::print("{{\"op\": \"{}\", \"seconds\": {:.4e}, \"bytes\": {:.4e}, \"flops\": {:.4e}}}\n",
-               op, rounds[rounds.size() / 2], bytes, flops);
+               op, seconds, bytes, flops);
     std::fflush(stdout);
+    return seconds;
   }
 };
 
-constexpr int kRows = 16384;  // tokens of a microbatch
+constexpr int kRows = 16384;
+constexpr int kStepRows = 32768;  // tokens of a microbatch of train-124m-card
 
 void time_products(Bench& bench, TrainOps& ops) {
   for (const auto& [name, out, in] :
@@ -110,7 +116,8 @@ void time_products(Bench& bench, TrainOps& ops) {
 /// GPT-2 124M's, as a training step asks for them: with biases, activations and residuals.
 void time_layer(Bench& bench, TrainOps& ops) {
   constexpr int kChannels = 768;
-  float *residual = bench.floats(size_t{kRows} * kChannels), *bias = bench.floats(4 * kChannels);
+  float *residual = bench.floats(size_t{kStepRows} * kChannels),
+        *bias = bench.floats(4 * kChannels);
   float* const dbias = bench.floats(4 * kChannels);
   struct Layer {
     const char* name;
@@ -119,43 +126,45 @@ void time_layer(Bench& bench, TrainOps& ops) {
     InputGradEpilogue backward;
   };
   for (const Layer& l :
-       {Layer{"qkv", 3 * kChannels, kChannels, MatmulEpilogue::kStore,
-              InputGradEpilogue::kStoreFloat},
+       {Layer{"qkv", 3 * kChannels, kChannels, MatmulEpilogue::kStore, InputGradEpilogue::kStore},
         {"attention out", kChannels, kChannels, MatmulEpilogue::kAddResidual,
          InputGradEpilogue::kStore},
-        {"up", 4 * kChannels, kChannels, MatmulEpilogue::kGelu, InputGradEpilogue::kStoreFloat},
+        {"up", 4 * kChannels, kChannels, MatmulEpilogue::kGelu, InputGradEpilogue::kStore},
         {"down", kChannels, 4 * kChannels, MatmulEpilogue::kAddResidual,
          InputGradEpilogue::kTimesSlope}}) {
     const auto matrix = ops.make_matrix(l.out, l.in);
     ops.pack(*matrix, 0, l.out, bench.floats(size_t(l.out) * size_t(l.in)));
-    void* const x = bench.halves(size_t{kRows} * size_t(l.in));
-    void* const dy = bench.halves(size_t{kRows} * size_t(l.out));
-    void* const slope = bench.halves(size_t{kRows} * size_t(std::max(l.in, l.out)));
-    void* const to = bench.room(size_t{kRows} * size_t(std::max(l.in, l.out)) * sizeof(float));
+    void* const x = bench.halves(size_t{kStepRows} * size_t(l.in));
+    void* const dy = bench.halves(size_t{kStepRows} * size_t(l.out));
+    void* const slope = bench.halves(size_t{kStepRows} * size_t(std::max(l.in, l.out)));
+    void* const to = bench.room(size_t{kStepRows} * size_t(std::max(l.in, l.out)) * sizeof(float));
     const bool adds = l.forward == MatmulEpilogue::kAddResidual;
     const bool gelu = l.forward == MatmulEpilogue::kGelu;
-    const double in = double(kRows) * l.in, out = double(kRows) * l.out;
+    const double in = double(kStepRows) * l.in, out = double(kStepRows) * l.out;
     const double flops = 2.0 * out * l.in;
     bench.time(fmt::format("{} forward", l.name),
                2 * in + out * (adds   ? 8
                                : gelu ? 4
                                       : 2),
                flops, [&] {
-                 ops.matmul_forward({matrix.get(), x, kRows, l.in, bias, l.forward, to, l.out,
+                 ops.matmul_forward({matrix.get(), x, kStepRows, l.in, bias, l.forward, to, l.out,
                                      adds ? residual : nullptr, gelu ? slope : nullptr});
                });
     const bool slopes = l.backward == InputGradEpilogue::kTimesSlope;  // with up's bias gradient
-    bench.time(fmt::format("{} backward input", l.name), 2 * out + 4 * in, flops, [&] {
-      ops.matmul_backward_input({matrix.get(), dy, kRows, l.out, l.backward, to, l.in,
-                                 slopes ? slope : nullptr, 1, slopes ? bias : nullptr,
-                                 slopes ? dbias : nullptr});
-    });
+    bench.time(fmt::format("{} backward input", l.name), 2 * out + (slopes ? 4 : 2) * in, flops,
+               [&] {
+                 ops.matmul_backward_input({matrix.get(), dy, kStepRows, l.out, l.backward, to,
+                                            l.in, slopes ? slope : nullptr, 1,
+                                            slopes ? bias : nullptr, slopes ? dbias : nullptr});
+               });
     float* const gradient = bench.floats(size_t(l.out) * size_t(l.in));
-    const char* const sums = gelu ? "" : " and bias";  // of up's, the pass behind down has them
-    bench.time(fmt::format("{} backward weight{}", l.name, sums), 2 * in + 2 * out, flops, [&] {
-      ops.matmul_backward_weight(
-          {dy, x, kRows, l.out, l.in, l.out, l.in, gradient, gelu ? nullptr : dbias, false});
-    });
+    // Of the others, what reads dy anyhow has them: the pass behind down's, and norms.
+    const bool sums = l.out == 3 * kChannels;
+    bench.time(fmt::format("{} backward weight{}", l.name, sums ? " and bias" : ""),
+               2 * in + 2 * out, flops, [&] {
+                 ops.matmul_backward_weight({dy, x, kStepRows, l.out, l.in, l.out, l.in, gradient,
+                                             sums ? dbias : nullptr, false});
+               });
   }
 }
 
@@ -163,12 +172,12 @@ void time_embedding(Bench& bench, TrainOps& ops, float* x, int channels) {
   constexpr int kVocab = 50304, kBlock = 1024;
   float* const tokens = bench.floats(size_t{kVocab} * size_t(channels));
   float* const positions = bench.floats(size_t{kBlock} * size_t(channels));
-  std::vector<int32_t> ids(kRows), places(kRows);
-  for (int i = 0; i < kRows; i++) {
+  std::vector<int32_t> ids(kStepRows), places(kStepRows);
+  for (int i = 0; i < kStepRows; i++) {
     ids[size_t(i)] = static_cast<int32_t>(bench.rng.below(kVocab));
     places[size_t(i)] = i % kBlock;
   }
-  const double bytes = 4.0 * kRows * channels;
+  const double bytes = 4.0 * kStepRows * channels;
   bench.time("embed forward", 2 * bytes, 0, [&] {
     ops.embed_forward({ids, places, tokens, positions, x, channels});
   });
@@ -179,18 +188,20 @@ void time_embedding(Bench& bench, TrainOps& ops, float* x, int channels) {
 
 void time_rows(Bench& bench, TrainOps& ops) {
   constexpr int kChannels = 768, kVocab = 50304;
-  const size_t n = size_t{kRows} * kChannels;
-  float *x = bench.floats(n), *weight = bench.floats(kChannels), *stats = bench.floats(2 * kRows);
+  const size_t n = size_t{kStepRows} * kChannels;
+  float *x = bench.floats(n), *weight = bench.floats(kChannels),
+        *stats = bench.floats(2 * kStepRows);
   void* out = bench.room(n * 2);
   bench.time("layer norm forward", 6.0 * double(n), 0, [&] {
     ops.norm_forward(
-        {NormKind::kLayerNorm, x, weight, weight, 1e-5f, kRows, kChannels, out, stats});
+        {NormKind::kLayerNorm, x, weight, weight, 1e-5f, kStepRows, kChannels, out, stats});
   });
-  float *dx = bench.floats(n), *dy = bench.floats(n), *dweight = bench.floats(kChannels),
-        *dbias = bench.floats(kChannels);
-  bench.time("layer norm backward", 18.0 * double(n), 0, [&] {
-    ops.norm_backward({NormKind::kLayerNorm, dy, x, weight, stats, kRows, kChannels, dx, true, out,
-                       dweight, dbias});
+  float *dx = bench.floats(n), *dweight = bench.floats(kChannels), *dbias = bench.floats(kChannels),
+        *dx_sums = bench.floats(kChannels);
+  void* const dy = bench.halves(n);
+  bench.time("layer norm backward", 16.0 * double(n), 0, [&] {
+    ops.norm_backward({NormKind::kLayerNorm, dy, x, weight, stats, kStepRows, kChannels, dx, true,
+                       out, dweight, dbias, dx_sums});
   });
   time_embedding(bench, ops, x, kChannels);
   constexpr size_t kParameters = size_t{124} << 20;
@@ -205,16 +216,21 @@ void time_rows(Bench& bench, TrainOps& ops) {
   for (size_t at = 0; at + kTile <= kParameters; at += kTile) tiles.push_back({g + at, kTile});
   std::vector<double> sums(tiles.size());
   bench.time("squares of tiles", 4.0 * kParameters, 0, [&] { ops.sums_of_squares(tiles, sums); });
-  constexpr int kLossRows = 4096;
   const auto head = ops.make_matrix(kVocab, kChannels);
   ops.pack(*head, 0, kVocab, bench.floats(size_t{kVocab} * kChannels));
-  void* dlogits = bench.room(size_t{kLossRows} * kVocab * 2);
-  const std::vector<int32_t> targets(kLossRows, 1);
-  double* const losses = static_cast<double*>(bench.room(kLossRows * sizeof(double)));
-  bench.time(
-      "classifier loss", 4.0 * kLossRows * kVocab, 2.0 * kLossRows * kVocab * kChannels, [&] {
-        ops.classifier_loss({head.get(), out, kLossRows, targets, losses, dlogits, kVocab, 1.0f});
-      });
+  void* dlogits = bench.room(size_t{kStepRows} * kVocab * 2);
+  const std::vector<int32_t> targets(kStepRows, 1);
+  double* const losses = static_cast<double*>(bench.room(kStepRows * sizeof(double)));
+  const double flops = 2.0 * kStepRows * kVocab * kChannels;
+  const double bytes = 4.0 * kStepRows * kVocab;
+  const double product = bench.time("classifier's product", bytes / 2, flops, [&] {
+    ops.matmul_forward({head.get(), out, kStepRows, kChannels, nullptr, MatmulEpilogue::kStore,
+                        dlogits, kVocab, nullptr, nullptr});
+  });
+  const double whole = bench.time("classifier loss", bytes, flops, [&] {
+    ops.classifier_loss({head.get(), out, kStepRows, targets, losses, dlogits, kVocab, 1.0f});
+  });
+  Bench::tell("classifier loss less its product", whole - product, bytes, 0);
 }
 
 void time_attention(Bench& bench, TrainOps& ops) {

@@ -43,8 +43,9 @@ void norm_backward(TrainState& state, const NormBackward& op) {
                                         .each = each,
                                         .partials = state.workspace.take<float>(partials),
                                         .wide = wide};
-  const bool fours = op.channels % 4 == 0 &&
-                     on_fours({op.dy, op.x, op.weight, op.dx, static_cast<float*>(op.dx_compute)});
+  const bool fours =
+      op.channels % 4 == 0 && on_fours({static_cast<const float*>(op.dy), op.x, op.weight, op.dx,
+                                        static_cast<float*>(op.dx_compute)});
   const auto start = [&]<int kWide, int kHeld, int kRows, int kThreads, bool kAhead>() {
     const unsigned threads =
         blocks_for(static_cast<size_t>(op.channels), size_t{32} * kHeld * kWide) * 32;

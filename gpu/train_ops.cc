@@ -124,6 +124,7 @@ class GpuTrainOps final : public TrainOps {
   void matmul_backward_input(const MatmulBackwardInput& op) override {
     gpu::matmul_backward_input(state_, op);
   }
+  bool norms_compute_dy() const override { return true; }
   bool sums_dx() const override { return true; }
   void matmul_backward_weight(const MatmulBackwardWeight& op) override {
     gpu::matmul_backward_weight(state_, op);
@@ -132,6 +133,7 @@ class GpuTrainOps final : public TrainOps {
   void rotary_forward(const RotaryForward& op) override {
     const RotaryArguments arguments = rotary_arguments(op);
     if (op.rows == 0 || (op.table && !arguments.positions)) return;
+    if (op.in == op.out && turn(arguments, false)) return;
     const size_t items =
         static_cast<size_t>(op.rows) * static_cast<size_t>(op.shape.heads + 2 * op.shape.kv_heads);
     with_type(state_.precision, [&]<class T>() {
@@ -189,6 +191,23 @@ class GpuTrainOps final : public TrainOps {
   }
 
   /// Without positions though it has a table: they could not be had.
+  /// False for heads that are not merely turned, or not as turn_heads needs them.
+  bool turn(const RotaryArguments& arguments, bool back) {
+    const int wide = 16 / static_cast<int>(state_.element_bytes());
+    if (!arguments.table || arguments.q_norm || arguments.k_norm ||
+        arguments.head_dim % (2 * wide) != 0 ||
+        !on_fours({arguments.table, static_cast<float*>(arguments.out)}))
+      return false;
+    const int heads = (arguments.heads + arguments.kv_heads + kTurnHeads - 1) / kTurnHeads;
+    const size_t threads = at(arguments.rows, heads * (arguments.head_dim / 2 / wide));
+    if (threads >> 32 != 0) return false;
+    with_type(state_.precision, [&]<class T>() {
+      launch(runtime_, {"turn_heads", {blocks_for(threads, kTurnThreads)}, {kTurnThreads}},
+             turn_heads<T>, arguments, back);
+    });
+    return true;
+  }
+
   RotaryArguments rotary_arguments(const RotaryForward& op) {
     return {op.shape.heads,
             op.shape.kv_heads,
@@ -236,6 +255,7 @@ void GpuTrainOps::rotary_backward(const RotaryBackward& op) {
   if (!state_.workspace.begin(Workspace::room<float>(partials) + Workspace::room<float>(scratch)))
     return;
   arguments.out = op.dqkv;
+  if (turn(arguments, true)) return;
   if (normed) arguments.partials = state_.workspace.take<float>(partials);
   float* const room = state_.workspace.take<float>(scratch);
   const size_t shared = normed ? static_cast<size_t>(kRotaryWarps * 2 * dim) * sizeof(float) : 0;

@@ -59,7 +59,8 @@ struct NormForward {
 };
 struct NormBackward {
   NormKind kind;
-  const float *dy, *x, *weight, *stats;
+  const void* dy;  ///< [rows, channels]: compute where the device norms_compute_dy(), else float
+  const float *x, *weight, *stats;
   int rows, channels;
   float* dx;          ///< [rows, channels]: the residual stream's gradient
   bool accumulate;    ///< dx += (true) or dx = (false)
@@ -210,6 +211,9 @@ class TrainOps {
   virtual void embed_backward(const EmbedBackward& op) = 0;
   virtual void norm_forward(const NormForward& op) = 0;
   virtual void norm_backward(const NormBackward& op) = 0;
+  /// Whether norm_backward takes dy in the training's precision: half of what the product before
+  /// writes and it reads, where the memory is what both wait for.
+  virtual bool norms_compute_dy() const { return false; }
   virtual void matmul_forward(const MatmulForward& op) = 0;
   virtual void matmul_backward_input(const MatmulBackwardInput& op) = 0;
   /// Whether kTimesSlope takes a dbias and norm_backward dx_sums: a device that would have to read

@@ -57,7 +57,7 @@ void norm_backward(const Compute& compute, const NormBackward& op) {
   const int n = op.channels;
   std::vector<double> dweight(static_cast<size_t>(n)), dbias(dweight), dx_sums(dweight);
   for (int r = 0; r < op.rows; ++r) {
-    const float *x = op.x + at(r, n), *dy = op.dy + at(r, n);
+    const float *x = op.x + at(r, n), *dy = static_cast<const float*>(op.dy) + at(r, n);
     const double mean = op.stats[at(r, 2, 0)], inverse = op.stats[at(r, 2, 1)];
     double g_mean = 0, gh_mean = 0;
     for (int c = 0; c < n; ++c) {

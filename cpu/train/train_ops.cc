@@ -90,7 +90,7 @@ void CpuTrainOps::norm_backward(const NormBackward& op) {
   lanes_.run(blocks, [&](int64_t block, int) {
     float* dweight = sums + 2 * n * static_cast<size_t>(block);
     const NormBackwardTask task{.subtract_mean = op.kind == NormKind::kLayerNorm,
-                                .dy = op.dy,
+                                .dy = static_cast<const float*>(op.dy),
                                 .x = op.x,
                                 .weight = op.weight,
                                 .stats = op.stats,

@@ -129,7 +129,8 @@ inline int norm_backward_rows(int rows, int channels) {
 }
 
 struct NormBackwardArguments {
-  const float *dy, *x, *weight, *stats;
+  const void* dy;  ///< numbers of T
+  const float *x, *weight, *stats;
   int rows, channels;
   bool centred, accumulate, with_bias, with_dx;
   float* dx;
@@ -169,25 +170,27 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
   const int first = blockIdx.x * p.each;
   const int end = first + p.each < p.rows ? first + p.each : p.rows;
   const auto column = [](int k) { return (k * int(blockDim.x) + int(threadIdx.x)) * kWide; };
-  const float* const operands[3] = {p.x, p.dy, p.dx};
   // [turn][row][operand][held][thread]
   auto* const ahead = reinterpret_cast<Packed<kWide, float>*>(room + warps * 4 * kRows);
   const auto place = [&](int turn, int r, int operand, int k) {
     return ahead + (((turn * kRows + r) * 3 + operand) * kHeld + k) * int(blockDim.x) + threadIdx.x;
   };
-  const auto there = [&](int row, int operand, int k) {
-    return row < end && column(k) < p.channels && (operand < 2 || p.accumulate);
-  };
+  const auto there = [&](int row, int k) { return row < end && column(k) < p.channels; };
+  const T* const all_dy = static_cast<const T*>(p.dy);
   [[maybe_unused]] const auto fetch = [&](int from, int turn) {
     FS_UNROLL
     for (int r = 0; r < kRows; ++r) {
       FS_UNROLL
-      for (int operand = 0; operand < 3; ++operand) {
-        FS_UNROLL
-        for (int k = 0; k < kHeld; ++k)
-          if (there(from + r, operand, k))
-            copy_async(place(turn, r, operand, k),
-                       operands[operand] + at(from + r, p.channels, column(k)), 16);
+      for (int k = 0; k < kHeld; ++k) {
+        const size_t e = at(from + r, p.channels, column(k));
+        if (there(from + r, k)) {
+          copy_async(place(turn, r, 0, k), p.x + e, 16);
+          if constexpr (sizeof(T) == 4)
+            copy_async(place(turn, r, 1, k), all_dy + e, 16);
+          else
+            copy_async_8(place(turn, r, 1, k), all_dy + e, true);
+          if (p.accumulate) copy_async(place(turn, r, 2, k), p.dx + e, 16);
+        }
       }
     }
     copy_commit();
@@ -227,14 +230,18 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
     for (int r = 0; r < kRows; ++r) {
       FS_UNROLL
       for (int k = 0; k < kHeld; ++k) {
-        const auto number = [&](int operand) {
-          if (!there(from + r, operand, k)) return Wide<kWide>{};
-          if constexpr (kAhead) return widen<kWide, float>(*place(turn, r, operand, k));
-          return load_wide<kWide>(operands[operand] + at(from + r, p.channels, column(k)));
-        };
-        x[r][k] = number(0);
-        dy[r][k] = number(1);
-        dx[r][k] = number(2);
+        x[r][k] = dy[r][k] = dx[r][k] = {};
+        if (!there(from + r, k)) continue;
+        if constexpr (kAhead) {
+          x[r][k] = load_wide<kWide>(place(turn, r, 0, k)->numbers);
+          dy[r][k] = load_wide<kWide>(reinterpret_cast<const T*>(place(turn, r, 1, k)));
+          if (p.accumulate) dx[r][k] = load_wide<kWide>(place(turn, r, 2, k)->numbers);
+        } else {
+          const size_t e = at(from + r, p.channels, column(k));
+          x[r][k] = load_wide<kWide>(p.x + e);
+          dy[r][k] = load_wide<kWide>(all_dy + e);
+          if (p.accumulate) dx[r][k] = load_wide<kWide>(p.dx + e);
+        }
       }
     }
     turn ^= 1;

@@ -3,6 +3,7 @@
 
 #include "gpu/kernels/product_epilogue.cuh"
 #include "gpu/kernels/reduce.cuh"
+#include "gpu/kernels/wide.cuh"
 
 namespace fastserve::gpu {
 
@@ -68,6 +69,55 @@ __global__ void rotary_forward(RotaryArguments p) {
     if (table && at_pair.whole) v = turn(v, table[i], table[p.head_dim / 2 + i]);
     out[at_pair.a] = from_float<T>(v.a);
     if (at_pair.whole) out[at_pair.b] = from_float<T>(v.b);
+  }
+}
+
+constexpr int kTurnThreads = 256, kTurnHeads = 4;  ///< heads of a row that one thread turns
+template <class T>
+constexpr int kTurnWide = 16 / sizeof(T);  ///< neighbouring pairs of a head
+
+/// Query and key heads without norms, turned where they lie (p.out): by the table's angles, or back
+/// by them. A thread's 16 bytes of each half of some heads are on their way together, and share
+/// their angles.
+///
+/// Grid:  rows * heads / kTurnHeads * head_dim / (2 kTurnWide), each rounded up; by kTurnThreads.
+/// Needs: head_dim a multiple of 2 kTurnWide; table and out on 16 bytes; fewer than 2^32 threads.
+/// Bits:  rotary_forward's and rotary_backward's.
+template <class T>
+__global__ void __launch_bounds__(kTurnThreads) turn_heads(RotaryArguments p, bool back) {
+  constexpr int kWide = kTurnWide<T>;
+  const int half = p.head_dim / 2, normed = p.heads + p.kv_heads;
+  const unsigned chunks = half / kWide, groups = (normed + kTurnHeads - 1) / kTurnHeads;
+  const unsigned item = blockIdx.x * kTurnThreads + threadIdx.x, rest = item / chunks;
+  const int chunk = int(item % chunks) * kWide, group = int(rest % groups);
+  const int row = int(rest / groups);
+  if (row >= p.rows) return;
+  T* const heads = static_cast<T*>(p.out) + at(row, (normed + p.kv_heads) * p.head_dim) + chunk;
+  const auto head = [&](int k) { return group + k * int(groups); };
+  Packed<kWide, T> a[kTurnHeads], b[kTurnHeads];
+  FS_UNROLL
+  for (int k = 0; k < kTurnHeads; ++k) {
+    if (head(k) >= normed) continue;
+    a[k] = load_packed<kWide>(heads + head(k) * p.head_dim);
+    b[k] = load_packed<kWide>(heads + head(k) * p.head_dim + half);
+  }
+  const float* const table = p.table + at(p.positions[row], p.head_dim) + chunk;
+  const Wide<kWide> cosine = load_wide<kWide>(table);
+  Wide<kWide> sine = load_wide<kWide>(table + half);
+  FS_UNROLL
+  for (int i = 0; i < kWide; ++i) sine.v[i] = back ? -sine.v[i] : sine.v[i];
+  FS_UNROLL
+  for (int k = 0; k < kTurnHeads; ++k) {
+    if (head(k) >= normed) continue;
+    Wide<kWide> first = widen<kWide, T>(a[k]), second = widen<kWide, T>(b[k]);
+    FS_UNROLL
+    for (int i = 0; i < kWide; ++i) {
+      const Pair v = turn({first.v[i], second.v[i]}, cosine.v[i], sine.v[i]);
+      first.v[i] = v.a;
+      second.v[i] = v.b;
+    }
+    store_wide(heads + head(k) * p.head_dim, first);
+    store_wide(heads + head(k) * p.head_dim + half, second);
   }
 }
 

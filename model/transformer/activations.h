@@ -46,7 +46,7 @@ struct ActivationPlan {
 
   size_t dresidual = 0;          ///< float [rows, hidden]
   size_t dresidual_compute = 0;  ///< its compute copy
-  size_t dnormed = 0;            ///< float [rows, hidden]: gradient of a norm's output
+  size_t dnormed = 0;            ///< [rows, hidden]: gradient of a norm's output, as its device has it
   size_t dlogits = 0;            ///< compute [rows, classifier_ld]
   size_t dhidden = 0;            ///< compute [rows, mlp_width or 2 mlp_width]; shares with dlogits
   size_t dqkv = 0;               ///< compute [rows, qkv_width]; shares with dlogits

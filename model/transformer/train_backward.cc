@@ -75,11 +75,16 @@ void TransformerPass::input_gradient(const TrainWeights& weights, const Block& w
                               .dx_ld = weight.cols});
 }
 
+/// How a product leaves the gradient that a norm takes.
+InputGradEpilogue TransformerPass::to_norm() const {
+  return ops_.norms_compute_dy() ? InputGradEpilogue::kStore : InputGradEpilogue::kStoreFloat;
+}
+
 void TransformerPass::norm_backward(const TrainWeights& weights, const Block& weight,
                                     const Block& bias, size_t in, size_t stats, bool accumulate,
                                     bool last, const Block& below, float* grad) {
   ops_.norm_backward({.kind = config_.norm,
-                      .dy = at<float>(plan_.dnormed),
+                      .dy = at(plan_.dnormed),
                       .x = at<float>(in),
                       .weight = weights.at(weight),
                       .stats = at<float>(stats),
@@ -95,8 +100,8 @@ void TransformerPass::norm_backward(const TrainWeights& weights, const Block& we
 
 void TransformerPass::classifier_backward(const TrainWeights& weights, float* grad) {
   const Block none;
-  input_gradient(weights, layout_.head(), plan_.dlogits, plan_.classifier_ld,
-                 InputGradEpilogue::kStoreFloat, plan_.dnormed);
+  input_gradient(weights, layout_.head(), plan_.dlogits, plan_.classifier_ld, to_norm(),
+                 plan_.dnormed);
   weight_gradient(layout_.head(), none, plan_.dlogits, plan_.classifier_ld, plan_.normed, grad);
 }
 
@@ -120,8 +125,7 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
                               .bias = weights.at(b.up_bias),
                               .dbias = summed ? at(grad, b.up_bias) : nullptr});
   weight_gradient(b.up, summed ? none : b.up_bias, plan_.dhidden, b.up.rows, a.normed2, grad);
-  input_gradient(weights, b.up, plan_.dhidden, b.up.rows, InputGradEpilogue::kStoreFloat,
-                 plan_.dnormed);
+  input_gradient(weights, b.up, plan_.dhidden, b.up.rows, to_norm(), plan_.dnormed);
   norm_backward(weights, b.norm2, b.norm2_bias, a.middle, a.stats2, /*accumulate=*/true,
                 /*last=*/false, b.output_bias, grad);
 }
@@ -144,7 +148,7 @@ void TransformerPass::attention_backward(const TrainWeights& weights, int layer,
                           .dq_norm = at(grad, b.q_norm),
                           .dk_norm = at(grad, b.k_norm)});
   weight_gradient(b.qkv, b.qkv_bias, plan_.dqkv, width, a.normed1, grad);
-  input_gradient(weights, b.qkv, plan_.dqkv, width, InputGradEpilogue::kStoreFloat, plan_.dnormed);
+  input_gradient(weights, b.qkv, plan_.dqkv, width, to_norm(), plan_.dnormed);
   norm_backward(weights, b.norm1, b.norm1_bias, a.input, a.stats1, /*accumulate=*/true,
                 /*last=*/layer == 0, layer == 0 ? none : layout_.layer(layer - 1).down_bias, grad);
 }
