@@ -129,11 +129,16 @@ FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, flo
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int end = p.floats ? p.in : p.ld;
   const PrepareRoom room(memory, rows);
-  if (p.weight)
+  Wide<4> early[kAtOnce] = {};  // the first of the norm's weights
+  if (p.weight) {
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k)
+      early[k] = four_inputs<kFours>(p, p.weight, threadIdx.x * 4 + k * kStep);
     for (int c = threadIdx.x * 32; c < p.in; c += kPrepareThreads * 32) {
-      prefetch_line(p.weight + c);
+      if (c >= kAtOnce * kStep) prefetch_line(p.weight + c);
       if (p.bias) prefetch_line(p.bias + c);
     }
+  }
   wait_for_previous();
   if (p.weight) {
     if (p.centred) {
@@ -169,11 +174,13 @@ FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, flo
     }
     FS_NO_UNROLL
     for (int base = threadIdx.x * 4; base < end; base += kAtOnce * kStep) {
-      Wide<4> v[kAtOnce], weight[kAtOnce] = {};
+      Wide<4> v[kAtOnce], weight[kAtOnce];
       FS_UNROLL
       for (int k = 0; k < kAtOnce; ++k) {
         v[k] = four_inputs<kFours>(p, x, base + k * kStep);
-        if (p.weight) weight[k] = four_inputs<kFours>(p, p.weight, base + k * kStep);
+        weight[k] = early[k];
+        if (p.weight && base >= kAtOnce * kStep)
+          weight[k] = four_inputs<kFours>(p, p.weight, base + k * kStep);
       }
       FS_UNROLL
       for (int k = 0; k < kAtOnce; ++k) {
