@@ -86,9 +86,9 @@ struct RowPlace {
   int32_t table;     ///< of its sequence: first entry in the block tables
 };
 
-/// A step's rows in device memory, where DecodeOps::resident(). Operations read them there as they
-/// run, so that captured ones have the rows of then; only the number of rows and their reach are
-/// told beforehand.
+/// A step's rows in device memory, where DecodeOps::resident(); copied there before the step begins,
+/// and written by no operation. Operations read them as they run, so that captured ones have the
+/// rows of then; only the number of rows and their reach are told beforehand.
 struct ResidentRows {
   const int32_t *tokens, *positions;  ///< [rows]
   const RowPlace* places;             ///< [rows]

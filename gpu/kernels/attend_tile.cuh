@@ -48,9 +48,9 @@ constexpr int tile_dim(int dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256
 /// `used` rows of queries.
 constexpr size_t tile_bytes(int number, int dim, int stages, int used) {
   const int step = kTileStep * dim * number, queries = kTileRows * dim * 2;
-  const int scaled = number == 1 ? kTileWarps * stages * 3 * kTileStep + 2 + 2 * dim : 0;
+  const int scaled = number == 1 ? kTileWarps * stages * 3 * kTileStep + 2 : 0;
   const int floats = used * (kTileWarps * kTileColumnsLd + dim) +
-                     kTileRows * (1 + 2 * kTileWarps + 4 + 2 * (kTileWarps + 1)) + scaled;
+                     kTileRows * (1 + 2 * kTileWarps + 4 + 2 * (kTileWarps + 1)) + 3 * dim + scaled;
   return size_t(kTileWarps * stages * 2 * step + 2 * queries + 2 * dim * number + 4 * floats);
 }
 
@@ -73,8 +73,9 @@ struct AttendTile {
   Softmax* all;            ///< [2][kTileRows]: of the units so far, and of the last one
   float *keep, *take;      ///< [kTileWarps + 1][kTileRows]; take below 0: nothing was seen
   float* scales;           ///< int8: [kTileWarps][kStages][3][kTileStep]
+  float* own_room;         ///< [key, value][kDim] as the product left them
+  float* rope;             ///< [kDim]: the row's
   float* own_scales;       ///< int8: [2]
-  float* own_room;         ///< int8: [2][kDim]
 
   FS_DEVICE AttendTile(unsigned char* from, int used) {
     ring = from;
@@ -87,9 +88,10 @@ struct AttendTile {
     all = found + kTileWarps * kTileRows;
     keep = reinterpret_cast<float*>(all + 2 * kTileRows);
     take = keep + (kTileWarps + 1) * kTileRows;
-    scales = take + (kTileWarps + 1) * kTileRows;
+    own_room = take + (kTileWarps + 1) * kTileRows;
+    rope = own_room + 2 * kDim;
+    scales = rope + kDim;
     own_scales = scales + (kScaled ? kTileWarps * kStages * 3 * kTileStep : 0);
-    own_room = own_scales + 2;
   }
 
   static FS_DEVICE int place(int row, int piece) {
@@ -159,7 +161,7 @@ FS_DEVICE void place_query(const Tile& tile, const float* query, int dim, int to
     v[k] = query && lane + k * 32 < dim ? query[lane + k * 32] : 0.0f;
     top = Max::of(top, float_bits(v[k]) & 0x7fffffffu);
   }
-  top = warp_reduce<Max>(top) >> 23;
+  if (query) top = warp_reduce<Max>(top) >> 23;
   const uint32_t exponent = top == 0 || top == 255 ? 127 + 14 : top < 15 ? 15 : top;
   const float by = bits_float((2 * 127 + 14 - exponent) << 23);
   FS_UNROLL

@@ -75,10 +75,15 @@ FS_DEVICE void leave_out(const DecodeAttentionArguments& p, int row, int head, i
     p.out[at(row, p.heads * p.head_dim, head * p.head_dim + i)] = 0;
 }
 
+/// A row's part of the table that turns its queries and keys, or null.
+FS_DEVICE const float* rope_of(const DecodeAttentionArguments& p, const DecodeRow& me) {
+  return p.rope_table ? p.rope_table + at(me.position, p.head_dim) : nullptr;
+}
+
 /// Norm and RoPE of head h, of a row's queries, keys and values: put(i, number), lane by lane its
-/// pairs. By a warp; put() may overwrite `head`.
+/// pairs. `rope`: the row's, as rope_of() has it. By a warp; put() may overwrite `head`.
 template <class Put>
-FS_DEVICE void turn_head(const DecodeAttentionArguments& p, const DecodeRow& me, int h,
+FS_DEVICE void turn_head(const DecodeAttentionArguments& p, const float* rope, int h,
                          const float* head, const Put& put) {
   const int lane = threadIdx.x & 31, dim = p.head_dim, normed = p.heads + p.kv_heads;
   const float* const weight = h < p.heads ? p.q_norm : h < normed ? p.k_norm : nullptr;
@@ -89,8 +94,7 @@ FS_DEVICE void turn_head(const DecodeAttentionArguments& p, const DecodeRow& me,
     for (int d = lane; d < dim; d += 32) square = fmaf(head[d], head[d], square);
     inverse = 1.0f / sqrtf(warp_reduce<Add>(square) / float(dim) + p.epsilon);
   }
-  const float* const table =
-      p.rope_table && h < normed ? p.rope_table + at(me.position, dim) : nullptr;
+  const float* const table = h < normed ? rope : nullptr;
   FS_NO_UNROLL
   for (int i = lane; i < (dim + 1) / 2; i += 32) {
     const PairIndex e = pair_of(i, dim);
@@ -105,13 +109,13 @@ FS_DEVICE void turn_head(const DecodeAttentionArguments& p, const DecodeRow& me,
 /// A key or value on its way into the cache: put(i, Kv). The scale of int8 ones. By a warp; `room`:
 /// int8: dim floats, which may be the head itself.
 template <class Kv, class Put>
-FS_DEVICE float turn_into(const DecodeAttentionArguments& p, const DecodeRow& me, int h,
+FS_DEVICE float turn_into(const DecodeAttentionArguments& p, const float* rope, int h,
                           const float* head, [[maybe_unused]] float* room, const Put& put) {
   if constexpr (sizeof(Kv) == 1) {
-    turn_head(p, me, h, head, [&](int i, float v) { room[i] = v; });
+    turn_head(p, rope, h, head, [&](int i, float v) { room[i] = v; });
     return quantise_head(room, p.head_dim, put);
   } else {
-    turn_head(p, me, h, head, [&](int i, float v) { put(i, from_float<Kv>(v)); });
+    turn_head(p, rope, h, head, [&](int i, float v) { put(i, from_float<Kv>(v)); });
     return 1;
   }
 }
@@ -131,11 +135,12 @@ __global__ void append_heads(DecodeAttentionArguments p) {
   const DecodeRow me = p.row[item / all];
   if (me.position < 0) return;
   float* const head = p.qkv + at(item, dim);
-  if (h < p.heads) return turn_head(p, me, h, head, [&](int i, float v) { head[i] = v; });
+  const float* const rope = rope_of(p, me);
+  if (h < p.heads) return turn_head(p, rope, h, head, [&](int i, float v) { head[i] = v; });
   const int kv = (h - p.heads) % p.kv_heads;
   const size_t slot = size_t(kv) * p.slots + slot_of(p, me, me.position);
   Kv* const to = static_cast<Kv*>(h < normed ? p.keys : p.values) + slot * size_t(dim);
-  const float scale = turn_into<Kv>(p, me, h, head, head, [&](int i, Kv v) { to[i] = v; });
+  const float scale = turn_into<Kv>(p, rope, h, head, head, [&](int i, Kv v) { to[i] = v; });
   if constexpr (sizeof(Kv) == 1)
     if (lane == 0) (h < normed ? p.key_scales : p.value_scales)[slot] = scale;
 }

@@ -206,18 +206,46 @@ FS_DEVICE void finish_unit(const DecodeAttentionArguments& p, const TileWork<Kv>
   state.clear();
 }
 
+/// The row's heads as the product left them, into shared memory: queries where the units' parts
+/// will be and, if `last`, its key and value. All loads are on their way at once.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void bring_heads(const DecodeAttentionArguments& p, const TileWork<Kv>& work, bool last,
+                           const AttendTile<Kv, kDim, kStages>& tile) {
+  constexpr int kAtOnce = 5;
+  const int used = work.used(), count = (used + (last ? 2 : 0)) * kDim;
+  const float* const row = p.qkv + at(work.row, (p.heads + 2 * p.kv_heads) * work.dim);
+  FS_NO_UNROLL
+  for (int base = threadIdx.x; base < count; base += kAtOnce * kTileThreads) {
+    float v[kAtOnce] = {};
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = base + k * kTileThreads, item = i / kDim, d = i % kDim;
+      const int head =
+          item < used ? work.head + item : p.heads + (item - used) * p.kv_heads + work.kv;
+      if (i < count && d < work.dim) v[k] = row[head * work.dim + d];
+    }
+    FS_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = base + k * kTileThreads, own = i - used * kDim;
+      if (i < count) (own < 0 ? tile.parts + i : tile.own_room + own)[0] = v[k];
+    }
+  }
+}
+
 /// Queries as they attend, into the tile; where the block appends, as the product left them until
 /// now, and if `last` the row's key and value go to shared memory and to the cache.
 template <class Kv, int kDim, int kStages>
 FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<Kv>& work, bool last,
                              const AttendTile<Kv, kDim, kStages>& tile) {
   const int lane = threadIdx.x & 31, used = work.used(), all = p.heads + 2 * p.kv_heads;
+  if (p.appends) bring_heads(p, work, last, tile);
   for (int i = threadIdx.x; i < used * kDim; i += kTileThreads) tile.total[i] = 0;
   if (threadIdx.x < kTileRows) tile.all[threadIdx.x] = {-INFINITY, 0};
   if (p.appends && last)  // what lies past head_dim
     for (int i = threadIdx.x; i < 2 * kDim; i += kTileThreads)
       reinterpret_cast<Kv*>(tile.own)[i] = Kv{};
   if (p.appends) __syncthreads();
+  const float* const rope = p.rope_table ? tile.rope : nullptr;
   FS_NO_UNROLL
   for (int item = threadIdx.x / 32; item < kTileRows + (p.appends && last ? 2 : 0);
        item += kTileWarps) {
@@ -228,7 +256,7 @@ FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<K
         query = p.qkv + at(work.row + item / work.heads, all * work.dim, head * work.dim);
         if (p.appends) {
           float* const turned = tile.parts + item * kDim;
-          turn_head(p, work.me, head, query, [&](int i, float v) { turned[i] = v; });
+          turn_head(p, rope, head, turned, [&](int i, float v) { turned[i] = v; });
           __syncwarp();
           query = turned;
         }
@@ -240,12 +268,11 @@ FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<K
     const size_t slot = slot_of(p, work.me, work.me.position);
     Kv* const own = reinterpret_cast<Kv*>(tile.own) + half * kDim;
     Kv* const to = const_cast<Kv*>(half == 0 ? work.keys : work.values) + slot * size_t(work.dim);
-    const float* const head = p.qkv + at(work.row, all * work.dim, h * work.dim);
-    const float scale =
-        turn_into<Kv>(p, work.me, h, head, tile.own_room + half * kDim, [&](int i, Kv v) {
-          own[i] = v;
-          if (work.writes) to[i] = v;
-        });
+    float* const head = tile.own_room + half * kDim;
+    const float scale = turn_into<Kv>(p, rope, h, head, head, [&](int i, Kv v) {
+      own[i] = v;
+      if (work.writes) to[i] = v;
+    });
     if (sizeof(Kv) > 1 || lane != 0) continue;
     tile.own_scales[half] = scale;
     if (work.writes)
@@ -282,6 +309,11 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
   for (int i = 0; i <= kStages; ++i) slots[i] = find(start + i);
   FS_UNROLL
   for (int i = 0; i < kStages; ++i) scales[i] = fetch(start + i, slots[i]);
+  if (p.appends) {
+    if (const float* const rope = rope_of(p, work.me))
+      for (int i = threadIdx.x; i < work.dim; i += kTileThreads) tile.rope[i] = rope[i];
+    wait_for_previous();
+  }
   bring_queries(p, work, appends, tile);
   FS_UNROLL
   for (int i = 0; i < kStages; ++i) tile.place_scale(start + i, scales[i]);
@@ -317,7 +349,12 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
 ///
 /// Grid:   (blocks of the spans, kv_heads * groups of `heads` query heads, units or 1).
 /// Block:  kTileThreads. Shared: AttendTile::shared(rows of queries).
-/// Needs:  head_dim up to kDim, of whole 16 bytes in the cache. Where it appends, a row a block.
+/// Needs:  head_dim up to kDim, of whole 16 bytes in the cache. Where it appends, a row a block;
+/// and
+///         the block then reads places, block tables and the cache at positions before its row's
+///         while kernels ahead of it in the chain may still run: none of those writes any of that.
+///         So the rows' places, tables and earlier keys and values are there before the chain
+///         begins, and no two rows are of one sequence. The row's own position is not read at all.
 /// Bits:   a row's own, whatever else is in its tile. Positions in steps of kTileStep that warps
 ///         take in turn; a warp's steps of a unit one after another, halves of queries and weights
 ///         and what those leave as products of their own; then the warps in order, and the units in
@@ -330,7 +367,7 @@ __global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
     tile_attend(DecodeAttentionArguments p, TileSpans spans, int heads) {
   FS_SHARED(unsigned char, memory);
   let_next_begin();
-  wait_for_previous();
+  if (!p.appends) wait_for_previous();  // else further down
   const int dim = p.head_dim, group = p.heads / p.kv_heads, groups = (group + heads - 1) / heads;
   int which = 0;
   while (which + 1 < spans.count && int(blockIdx.x) >= spans.of[which + 1].block) ++which;
@@ -343,6 +380,7 @@ __global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
   const int head = kv * group + ahead, mine = group - ahead < heads ? group - ahead : heads;
   const DecodeRow me = p.row[row];
   if (me.position < 0) {  // it has a block of its own
+    wait_for_previous();
     if (blockIdx.z == 0) leave_out(p, row, head, mine);
     return;
   }
@@ -350,7 +388,7 @@ __global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
       cache_head<Kv>(p, kv), me, row, rows, mine, dim, p.window, kv, head, ahead == 0};
   const int least = work.first(me.position) / kTileUnit, most = work.last() / kTileUnit;
   const int begin = p.partials ? int(blockIdx.z) : least, end = p.partials ? begin + 1 : most + 1;
-  if (begin < least || begin > most) return;
+  if (begin < least || begin > most) return wait_for_previous();
   attend_units(p, work, begin, end, AttendTile<Kv, kDim, kStages>(memory, work.used()));
 }
 

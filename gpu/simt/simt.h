@@ -30,8 +30,8 @@
 //
 /// The block's wait until all work before the kernel is done and can be seen. Every thread of every
 /// block calls it, also one that has nothing to do: the kernel's end tells the next one that what
-/// came before it has ended, too. In front of it nothing may be read that a kernel could have
-/// written, and nothing written at all, scratch memory included: weights may be read.
+/// came before it has ended, too. In front of it nothing may be read that a kernel of the chain may
+/// write, and nothing written at all, scratch memory included: weights may be read.
 #if defined(__CUDACC__)
 FS_DEVICE void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
