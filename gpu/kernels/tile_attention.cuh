@@ -349,9 +349,8 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
 ///
 /// Grid:   (blocks of the spans, kv_heads * groups of `heads` query heads, units or 1).
 /// Block:  kTileThreads. Shared: AttendTile::shared(rows of queries).
-/// Needs:  head_dim up to kDim, of whole 16 bytes in the cache. Where it appends, a row a block;
-/// and
-///         the block then reads places, block tables and the cache at positions before its row's
+/// Needs:  head_dim up to kDim, of whole 16 bytes in the cache. Where it appends, a row a block,
+///         and the block reads places, block tables and the cache at positions before its row's
 ///         while kernels ahead of it in the chain may still run: none of those writes any of that.
 ///         So the rows' places, tables and earlier keys and values are there before the chain
 ///         begins, and no two rows are of one sequence. The row's own position is not read at all.
