@@ -116,9 +116,8 @@ void time_products(Bench& bench, TrainOps& ops) {
 /// GPT-2 124M's, as a training step asks for them: with biases, activations and residuals.
 void time_layer(Bench& bench, TrainOps& ops) {
   constexpr int kChannels = 768;
-  float *residual = bench.floats(size_t{kStepRows} * kChannels),
-        *bias = bench.floats(4 * kChannels);
-  float* const dbias = bench.floats(4 * kChannels);
+  float* const residual = bench.floats(size_t{kStepRows} * kChannels);
+  float *const bias = bench.floats(4 * kChannels), *const dbias = bench.floats(4 * kChannels);
   struct Layer {
     const char* name;
     int out, in;
@@ -142,24 +141,20 @@ void time_layer(Bench& bench, TrainOps& ops) {
     const bool gelu = l.forward == MatmulEpilogue::kGelu;
     const double in = double(kStepRows) * l.in, out = double(kStepRows) * l.out;
     const double flops = 2.0 * out * l.in;
-    bench.time(fmt::format("{} forward", l.name),
-               2 * in + out * (adds   ? 8
-                               : gelu ? 4
-                                      : 2),
-               flops, [&] {
-                 ops.matmul_forward({matrix.get(), x, kStepRows, l.in, bias, l.forward, to, l.out,
-                                     adds ? residual : nullptr, gelu ? slope : nullptr});
-               });
+    const double to_memory = out * (adds ? 8 : gelu ? 4 : 2);
+    bench.time(fmt::format("{} forward", l.name), 2 * in + to_memory, flops, [&] {
+      ops.matmul_forward({matrix.get(), x, kStepRows, l.in, bias, l.forward, to, l.out,
+                          adds ? residual : nullptr, gelu ? slope : nullptr});
+    });
     const bool slopes = l.backward == InputGradEpilogue::kTimesSlope;  // with up's bias gradient
-    bench.time(fmt::format("{} backward input", l.name), 2 * out + (slopes ? 4 : 2) * in, flops,
-               [&] {
-                 ops.matmul_backward_input({matrix.get(), dy, kStepRows, l.out, l.backward, to,
-                                            l.in, slopes ? slope : nullptr, 1,
-                                            slopes ? bias : nullptr, slopes ? dbias : nullptr});
-               });
+    const double crossing = 2 * out + (slopes ? 4 : 2) * in;
+    bench.time(fmt::format("{} backward input", l.name), crossing, flops, [&] {
+      ops.matmul_backward_input({matrix.get(), dy, kStepRows, l.out, l.backward, to, l.in,
+                                 slopes ? slope : nullptr, 1, slopes ? bias : nullptr,
+                                 slopes ? dbias : nullptr});
+    });
     float* const gradient = bench.floats(size_t(l.out) * size_t(l.in));
-    // Of the others, what reads dy anyhow has them: the pass behind down's, and norms.
-    const bool sums = l.out == 3 * kChannels;
+    const bool sums = l.out == 3 * kChannels;  // others' are made by what reads dy anyhow
     bench.time(fmt::format("{} backward weight{}", l.name, sums ? " and bias" : ""),
                2 * in + 2 * out, flops, [&] {
                  ops.matmul_backward_weight({dy, x, kStepRows, l.out, l.in, l.out, l.in, gradient,
@@ -221,8 +216,7 @@ void time_rows(Bench& bench, TrainOps& ops) {
   void* dlogits = bench.room(size_t{kStepRows} * kVocab * 2);
   const std::vector<int32_t> targets(kStepRows, 1);
   double* const losses = static_cast<double*>(bench.room(kStepRows * sizeof(double)));
-  const double flops = 2.0 * kStepRows * kVocab * kChannels;
-  const double bytes = 4.0 * kStepRows * kVocab;
+  const double bytes = 4.0 * kStepRows * kVocab, flops = bytes / 2 * kChannels;
   const double product = bench.time("classifier's product", bytes / 2, flops, [&] {
     ops.matmul_forward({head.get(), out, kStepRows, kChannels, nullptr, MatmulEpilogue::kStore,
                         dlogits, kVocab, nullptr, nullptr});

@@ -1,6 +1,7 @@
 // Starting a kernel, with nvcc or over the emulator.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "gpu/runtime.h"
@@ -45,9 +46,16 @@ void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)
 #if defined(__CUDACC__)
   const bool early = chained && runtime.in_chain() && chains_on(runtime.properties().major);
   const auto stream = static_cast<cudaStream_t>(runtime.stream());  // makes the card current, too
-  if (how.shared_bytes > 48 << 10) {
+  if (chained || how.shared_bytes > 48 << 10) {
     const auto* const address = reinterpret_cast<const void*>(kernel);
-    const cudaError_t set = runtime.let_have(address, how.shared_bytes, [&] {
+    const cudaError_t set = runtime.let_have(address, std::max(how.shared_bytes, size_t{1}), [&] {
+      // A multiprocessor that has to move the border between shared memory and cache finishes what
+      // it runs first: the links of a chain do not differ in it.
+      const cudaError_t split =
+          chained ? cudaFuncSetAttribute(address, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared)
+                  : cudaSuccess;
+      if (split != cudaSuccess || how.shared_bytes <= 48 << 10) return split;
       return cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   int(how.shared_bytes));
     });
