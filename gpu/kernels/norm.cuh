@@ -136,9 +136,9 @@ struct NormBackwardArguments {
   float* dx;
   void* dx_compute;
   int each;  ///< rows that a block takes
-  float*
-      partials;  ///< [blocks, channels each]: dweight, beside it with_bias dbias, with_dx dx_sums
-  int wide;      ///< of a row of partials
+  /// [blocks, wide]: sums for dweight, then with_bias for dbias, then with_dx for dx_sums.
+  float* partials;
+  int wide;
 };
 
 /// Shared memory of norm_backward: two means of each row that is at work, of each warp, twice; and,
@@ -148,6 +148,61 @@ constexpr size_t norm_backward_shared(int threads) {
   const size_t means = size_t(threads) / 32 * kRows * 4;
   return (means + (kAhead ? size_t(threads) * 2 * kRows * 3 * kHeld * kWide : 0)) * sizeof(float);
 }
+
+/// A thread's columns of a block's rows, in memory or ahead of their use in shared memory, where
+/// they lie [turn][row of kRows][x, dy, dx][held][thread]: nobody else reads what a thread fetched.
+template <class T, int kWide, int kHeld, int kRows, bool kAhead>
+struct NormColumns {
+  using Numbers = Wide<kWide>;
+  const NormBackwardArguments& p;
+  Packed<kWide, float>* ahead;
+  int end;  ///< of the block's rows
+
+  static FS_DEVICE int column(int k) { return (k * int(blockDim.x) + int(threadIdx.x)) * kWide; }
+  FS_DEVICE bool there(int row, int k) const { return row < end && column(k) < p.channels; }
+  FS_DEVICE Packed<kWide, float>* place(int turn, int r, int operand, int k) const {
+    return ahead + (((turn * kRows + r) * 3 + operand) * kHeld + k) * int(blockDim.x) + threadIdx.x;
+  }
+  FS_DEVICE const T* dy() const { return static_cast<const T*>(p.dy); }
+
+  FS_DEVICE void fetch(int from, int turn) const {
+    if constexpr (kAhead) {
+      FS_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        FS_UNROLL
+        for (int k = 0; k < kHeld; ++k) {
+          if (!there(from + r, k)) continue;
+          const size_t e = at(from + r, p.channels, column(k));
+          copy_async(place(turn, r, 0, k), p.x + e, 16);
+          if constexpr (sizeof(T) == 4)
+            copy_async(place(turn, r, 1, k), dy() + e, 16);
+          else
+            copy_async_8(place(turn, r, 1, k), dy() + e, true);
+          if (p.accumulate) copy_async(place(turn, r, 2, k), p.dx + e, 16);
+        }
+      }
+      copy_commit();
+    }
+  }
+  /// What the fetch before the last one asked for is there.
+  static FS_DEVICE void wait() {
+    if constexpr (kAhead) copy_wait<1>();
+  }
+  FS_DEVICE void read(int from, int turn, int r, int k, Numbers& x, Numbers& d, Numbers& dx) const {
+    x = d = dx = {};
+    if (!there(from + r, k)) return;
+    if constexpr (kAhead) {
+      x = load_wide<kWide>(place(turn, r, 0, k)->numbers);
+      d = load_wide<kWide>(reinterpret_cast<const T*>(place(turn, r, 1, k)));
+      if (p.accumulate) dx = load_wide<kWide>(place(turn, r, 2, k)->numbers);
+    } else {
+      const size_t e = at(from + r, p.channels, column(k));
+      x = load_wide<kWide>(p.x + e);
+      d = load_wide<kWide>(dy() + e);
+      if (p.accumulate) dx = load_wide<kWide>(p.dx + e);
+    }
+  }
+};
 
 /// With h = (x - mean) inverse and g = dy weight: dx = inverse (g - mean(g) - h mean(g h)); the
 /// block's sums of dy h, dy and the new dx go to `partials`.
@@ -169,32 +224,9 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int first = blockIdx.x * p.each;
   const int end = first + p.each < p.rows ? first + p.each : p.rows;
-  const auto column = [](int k) { return (k * int(blockDim.x) + int(threadIdx.x)) * kWide; };
-  // [turn][row][operand][held][thread]
-  auto* const ahead = reinterpret_cast<Packed<kWide, float>*>(room + warps * 4 * kRows);
-  const auto place = [&](int turn, int r, int operand, int k) {
-    return ahead + (((turn * kRows + r) * 3 + operand) * kHeld + k) * int(blockDim.x) + threadIdx.x;
-  };
-  const auto there = [&](int row, int k) { return row < end && column(k) < p.channels; };
-  const T* const all_dy = static_cast<const T*>(p.dy);
-  [[maybe_unused]] const auto fetch = [&](int from, int turn) {
-    FS_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      FS_UNROLL
-      for (int k = 0; k < kHeld; ++k) {
-        const size_t e = at(from + r, p.channels, column(k));
-        if (there(from + r, k)) {
-          copy_async(place(turn, r, 0, k), p.x + e, 16);
-          if constexpr (sizeof(T) == 4)
-            copy_async(place(turn, r, 1, k), all_dy + e, 16);
-          else
-            copy_async_8(place(turn, r, 1, k), all_dy + e, true);
-          if (p.accumulate) copy_async(place(turn, r, 2, k), p.dx + e, 16);
-        }
-      }
-    }
-    copy_commit();
-  };
+  const NormColumns<T, kWide, kHeld, kRows, kAhead> columns{
+      p, reinterpret_cast<Packed<kWide, float>*>(room + warps * 4 * kRows), end};
+  const auto column = [&](int k) { return columns.column(k); };
   Wide<kWide> weight[kHeld], dweight[kHeld] = {}, dbias[kHeld] = {}, dx_sum[kHeld] = {};
   FS_UNROLL
   for (int k = 0; k < kHeld; ++k)
@@ -211,7 +243,7 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
   };
   fetch_stats(first);
   int turn = 0;
-  if constexpr (kAhead) fetch(first, turn);
+  columns.fetch(first, turn);
   FS_NO_UNROLL
   for (int from = first; from < end; from += kRows) {
     Wide<kWide> x[kRows][kHeld], dy[kRows][kHeld], dx[kRows][kHeld];
@@ -222,27 +254,12 @@ __global__ void __launch_bounds__(kThreads, kHeld* kWide <= 8 ? 2 : 1)
       inverse[r] = ahead_stats[2 * r + 1];
     }
     fetch_stats(from + kRows);
-    if constexpr (kAhead) {
-      fetch(from + kRows, turn ^ 1);
-      copy_wait<1>();
-    }
+    columns.fetch(from + kRows, turn ^ 1);
+    columns.wait();
     FS_UNROLL
     for (int r = 0; r < kRows; ++r) {
       FS_UNROLL
-      for (int k = 0; k < kHeld; ++k) {
-        x[r][k] = dy[r][k] = dx[r][k] = {};
-        if (!there(from + r, k)) continue;
-        if constexpr (kAhead) {
-          x[r][k] = load_wide<kWide>(place(turn, r, 0, k)->numbers);
-          dy[r][k] = load_wide<kWide>(reinterpret_cast<const T*>(place(turn, r, 1, k)));
-          if (p.accumulate) dx[r][k] = load_wide<kWide>(place(turn, r, 2, k)->numbers);
-        } else {
-          const size_t e = at(from + r, p.channels, column(k));
-          x[r][k] = load_wide<kWide>(p.x + e);
-          dy[r][k] = load_wide<kWide>(all_dy + e);
-          if (p.accumulate) dx[r][k] = load_wide<kWide>(p.dx + e);
-        }
-      }
+      for (int k = 0; k < kHeld; ++k) columns.read(from, turn, r, k, x[r][k], dy[r][k], dx[r][k]);
     }
     turn ^= 1;
     FS_UNROLL
