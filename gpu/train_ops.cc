@@ -190,7 +190,6 @@ class GpuTrainOps final : public TrainOps {
         static_cast<int>(rows.keys.size()), dx, table, channels);
   }
 
-  /// Without positions though it has a table: they could not be had.
   /// False for heads that are not merely turned, or not as turn_heads needs them.
   bool turn(const RotaryArguments& arguments, bool back) {
     const int wide = 16 / static_cast<int>(state_.element_bytes());
@@ -208,6 +207,7 @@ class GpuTrainOps final : public TrainOps {
     return true;
   }
 
+  /// Without positions though it has a table: they could not be had.
   RotaryArguments rotary_arguments(const RotaryForward& op) {
     return {op.shape.heads,
             op.shape.kv_heads,
