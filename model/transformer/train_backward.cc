@@ -75,6 +75,10 @@ void TransformerPass::input_gradient(const TrainWeights& weights, const Block& w
                               .dx_ld = weight.cols});
 }
 
+/// A bias whose gradient comes with its weight's; none where whatever reads dy anyhow has summed
+/// it.
+Block TransformerPass::unsummed(const Block& bias) const { return ops_.sums_dx() ? Block() : bias; }
+
 /// How a product leaves the gradient that a norm takes.
 InputGradEpilogue TransformerPass::to_norm() const {
   return ops_.norms_compute_dy() ? InputGradEpilogue::kStore : InputGradEpilogue::kStoreFloat;
@@ -109,10 +113,7 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
   const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
   const LayerBlocks& b = layout_.layer(layer);
   const int hidden = config_.hidden_size;
-  const bool summed = ops_.sums_dx();
-  const Block none;
-  weight_gradient(b.down, summed ? none : b.down_bias, plan_.dresidual_compute, hidden, a.gated,
-                  grad);
+  weight_gradient(b.down, unsummed(b.down_bias), plan_.dresidual_compute, hidden, a.gated, grad);
   ops_.matmul_backward_input({.weight = &weights.matrix(b.down),
                               .dy = at(plan_.dresidual_compute),
                               .rows = rows_,
@@ -123,8 +124,8 @@ void TransformerPass::mlp_backward(const TrainWeights& weights, int layer, float
                               .slope = at(a.slope),
                               .slope_parts = config_.mlp == MlpKind::kSwiGlu ? 2 : 1,
                               .bias = weights.at(b.up_bias),
-                              .dbias = summed ? at(grad, b.up_bias) : nullptr});
-  weight_gradient(b.up, summed ? none : b.up_bias, plan_.dhidden, b.up.rows, a.normed2, grad);
+                              .dbias = ops_.sums_dx() ? at(grad, b.up_bias) : nullptr});
+  weight_gradient(b.up, unsummed(b.up_bias), plan_.dhidden, b.up.rows, a.normed2, grad);
   input_gradient(weights, b.up, plan_.dhidden, b.up.rows, to_norm(), plan_.dnormed);
   norm_backward(weights, b.norm2, b.norm2_bias, a.middle, a.stats2, /*accumulate=*/true,
                 /*last=*/false, b.output_bias, grad);
@@ -134,9 +135,8 @@ void TransformerPass::attention_backward(const TrainWeights& weights, int layer,
   const LayerActivations& a = plan_.layers[static_cast<size_t>(layer)];
   const LayerBlocks& b = layout_.layer(layer);
   const int hidden = config_.hidden_size, width = config_.qkv_width();
-  const Block none;
-  weight_gradient(b.output, ops_.sums_dx() ? none : b.output_bias, plan_.dresidual_compute, hidden,
-                  a.attended, grad);
+  weight_gradient(b.output, unsummed(b.output_bias), plan_.dresidual_compute, hidden, a.attended,
+                  grad);
   input_gradient(weights, b.output, plan_.dresidual_compute, hidden, InputGradEpilogue::kStore,
                  plan_.dattended);
   ops_.attention_backward({.forward = attention(layer, /*train=*/true),
@@ -150,7 +150,8 @@ void TransformerPass::attention_backward(const TrainWeights& weights, int layer,
   weight_gradient(b.qkv, b.qkv_bias, plan_.dqkv, width, a.normed1, grad);
   input_gradient(weights, b.qkv, plan_.dqkv, width, to_norm(), plan_.dnormed);
   norm_backward(weights, b.norm1, b.norm1_bias, a.input, a.stats1, /*accumulate=*/true,
-                /*last=*/layer == 0, layer == 0 ? none : layout_.layer(layer - 1).down_bias, grad);
+                /*last=*/layer == 0, layer == 0 ? Block() : layout_.layer(layer - 1).down_bias,
+                grad);
 }
 
 }  // namespace fastserve

@@ -78,6 +78,7 @@ class TransformerPass final : public TrainPass {
   void attention_backward(const TrainWeights& weights, int layer, float* grad);
   void norm_backward(const TrainWeights& weights, const Block& weight, const Block& bias, size_t in,
                      size_t stats, bool accumulate, bool last, const Block& below, float* grad);
+  Block unsummed(const Block& bias) const;
   InputGradEpilogue to_norm() const;
   void weight_gradient(const Block& weight, const Block& bias, size_t dy, int dy_ld, size_t x,
                        float* grad);
