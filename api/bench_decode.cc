@@ -40,6 +40,13 @@ Result<double> host_copy_rate(Device& device) {
   return best;
 }
 
+/// How a decoder's steps are to be started.
+struct StepStart {
+  int graphs = 32;
+  StepKernels kernels = StepKernels::kMeasured;
+};
+constexpr StepStart kWithoutGraphs{.graphs = 0};
+
 /// A loaded decoder and the sequences it runs, each with its blocks of the pool. A step is what the
 /// server's engine does on the device and after it: one ragged batch, logits of every stream, and
 /// each stream's token chosen by the server's sampler, or drawn on a device that does so.
@@ -47,15 +54,15 @@ class Streams {
  public:
   static Result<std::unique_ptr<Streams>> load(const BenchContext& context,
                                                const ModelBundle& bundle, int streams,
-                                               int tokens_each, int graphs = 32) {
-    FS_ASSIGN(auto self, begin(context, bundle, streams, tokens_each, graphs));
+                                               int tokens_each, StepStart start = {}) {
+    FS_ASSIGN(auto self, begin(context, bundle, streams, tokens_each, start));
     FS_TRY(self->finish_loading());
     return self;
   }
   /// With its weights still to come.
   static Result<std::unique_ptr<Streams>> begin(const BenchContext& context,
                                                 const ModelBundle& bundle, int streams,
-                                                int tokens_each, int graphs) {
+                                                int tokens_each, StepStart start) {
     auto self = std::unique_ptr<Streams>(new Streams);
     FS_ASSIGN(self->device_, context.device.make(context.lanes));
     const int blocks_each = (tokens_each + kBlockTokens - 1) / kBlockTokens;
@@ -63,7 +70,8 @@ class Streams {
     options.kv_blocks = streams * blocks_each;
     options.block_tokens = kBlockTokens;
     options.max_logits = streams;
-    options.graphs = graphs;
+    options.graphs = start.graphs;
+    options.kernels = start.kernels;
     self->begun_ = self->clock_.now();
     FS_ASSIGN(self->decoder_, Decoder::begin(*self->device_, bundle, options));
     self->load_ends_.push_back(self->seconds());
@@ -222,7 +230,7 @@ Result<DecodeRates> decode_rates(const BenchContext& context, const DecodeShape&
 /// Seconds from nothing to the first token after a prompt that is there before the weights are.
 Result<double> first_token_seconds(const BenchContext& context, const ModelBundle& bundle,
                                    bool after_load) {
-  FS_ASSIGN(const auto streams, Streams::begin(context, bundle, 1, kPrompt, /*graphs=*/0));
+  FS_ASSIGN(const auto streams, Streams::begin(context, bundle, 1, kPrompt, kWithoutGraphs));
   if (after_load) FS_TRY(streams->finish_loading());
   FS_TRY(streams->prefill(0, 0, kPrompt));
   return streams->seconds();
@@ -235,7 +243,7 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
       shape.streams == 1 ? 0 : kPrompt;  // as llama-bench and llama-batched-bench measure
   FS_ASSIGN(const ModelBundle bundle, random_bundle(config_of(shape.model), shape.format));
   BenchResult result;
-  bool captures = false;
+  bool captures = false, fuses = false;
   double copies = 0;
   {
     FS_ASSIGN(const auto streams,
@@ -244,6 +252,7 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
     FS_ASSIGN(result, result_of(context, rates.tokens, *streams, shape.format));
     if (streams->decoder().draws()) result.detail.set("host_share", rates.host_share);
     captures = streams->decoder().graph_steps() > 0;
+    fuses = shape.streams <= streams->device().make_decode_ops()->fused_rows();
     FS_ASSIGN(copies, host_copy_rate(streams->device()));
   }
   if (copies > 0) result.detail.set("host_copy_bytes_per_second", copies);
@@ -251,13 +260,22 @@ Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShap
   // What graphs are worth: the same steps without.
   {
     FS_ASSIGN(const auto streams,
-              Streams::load(context, bundle, shape.streams, prompt + shape.tokens, /*graphs=*/0));
+              Streams::load(context, bundle, shape.streams, prompt + shape.tokens, kWithoutGraphs));
     FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
     FS_ASSIGN(const BenchResult without, result_of(context, rates.tokens, *streams, shape.format));
     result.detail.set("without_graphs", without.value);
     result.detail.set("load_again_seconds", streams->load_seconds());  // kernels are loaded by then
     result.detail.set("load_again_stages", streams->load_stages());
   }
+  if (fuses)  // What each way to start a step gives, of which the first run took the faster one.
+    for (const auto& [name, kernels] : {std::pair("kernel_by_kernel", StepKernels::kEach),
+                                        std::pair("as_one_kernel", StepKernels::kFused)}) {
+      FS_ASSIGN(const auto streams, Streams::load(context, bundle, shape.streams,
+                                                  prompt + shape.tokens, {.kernels = kernels}));
+      FS_ASSIGN(const auto rates, decode_rates(context, shape, prompt, *streams));
+      FS_ASSIGN(const BenchResult one, result_of(context, rates.tokens, *streams, shape.format));
+      result.detail.set(name, one.value);
+    }
   // The one that waits goes first: the prompt's kernels are loaded then, too.
   FS_ASSIGN(const double waited, first_token_seconds(context, bundle, /*after_load=*/true));
   FS_ASSIGN(const double beside, first_token_seconds(context, bundle, /*after_load=*/false));

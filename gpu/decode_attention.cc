@@ -4,12 +4,24 @@
 #include <algorithm>
 
 #include "gpu/decode_ops.h"
+#include "gpu/decode_run.h"
 #include "gpu/kernels/tile_attention.cuh"
 #include "gpu/kv_cache.h"
 #include "gpu/launch.h"
 
 namespace fastserve::gpu {
 namespace {
+
+/// Joins the parts that blocks left.
+///
+/// Grid: (rows, heads). Block: kJoinThreads. Shared: kJoinShared.
+/// Bits: those of join() and joined() part after part.
+__global__ void __launch_bounds__(kJoinThreads) join_parts(DecodeAttentionArguments p, int each) {
+  FS_SHARED(float, memory);
+  let_next_begin();
+  wait_for_previous();
+  join_head(p, int(blockIdx.x), int(blockIdx.y), each, memory);
+}
 
 /// Rows of a batch whose segments lie on the host: where each stands, and the tables of its
 /// sequences.
@@ -150,7 +162,8 @@ void start_attention(Runtime& runtime, const AttendPlan& plan, const DecodeAtten
 
 }  // namespace
 
-void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op) {
+void decode_attention(Runtime& runtime, Workspace& workspace, DecodeGathering* gathering,
+                      const DecodeAttention& op) {
   auto& cache = static_cast<GpuKvCache&>(*op.cache);
   const KvShape& kv = cache.shape();
   const Batch batch(op.resident ? std::span<const Segment>() : op.segments);
@@ -159,10 +172,11 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
   if (rows == 0) return;
   FS_CHECK(dim <= 2 * kAttendThreads);
   const AttendPlan plan(runtime.properties(), op, rows, reach);
-  if (!workspace.begin(Workspace::room<DecodeRow>(batch.rows.size()) +
-                       Workspace::room<int32_t>(batch.blocks.size()) +
-                       Workspace::room<float>(plan.partials)))
-    return;
+  const size_t scratch = Workspace::room<DecodeRow>(batch.rows.size()) +
+                         Workspace::room<int32_t>(batch.blocks.size()) +
+                         Workspace::room<float>(plan.partials);
+  if (gathering && !workspace.has(scratch)) gathering->flush();  // it may use what there is
+  if (!workspace.begin(scratch)) return;
   DecodeAttentionArguments arguments{
       .heads = op.shape.heads,
       .kv_heads = op.shape.kv_heads,
@@ -187,6 +201,14 @@ void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttent
       .partials = plan.partials > 0 ? workspace.take<float>(plan.partials) : nullptr,
       .chunks = plan.parts,
       .appends = plan.tiled && plan.alone};
+  if (gathering) {
+    if (op.resident && plan.tiled && plan.stages == 2 &&
+        gathering->add(arguments,
+                       {plan.together, static_cast<int>(plan.grid.y), static_cast<int>(plan.grid.z),
+                        plan.each, kv.type == KvType::kInt8 ? 1 : 0}))
+      return;
+    gathering->flush();
+  }
   if (kv.type == KvType::kInt8)
     start_attention<int8_t>(runtime, plan, arguments);
   else if (kv.type == KvType::kFloat16)

@@ -3,10 +3,12 @@
 #include <algorithm>
 
 #include "gpu/decode_pack.h"
+#include "gpu/decode_run.h"
 #include "gpu/kernels/classifier.cuh"
 #include "gpu/kernels/decode_product.cuh"
 #include "gpu/kernels/decode_rows.cuh"
 #include "gpu/kernels/decode_tiles.cuh"
+#include "gpu/kernels/decode_vector.cuh"
 #include "gpu/kernels/embed.cuh"
 #include "gpu/launch.h"
 #include "gpu/sampling.h"
@@ -19,7 +21,10 @@ unsigned ceil_div(int n, int by) { return static_cast<unsigned>((n + by - 1) / b
 class GpuDecodeOps final : public DecodeOps {
  public:
   GpuDecodeOps(Runtime& runtime, size_t staging, PinnedShelf* shelf)
-      : runtime_(runtime), workspace_(runtime), loading_(runtime, staging, shelf) {}
+      : runtime_(runtime),
+        workspace_(runtime),
+        loading_(runtime, staging, shelf),
+        gathering_(runtime) {}
 
   Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) override {
     return GpuDecodeMatrix::make(loading_, source);
@@ -51,6 +56,7 @@ class GpuDecodeOps final : public DecodeOps {
   }
 
   void embed(const DecodeEmbed& op) override {
+    gathering_.flush();
     const size_t rows = op.resident ? size_t(op.resident->rows) : op.tokens.size();
     if (rows == 0 || !workspace_.begin(op.resident ? 0 : 2 * Workspace::room<int32_t>(rows)))
       return;
@@ -69,13 +75,22 @@ class GpuDecodeOps final : public DecodeOps {
   }
 
   void matmul(const DecodeMatmul& op) override;
-  void attention(const DecodeAttention& op) override { decode_attention(runtime_, workspace_, op); }
+  void attention(const DecodeAttention& op) override {
+    decode_attention(runtime_, workspace_, gathers_ ? &gathering_ : nullptr, op);
+  }
+  int fused_rows() const override { return gathering_.most_rows(); }
+  void begin_fused() override { gathers_ = true; }
+  void end_fused() override {
+    gathers_ = false;
+    gathering_.flush();
+  }
 
   bool resident() const override { return true; }
   void draw(const DecodeDraw& op) override {
+    gathering_.flush();
     start_sampling(runtime_, op.logits, op.rows, op.vocab, op.ld, op.draws, op.tokens);
   }
-  uint64_t scratch_version() const override { return workspace_.version(); }
+  uint64_t scratch_version() const override { return workspace_.version() + gathering_.version(); }
 
   void cross_entropy(const float* logits, int rows, int vocab, int ld,
                      std::span<const int32_t> targets, double* losses) override {
@@ -105,6 +120,8 @@ class GpuDecodeOps final : public DecodeOps {
   Runtime& runtime_;
   Workspace workspace_;
   WeightLoading loading_;
+  DecodeGathering gathering_;
+  bool gathers_ = false;
 };
 
 PrepareArguments prepare_arguments(const DecodeMatmul& op) {
@@ -129,14 +146,12 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
   const WeightFormat format = w.format();
   const bool quantised = is_quantised(format), bfloat = format == WeightFormat::kBFloat16;
   PrepareArguments prepare = prepare_arguments(op);
+  prepare.gather = op.resident_gather;
   prepare.ld = w.x_ld();
   if (format_group(format) == 32) prepare.group = 32;
-  const size_t n = at(op.rows, w.x_ld());
   prepare.scale_ld = (op.rows + 3) / 4 * 4;
-  const size_t groups = quantised ? at(w.x_ld() / prepare.group, prepare.scale_ld) : 0;
-  if (!workspace_.begin(Workspace::room<float>(n) + Workspace::room<float>(groups) +
-                        Workspace::room<int32_t>(op.gather.size())))
-    return;
+  prepare.fours = (prepare.in | prepare.x_ld | prepare.ld) % 4 == 0 && on_16_bytes(prepare.x) &&
+                  on_16_bytes(prepare.weight) && on_16_bytes(prepare.bias);
   DecodeProductArguments arguments{.epilogue = op.epilogue,
                                    .rows = op.rows,
                                    .out = w.out(),
@@ -155,8 +170,16 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
                                                 : (w.out() + kProductOutputs - 1) / kProductOutputs,
                                    .units = w.x_ld() / kProductUnit,
                                    .stages = 0};
+  if (gathers_) {
+    if (op.gather.empty() && gathering_.add(w, arguments, prepare)) return;
+    gathering_.flush();
+  }
+  const size_t n = at(op.rows, w.x_ld());
+  const size_t groups = quantised ? at(w.x_ld() / prepare.group, prepare.scale_ld) : 0;
+  if (!workspace_.begin(Workspace::room<float>(n) + Workspace::room<float>(groups) +
+                        Workspace::room<int32_t>(op.gather.size())))
+    return;
   if (quantised || bfloat || op.norm || op.resident_gather || !op.gather.empty()) {
-    prepare.gather = op.resident_gather;
     if (!op.gather.empty()) prepare.gather = workspace_.upload(op.gather);
     void* const x = workspace_.take<float>(n);
     if (quantised) {
@@ -167,8 +190,6 @@ void GpuDecodeOps::matmul(const DecodeMatmul& op) {
     } else {
       prepare.floats = static_cast<float*>(x);
     }
-    prepare.fours = (prepare.in | prepare.x_ld | prepare.ld) % 4 == 0 && on_16_bytes(prepare.x) &&
-                    on_16_bytes(prepare.weight) && on_16_bytes(prepare.bias);
     arguments.x = x;
     arguments.x_ld = w.x_ld();
     arguments.x_scales = prepare.scales;

@@ -21,6 +21,9 @@ size_t kv_block_bytes(const KvCache& cache);
 /// Blocks to the host (`out`), or back from there; one after another in pinned memory.
 void move_kv_blocks(Runtime& runtime, Workspace& workspace, KvCache& cache,
                     std::span<const int32_t> blocks, void* host, bool out);
-void decode_attention(Runtime& runtime, Workspace& workspace, const DecodeAttention& op);
+class DecodeGathering;
+/// `gathering`: what is taken into it, where it takes this; may be null.
+void decode_attention(Runtime& runtime, Workspace& workspace, DecodeGathering* gathering,
+                      const DecodeAttention& op);
 
 }  // namespace fastserve::gpu

@@ -57,6 +57,7 @@ class GpuDevice final : public Device {
   DeviceTicket copy_in_async(void* device, const void* pinned, size_t bytes) override {
     return runtime_->copy_in_async(device, pinned, bytes);
   }
+  DeviceTicket mark() override { return runtime_->mark(); }
   void wait(DeviceTicket ticket) override { runtime_->wait(ticket); }
   void copy_out(void* host, const void* device, size_t bytes) override {
     runtime_->copy_out(host, device, bytes);

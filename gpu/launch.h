@@ -31,10 +31,13 @@ constexpr bool chains_on(int major) {
 }
 #endif
 
-/// `chained`: see launch_chained().
+/// See launch(), launch_chained() and launch_together().
+enum class LaunchKind : uint8_t { kAlone, kChained, kTogether };
+
 template <class... Parameters, class... Arguments>
-void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
+void launch_as(LaunchKind kind, Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
                Arguments... arguments) {
+  const bool chained = kind == LaunchKind::kChained, together = kind == LaunchKind::kTogether;
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0 || runtime.failed()) return;
   const auto failed = [&](const std::string& what) {
     runtime.report({ErrorCode::kInternal,
@@ -62,10 +65,15 @@ void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)
     if (set != cudaSuccess) return failed(cudaGetErrorString(set));
   }
   cudaError_t started;
-  if (early) {
+  if (early || together) {
     cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    if (together) {
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    } else {
+      attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attribute.val.programmaticStreamSerializationAllowed = 1;
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = how.grid;
     config.blockDim = how.block;
@@ -86,10 +94,12 @@ void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)
 #endif
   if (!(stream.sees(&arguments, sizeof arguments) && ...))
     return failed("it is given memory of the host");
-  const std::string wrong = stream.run({how.kernel, how.grid, how.block, how.shared_bytes, [=] {
+  const std::string wrong = stream.run({how.kernel, how.grid, how.block, how.shared_bytes,
+                                        [=] {
                                           kernel(arguments...);
                                           if (chained) simt::check_waited();
-                                        }});
+                                        },
+                                        together});
   if (!wrong.empty()) failed(wrong);
 #endif
   if (chained) runtime.continue_chain();
@@ -100,7 +110,7 @@ void launch_as(bool chained, Runtime& runtime, const Launch& how, void (*kernel)
 template <class... Parameters, class... Arguments>
 void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
             Arguments... arguments) {
-  launch_as(false, runtime, how, kernel, arguments...);
+  launch_as(LaunchKind::kAlone, runtime, how, kernel, arguments...);
 }
 
 /// The same for a kernel that keeps the promises of wait_for_previous(): behind another such one it
@@ -108,7 +118,15 @@ void launch(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
 template <class... Parameters, class... Arguments>
 void launch_chained(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
                     Arguments... arguments) {
-  launch_as(true, runtime, how, kernel, arguments...);
+  launch_as(LaunchKind::kChained, runtime, how, kernel, arguments...);
+}
+
+/// The same for a kernel whose blocks meet by sync_grid(): all of them are there at once. It fails
+/// when there are more than the card runs at once; a block a multiprocessor is not too many.
+template <class... Parameters, class... Arguments>
+void launch_together(Runtime& runtime, const Launch& how, void (*kernel)(Parameters...),
+                     Arguments... arguments) {
+  launch_as(LaunchKind::kTogether, runtime, how, kernel, arguments...);
 }
 
 }  // namespace fastserve::gpu

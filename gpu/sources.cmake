@@ -3,6 +3,7 @@ set(FASTSERVE_GPU_SOURCES
   ${PROJECT_SOURCE_DIR}/gpu/decode_attention.cc
   ${PROJECT_SOURCE_DIR}/gpu/decode_ops.cc
   ${PROJECT_SOURCE_DIR}/gpu/decode_pack.cc
+  ${PROJECT_SOURCE_DIR}/gpu/decode_run.cc
   ${PROJECT_SOURCE_DIR}/gpu/finishing_engine.cc
   ${PROJECT_SOURCE_DIR}/gpu/gemm/bfloat16_forward.cc
   ${PROJECT_SOURCE_DIR}/gpu/gemm/bfloat16_input_grad.cc

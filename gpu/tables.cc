@@ -7,8 +7,6 @@
 namespace fastserve::gpu {
 namespace {
 
-/// A shape takes three of them at most.
-constexpr size_t kMostTables = 24;
 constexpr size_t kLeastBytes = 4096;
 
 }  // namespace
@@ -42,7 +40,7 @@ const void* Tables::find(std::span<const std::byte> host) {
 
 /// A new one while there are few, then the one that nobody has asked for for the longest time.
 Tables::Table& Tables::place_for_another() {
-  if (tables_.size() < kMostTables) return tables_.emplace_back();
+  if (tables_.size() < most_) return tables_.emplace_back();
   Table& oldest = *std::ranges::min_element(tables_, {}, &Table::asked_for);
   oldest.content.clear();
   ++version_;

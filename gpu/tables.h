@@ -21,7 +21,8 @@ namespace fastserve::gpu {
 ///           had in a capture.
 class Tables {
  public:
-  explicit Tables(Runtime& runtime) : runtime_(runtime) {}
+  /// `most`: tables that are kept. A training shape takes three at most.
+  explicit Tables(Runtime& runtime, size_t most = 24) : runtime_(runtime), most_(most) {}
 
   /// Null for none.
   template <class T>
@@ -41,6 +42,7 @@ class Tables {
   Table& place_for_another();
 
   Runtime& runtime_;
+  const size_t most_;
   std::vector<Table> tables_;
   uint64_t version_ = 0, asked_ = 0;
 };

@@ -22,9 +22,11 @@ class Workspace {
   static size_t room(size_t n) {
     return (n * sizeof(T) + kAlign - 1) / kAlign * kAlign;
   }
+  /// begin() would give nothing back.
+  bool has(size_t bytes) const { return bytes <= memory_.bytes(); }
   bool begin(size_t bytes) {
     used_ = 0;
-    if (bytes <= memory_.bytes()) return true;
+    if (has(bytes)) return true;
     memory_ = Memory();  // first, so that both need not fit at once
     ++version_;
     Result<Memory> larger = Memory::allocate(runtime_, bytes + bytes / 4);

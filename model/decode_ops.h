@@ -197,6 +197,13 @@ class DecodeOps {
   virtual void embed(const DecodeEmbed& op) = 0;
   virtual void matmul(const DecodeMatmul& op) = 0;
   virtual void attention(const DecodeAttention& op) = 0;
+  /// Most rows of operations with resident rows that can be done as one: what is asked for between
+  /// begin_fused() and end_fused() is then started by the latter at the latest, with the results
+  /// that it has otherwise. 0: there is no such way. The host may not change what they were told
+  /// to read before end_fused().
+  virtual int fused_rows() const { return 0; }
+  virtual void begin_fused() {}
+  virtual void end_fused() {}
   /// losses[r] = -log softmax(logits[r])[targets[r]]; logits [rows, ld], host results.
   virtual void cross_entropy(const float* logits, int rows, int vocab, int ld,
                              std::span<const int32_t> targets, double* losses) = 0;

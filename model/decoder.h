@@ -11,6 +11,13 @@
 
 namespace fastserve {
 
+/// How a captured decode step's operations are started where the device can do several as one.
+enum class StepKernels : uint8_t {
+  kMeasured,  ///< as is faster: both are tried when a shape of steps comes for the second time
+  kEach,
+  kFused
+};
+
 struct DecoderOptions {
   /// A float format, for matrices that the bundle holds as floats; quantised ones keep their own.
   WeightFormat weights = WeightFormat::kBFloat16;
@@ -22,6 +29,7 @@ struct DecoderOptions {
   /// Most memory of the host for blocks of requests that gave way, where a device has its own.
   uint64_t host_bytes = uint64_t{8} << 30;
   int graphs = 32;  ///< shapes of decode steps kept captured, on a device that captures; 0: none
+  StepKernels kernels = StepKernels::kMeasured;
 };
 
 /// A KV block that leaves the pool for a place on the host, or comes back from there.

@@ -70,6 +70,8 @@ class Device {
     copy_in(device, pinned, bytes);
     return 0;
   }
+  /// All ordered work so far. Here: it is done.
+  virtual DeviceTicket mark() { return 0; }
   /// Returns when the work up to the ticket is done.
   virtual void wait(DeviceTicket) {}
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;

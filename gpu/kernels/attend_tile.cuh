@@ -23,6 +23,16 @@ constexpr float kLeastScale = 0x1p-60f;  ///< of int8 values: its inverse is sti
 /// Weights are up to 2^15, so that as halves the small ones keep their digits.
 constexpr float kWeightBits = 15;
 
+/// Rows of a batch that lie in blocks of `each`, from block `block` on: neighbours in a sequence.
+struct TileSpan {
+  int block, row, rows, each;
+};
+struct TileSpans {
+  static constexpr int kMost = 16;
+  TileSpan of[kMost];
+  int count;
+};
+
 /// What a block works on: `heads` query heads of `rows` rows of a sequence, over one key-value
 /// head.
 template <class Kv>

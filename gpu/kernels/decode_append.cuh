@@ -69,9 +69,10 @@ FS_DEVICE CacheHead<Kv> cache_head(const DecodeAttentionArguments& p, int kv) {
           p.value_scales ? p.value_scales + slots : nullptr};
 }
 
-/// The output of a row that stands nowhere, for `heads` query heads. By threads of the block.
-FS_DEVICE void leave_out(const DecodeAttentionArguments& p, int row, int head, int heads) {
-  for (int i = threadIdx.x; i < heads * p.head_dim; i += blockDim.x)
+/// The output of a row that stands nowhere, for `heads` query heads. By the block's first `threads`.
+FS_DEVICE void leave_out(const DecodeAttentionArguments& p, int row, int head, int heads,
+                         int threads) {
+  for (int i = threadIdx.x; i < heads * p.head_dim; i += threads)
     p.out[at(row, p.heads * p.head_dim, head * p.head_dim + i)] = 0;
 }
 

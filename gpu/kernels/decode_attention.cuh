@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kAttendThreads, 4) decode_attend(DecodeAttenti
   const int heads = left < kHeads ? left : kHeads;
   const DecodeRow me = p.row[row];
   if (me.position < 0) {
-    if (blockIdx.z == 0) leave_out(p, row, head, heads);
+    if (blockIdx.z == 0) leave_out(p, row, head, heads, kAttendThreads);
     return;
   }
   const int first = p.window > 0 && me.position >= p.window ? me.position - p.window + 1 : 0;

@@ -1,4 +1,5 @@
-// Inference products of a few rows: weights are read once, and how fast they come is what counts.
+// Inference products of a few rows on tensor cores: weights are read once, and how fast they come
+// is what counts.
 //
 // Every kernel here adds an element's terms in an order fixed by the weights' shape, so that a
 // row's bits do not depend on how many rows share the batch.
@@ -8,55 +9,6 @@
 #include "gpu/kernels/packed_weights.cuh"
 
 namespace fastserve::gpu {
-
-constexpr int kVectorWarps = 8, kVectorRows = 4;
-
-/// y = x W^T for weights [out, in] of float or half and x of float: multiply-adds.
-///
-/// Grid:  (outputs or neurons / kVectorWarps, rows / kVectorRows), rounded up.
-/// Block: 32 * kVectorWarps, a warp an output (a gate and its up).
-/// Needs: kWide = 4: in and x_ld multiples of 4, x on 16 bytes.
-/// Bits:  lane l takes kWide inputs of every 32 kWide; then the lanes by halves.
-template <class W, int kWide>
-__global__ void decode_vector_product(DecodeProductArguments p) {
-  let_next_begin();
-  wait_for_previous();
-  const int lane = threadIdx.x & 31, first = blockIdx.y * kVectorRows;
-  const bool gated = p.epilogue == DecodeEpilogue::kSwiGlu;
-  const int outputs = gated ? p.out / 2 : p.out;
-  const int o = blockIdx.x * kVectorWarps + threadIdx.x / 32;
-  if (o >= outputs) return;
-  const W* const weights = static_cast<const W*>(p.weights);
-  const float* const x = static_cast<const float*>(p.x);
-  float sums[2][kVectorRows] = {};
-  for (int part = 0; part < (gated ? 2 : 1); ++part) {
-    const W* const w = weights + at(part * outputs + o, p.in);
-    for (int c = lane * kWide; c < p.in; c += 32 * kWide) {
-      const Wide<kWide> weight = load_wide<kWide>(w + c);
-      FS_UNROLL
-      for (int r = 0; r < kVectorRows; ++r) {
-        if (first + r >= p.rows) continue;
-        const Wide<kWide> in = load_wide<kWide>(x + at(first + r, p.x_ld, c));
-        FS_UNROLL
-        for (int i = 0; i < kWide; ++i) sums[part][r] = fmaf(weight.v[i], in.v[i], sums[part][r]);
-      }
-    }
-    FS_UNROLL
-    for (int r = 0; r < kVectorRows; ++r) sums[part][r] = warp_reduce<Add>(sums[part][r]);
-  }
-  if (lane >= kVectorRows) return;
-  float gate = 0, up = 0;  // of row `lane`, without indexing registers by it
-  FS_UNROLL
-  for (int r = 0; r < kVectorRows; ++r)
-    if (r == lane) {
-      gate = sums[0][r];
-      up = sums[1][r];
-    }
-  if (gated)
-    finish_decode_gated(p, first + lane, o, gate, up);
-  else
-    finish_decode(p, first + lane, o, gate);
-}
 
 /// Rows whose activations each block of a product prepares for itself.
 constexpr int kOwnRows = 4;
@@ -323,33 +275,39 @@ FS_DEVICE void finish_tile(const DecodeProductArguments& p, int tile,
   }
 }
 
+/// The block's room for activations and sums, behind its ring.
 template <class Few>
-__global__ void __launch_bounds__(Few::kThreads, Few::kBlocks)
-    decode_product(DecodeProductArguments p, PrepareArguments prepare) {
+struct ProductRoom {
   using Unit = typename Few::Unit;
-  FS_SHARED(unsigned char, memory);
-  const int g = (threadIdx.x & 31) >> 2, first = blockIdx.y * 8 * Few::kRowTiles;
-  float* sums = reinterpret_cast<float*>(memory + Few::ring(p.stages));
-  float* other_sums = sums + Few::kSums;
-  float* const scales = other_sums + Few::kSums;
-  const HeldRows<Few> held{
-      reinterpret_cast<unsigned char*>(scales + p.units * Unit::kXGroups * Few::kRows), scales,
-      p.units};
-  const auto scales_at = [&](int tile) {
-    return row_scales<Unit>(p, (tile < p.tiles ? tile : 0) * kProductOutputs + g);
-  };
-  UnitRing<Few> ring(p, memory);
-  [[maybe_unused]] RowScales next_scales = scales_at(blockIdx.x);
-  let_next_begin();
-  if constexpr (Few::kPlace == XPlace::kOwn) {
-    float* const room = reinterpret_cast<float*>(held.x + p.rows * Few::row_bytes(p.units));
-    prepare_block<true>(prepare, 0, p.rows, room,
+  float* sums;  ///< twice Few::kSums
+  HeldRows<Few> held;
+  FS_DEVICE ProductRoom(unsigned char* from, int units)
+      : sums(reinterpret_cast<float*>(from)),
+        held{reinterpret_cast<unsigned char*>(sums + 2 * Few::kSums +
+                                              units * Unit::kXGroups * Few::kRows),
+             sums + 2 * Few::kSums, units} {}
+  template <class Wait>
+  FS_DEVICE void prepare(const PrepareArguments& p, int rows, const Wait& wait) const {
+    float* const room = reinterpret_cast<float*>(held.x + rows * Few::row_bytes(held.units));
+    prepare_block<true>(p, 0, rows, room, wait,
                         [&](int row, int unit, const Wide<4>& v) { held.quantise(row, unit, v); });
-  } else {
-    wait_for_previous();
-    if constexpr (Few::kPlace == XPlace::kHeld) held.bring(p, first);
   }
-  __syncthreads();
+};
+
+/// Row scales of a tile's outputs for this lane, of the first tile where it is not there.
+template <class Few>
+FS_DEVICE RowScales tile_scales(const DecodeProductArguments& p, int tile) {
+  return row_scales<typename Few::Unit>(
+      p, (tile < p.tiles ? tile : 0) * kProductOutputs + (int(threadIdx.x & 31) >> 2));
+}
+
+/// This block's tiles, with what `ring` brings; `scales`: tile_scales() of its first.
+template <class Few, class Ring>
+FS_DEVICE void multiply_tiles(const DecodeProductArguments& p, const ProductRoom<Few>& room,
+                              Ring& ring, RowScales scales) {
+  const int warp = threadIdx.x / 32, first = blockIdx.y * 8 * Few::kRowTiles;
+  const int begin = slice_begin(warp, p.units), end = slice_begin(warp + 1, p.units);
+  float *sums = room.sums, *other_sums = sums + Few::kSums;
   for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
     float residual[Few::kEach];  // what the epilogue adds to: asked for early
     FS_UNROLL
@@ -359,19 +317,38 @@ __global__ void __launch_bounds__(Few::kThreads, Few::kBlocks)
                         ? decode_residual(p, first + e / 16, tile * kProductOutputs + e % 16)
                         : 0.0f;
     }
-    [[maybe_unused]] const RowScales own = next_scales;
-    next_scales = scales_at(tile + gridDim.x);
+    [[maybe_unused]] const RowScales own = scales;
+    scales = tile_scales<Few>(p, tile + gridDim.x);
     float acc[Few::kRowTiles][4] = {};
     FS_NO_UNROLL
-    for (int unit = ring.begin; unit < ring.end; ++unit) {
+    for (int unit = begin; unit < end; ++unit) {
       const unsigned char* const stage = ring.next(p);
-      multiply_unit<Few>(acc, p, held, stage, unit, own);
+      multiply_unit<Few>(acc, p, room.held, stage, unit, own);
     }
     finish_tile<Few>(p, tile, acc, residual, sums);
     float* const read = sums;
     sums = other_sums;
     other_sums = read;
   }
+}
+
+template <class Few>
+__global__ void __launch_bounds__(Few::kThreads, Few::kBlocks)
+    decode_product(DecodeProductArguments p, PrepareArguments prepare) {
+  FS_SHARED(unsigned char, memory);
+  const ProductRoom<Few> room(memory + Few::ring(p.stages), p.units);
+  UnitRing<Few> ring(p, memory);
+  const RowScales scales = tile_scales<Few>(p, blockIdx.x);
+  let_next_begin();
+  if constexpr (Few::kPlace == XPlace::kOwn) {
+    room.prepare(prepare, p.rows, ChainWait{});
+  } else {
+    wait_for_previous();
+    if constexpr (Few::kPlace == XPlace::kHeld)
+      room.held.bring(p, int(blockIdx.y) * 8 * Few::kRowTiles);
+  }
+  __syncthreads();
+  multiply_tiles(p, room, ring, scales);
 }
 
 }  // namespace fastserve::gpu

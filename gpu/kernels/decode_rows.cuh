@@ -118,13 +118,13 @@ FS_DEVICE float sum_of_shares(const float* shares) {
 
 /// Rows first .. first + rows - 1 by a block of kPrepareThreads, all of which call:
 /// store(row - first, run, values) is called by whole warps, for each run of kPreparedRun inputs.
-/// Waits for the previous kernel; what does not depend on it is asked for before.
+/// wait() stands between what does not depend on earlier work and what does.
 ///
 /// Bits: thread t takes inputs 4t .. 4t + 3 of every 1024, a chain for each of the four; then
 /// those, the lanes by halves, and the warps in order.
-template <bool kFours, class Store>
+template <bool kFours, class Wait, class Store>
 FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, float* memory,
-                             const Store& store) {
+                             const Wait& wait, const Store& store) {
   constexpr int kAtOnce = 4, kStep = kPrepareThreads * 4;
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int end = p.floats ? p.in : p.ld;
@@ -139,7 +139,7 @@ FS_DEVICE void prepare_block(const PrepareArguments& p, int first, int rows, flo
       if (p.bias) prefetch_line(p.bias + c);
     }
   }
-  wait_for_previous();
+  wait();
   if (p.weight) {
     if (p.centred) {
       FS_NO_UNROLL
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare_rows(PrepareArguments
   FS_SHARED(float, memory);
   let_next_begin();
   const int row = blockIdx.x, lane = threadIdx.x & 31;
-  prepare_block<kFours>(p, row, 1, memory, [&](int, int run, const Wide<4>& v) {
+  prepare_block<kFours>(p, row, 1, memory, ChainWait{}, [&](int, int run, const Wide<4>& v) {
     const int c = run * kPreparedRun + lane * 4;
     if (p.codes) {
       float scale;

@@ -47,28 +47,23 @@ struct JoinRoom {
       if (lane >= by) top = fmaxf(top, other);
     }
     if (lane == 31) tops[i / 32] = top;
-    __syncthreads();
+    sync_first<kJoinThreads>();
     for (int w = 0; w < i / 32; ++w) top = fmaxf(top, tops[w]);
     peaks[i] = top = fmaxf(top, before);
     sums[i] = part.sum;
-    __syncthreads();
+    sync_first<kJoinThreads>();
     keep[i] = weight_of(i == 0 ? before : peaks[i - 1], top);
     take[i] = weight_of(part.peak, top);
-    __syncthreads();
+    sync_first<kJoinThreads>();
   }
 };
 
-/// Joins the parts of `each` positions that a row's blocks left, in order.
-///
-/// Grid: (rows, heads). Block: kJoinThreads. Shared: kJoinShared.
-/// Bits: those of join() and joined() part after part.
-static __global__ void __launch_bounds__(kJoinThreads)
-    join_parts(DecodeAttentionArguments p, int each) {
-  FS_SHARED(float, memory);
-  let_next_begin();
-  wait_for_previous();
+/// Joins the parts of `each` positions that a row's blocks left of a head, in order. By the block's
+/// first kJoinThreads threads, all of which call; `memory`: kJoinShared.
+FS_DEVICE void join_head(const DecodeAttentionArguments& p, int row, int head, int each,
+                         float* memory) {
   const JoinRoom room(memory);
-  const int row = blockIdx.x, head = blockIdx.y, dim = p.head_dim;
+  const int dim = p.head_dim;
   const int position = p.row[row].position;
   if (position < 0) return;
   const int first = p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
@@ -101,7 +96,7 @@ static __global__ void __launch_bounds__(kJoinThreads)
         }
       }
       before = room.peaks[kJoinThreads - 1];
-      __syncthreads();  // the room is used again
+      sync_first<kJoinThreads>();  // the room is used again
     }
     if (d < dim) p.out[at(row, p.heads * dim, head * dim + d)] = acc / sum;
   }

@@ -5,16 +5,6 @@
 
 namespace fastserve::gpu {
 
-/// Rows of a batch that lie in blocks of `each`, from block `block` on: neighbours in a sequence.
-struct TileSpan {
-  int block, row, rows, each;
-};
-struct TileSpans {
-  static constexpr int kMost = 16;
-  TileSpan of[kMost];
-  int count;
-};
-
 /// What a warp knows of its steps of a unit: rows g and g + 8 of each lane.
 template <int kDim>
 struct TileState {
@@ -164,7 +154,7 @@ FS_DEVICE void finish_unit(const DecodeAttentionArguments& p, const TileWork<Kv>
     sum += __shfl_xor_sync(kWholeWarp, sum, 2);
     if (lane % 4 == 0) tile.found[warp * kTileRows + lane / 4 + 8 * i] = {state.peak[i], sum};
   }
-  __syncthreads();
+  sync_first<kTileThreads>();
   join_softmax(work, tile, unit);
   const int width = p.heads * work.dim;
   FS_UNROLL
@@ -180,7 +170,7 @@ FS_DEVICE void finish_unit(const DecodeAttentionArguments& p, const TileWork<Kv>
           tile.parts[(warp * used + row) * kTileColumnsLd + column] = state.acc[from / 8 + n][e];
       }
     }
-    __syncthreads();
+    sync_first<kTileThreads>();
     FS_NO_UNROLL
     for (int i = threadIdx.x; i < used * kTileColumns; i += kTileThreads) {
       const int row = i / kTileColumns, d = from + i % kTileColumns;
@@ -201,7 +191,7 @@ FS_DEVICE void finish_unit(const DecodeAttentionArguments& p, const TileWork<Kv>
       if (!(tile.take[joins] < 0)) total = joined(total, tile.keep[joins], sum, tile.take[joins]);
       if (last) p.out[at(batch_row, width, head * work.dim + d)] = total / tile.all[row].sum;
     }
-    __syncthreads();  // the parts are overwritten next
+    sync_first<kTileThreads>();  // the parts are overwritten next
   }
   state.clear();
 }
@@ -244,7 +234,7 @@ FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<K
   if (p.appends && last)  // what lies past head_dim
     for (int i = threadIdx.x; i < 2 * kDim; i += kTileThreads)
       reinterpret_cast<Kv*>(tile.own)[i] = Kv{};
-  if (p.appends) __syncthreads();
+  if (p.appends) sync_first<kTileThreads>();
   const float* const rope = p.rope_table ? tile.rope : nullptr;
   FS_NO_UNROLL
   for (int item = threadIdx.x / 32; item < kTileRows + (p.appends && last ? 2 : 0);
@@ -281,9 +271,9 @@ FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<K
 }
 
 /// Units begin .. end - 1 of a tile, one after another.
-template <class Kv, int kDim, int kStages>
+template <class Kv, int kDim, int kStages, class Wait>
 FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv>& work, int begin,
-                            int end, const AttendTile<Kv, kDim, kStages>& tile) {
+                            int end, const AttendTile<Kv, kDim, kStages>& tile, const Wait& wait) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int first = work.first(work.me.position), last = work.last();
   const bool appends = p.appends && end == last / kTileUnit + 1;
@@ -312,12 +302,12 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
   if (p.appends) {
     if (const float* const rope = rope_of(p, work.me))
       for (int i = threadIdx.x; i < work.dim; i += kTileThreads) tile.rope[i] = rope[i];
-    wait_for_previous();
+    wait();
   }
   bring_queries(p, work, appends, tile);
   FS_UNROLL
   for (int i = 0; i < kStages; ++i) tile.place_scale(start + i, scales[i]);
-  __syncthreads();
+  sync_first<kTileThreads>();
   const TileSight sight(work, tile);
   uint32_t slot = slots[kStages];  // of the step that is fetched next
   float scale = scales[kStages - 1];
@@ -345,6 +335,30 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
   copy_wait<0>();
 }
 
+/// `rows` neighbours in a sequence, from `row` on, by the first kTileThreads threads of a block,
+/// all of which call: `heads` query heads of a key-value head, the `part`-th of such; all of their
+/// units or, where there are partial results, this one. Where it appends, wait() stands between
+/// what does not depend on earlier work and what does.
+template <class Kv, int kDim, int kStages, class Wait>
+FS_DEVICE void attend_rows(const DecodeAttentionArguments& p, int row, int rows, int part, int unit,
+                           int heads, unsigned char* memory, const Wait& wait) {
+  const int dim = p.head_dim, group = p.heads / p.kv_heads, groups = (group + heads - 1) / heads;
+  const int kv = part / groups, ahead = part % groups * heads;
+  const int head = kv * group + ahead, mine = group - ahead < heads ? group - ahead : heads;
+  const DecodeRow me = p.row[row];
+  if (me.position < 0) {  // it has a block of its own
+    wait();
+    if (unit == 0) leave_out(p, row, head, mine, kTileThreads);
+    return;
+  }
+  const TileWork<Kv> work{
+      cache_head<Kv>(p, kv), me, row, rows, mine, dim, p.window, kv, head, ahead == 0};
+  const int least = work.first(me.position) / kTileUnit, most = work.last() / kTileUnit;
+  const int begin = p.partials ? unit : least, end = p.partials ? begin + 1 : most + 1;
+  if (begin < least || begin > most) return wait();
+  attend_units(p, work, begin, end, AttendTile<Kv, kDim, kStages>(memory, work.used()), wait);
+}
+
 /// out = softmax(scale q K^T) V over each row's positions so far.
 ///
 /// Grid:   (blocks of the spans, kv_heads * groups of `heads` query heads, units or 1).
@@ -367,7 +381,6 @@ __global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
   FS_SHARED(unsigned char, memory);
   let_next_begin();
   if (!p.appends) wait_for_previous();  // else further down
-  const int dim = p.head_dim, group = p.heads / p.kv_heads, groups = (group + heads - 1) / heads;
   int which = 0;
   while (which + 1 < spans.count && int(blockIdx.x) >= spans.of[which + 1].block) ++which;
   const TileSpan span = spans.of[which];
@@ -375,20 +388,8 @@ __global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
   // Blocks with most to do start first.
   const int from = (blocks - 1 - (int(blockIdx.x) - span.block)) * span.each;
   const int rows = span.rows - from < span.each ? span.rows - from : span.each;
-  const int row = span.row + from, kv = blockIdx.y / groups, ahead = blockIdx.y % groups * heads;
-  const int head = kv * group + ahead, mine = group - ahead < heads ? group - ahead : heads;
-  const DecodeRow me = p.row[row];
-  if (me.position < 0) {  // it has a block of its own
-    wait_for_previous();
-    if (blockIdx.z == 0) leave_out(p, row, head, mine);
-    return;
-  }
-  const TileWork<Kv> work{
-      cache_head<Kv>(p, kv), me, row, rows, mine, dim, p.window, kv, head, ahead == 0};
-  const int least = work.first(me.position) / kTileUnit, most = work.last() / kTileUnit;
-  const int begin = p.partials ? int(blockIdx.z) : least, end = p.partials ? begin + 1 : most + 1;
-  if (begin < least || begin > most) return wait_for_previous();
-  attend_units(p, work, begin, end, AttendTile<Kv, kDim, kStages>(memory, work.used()));
+  attend_rows<Kv, kDim, kStages>(p, span.row + from, rows, int(blockIdx.y), int(blockIdx.z), heads,
+                                 memory, ChainWait{});
 }
 
 }  // namespace fastserve::gpu

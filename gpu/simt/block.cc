@@ -31,11 +31,11 @@ void Block::fail(const char* what) {
 }
 
 /// Runs the ready ones of fibers [low, high) once, in the chosen order. False when there was none.
-bool Block::pass(unsigned low, unsigned high, const Options& options, std::mt19937_64& random) {
+bool Block::pass(unsigned low, unsigned high, const Options& options) {
   for (unsigned i = low; i < high; ++i)
     order_[i] = options.order == Order::kReverse ? high - 1 - (i - low) : i;
   if (options.order == Order::kShuffled)
-    std::shuffle(order_.begin() + low, order_.begin() + high, random);
+    std::shuffle(order_.begin() + low, order_.begin() + high, random_);
   bool ran = false;
   for (unsigned i = low; i < high && failure.empty(); ++i) {
     Fiber& fiber = fibers[order_[i]];
@@ -47,28 +47,51 @@ bool Block::pass(unsigned low, unsigned high, const Options& options, std::mt199
 }
 
 /// Runs fibers until none is ready.
-void Block::advance(const Options& options, std::mt19937_64& random) {
+void Block::advance(const Options& options) {
   const unsigned n = static_cast<unsigned>(fibers.size());
   if (options.order == Order::kLockstep) {
-    while (failure.empty() && pass(0, n, options, random)) {
+    while (failure.empty() && pass(0, n, options)) {
     }
     return;
   }
   std::vector<unsigned> order((n + 31) / 32);
   for (unsigned w = 0; w < order.size(); ++w) order[w] = w;
   if (options.order == Order::kReverse) std::reverse(order.begin(), order.end());
-  if (options.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
+  if (options.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random_);
   for (const unsigned w : order)
-    while (failure.empty() && pass(w * 32, std::min(n, w * 32 + 32), options, random)) {
+    while (failure.empty() && pass(w * 32, std::min(n, w * 32 + 32), options)) {
     }
+}
+
+/// Nobody is ready. True: the first threads of the block, as many as their barrier says, wait at
+/// it.
+bool Block::open_barrier_of_some() {
+  const unsigned some = fibers.front().some;
+  if (some == 0 || some > fibers.size() || fibers.front().state != FiberState::kAtBarrier)
+    return false;
+  for (unsigned i = 0; i < some; ++i)
+    if (fibers[i].state != FiberState::kAtBarrier || fibers[i].some != some ||
+        fibers[i].at.line() != fibers.front().at.line())
+      return false;
+  for (unsigned i = 0; i < some; ++i) {
+    fibers[i].state = FiberState::kReady;
+    fibers[i].some = 0;
+  }
+  return true;
 }
 
 /// Nobody is ready: all wait at one barrier, or the kernel is wrong.
 void Block::open_barrier() {
+  if (open_barrier_of_some()) return;
   const Fiber* first = nullptr;
   for (const Fiber& fiber : fibers) {
     if (fiber.state == FiberState::kInWarp)
       return void(failure = "a warp collective misses lanes of its mask: " + where(fiber));
+    if (fiber.some != 0)
+      return void(failure =
+                      "a barrier of the first threads of a block misses some, or is met by "
+                      "others: " +
+                      where(fiber));
     if (fiber.state != FiberState::kAtBarrier) continue;
     if (!first) first = &fiber;
     if (fiber.at.line() != first->at.line())
@@ -81,47 +104,71 @@ void Block::open_barrier() {
   }
 }
 
-void Block::check_shared(size_t bytes) {
-  const auto guard = shared.begin() + static_cast<ptrdiff_t>(bytes);
+void Block::check_shared() {
+  const auto guard = shared.begin() + static_cast<ptrdiff_t>(shared_bytes_);
   if (std::any_of(guard, shared.end(), [](unsigned char b) { return b != kGuardByte; }))
-    failure = "shared memory was written past its " + std::to_string(bytes) + " bytes";
+    failure = "shared memory was written past its " + std::to_string(shared_bytes_) + " bytes";
 }
 
-std::string Block::run(dim3 grid_shape, dim3 block_shape, dim3 block_index, size_t shared_bytes,
-                       const Options& options, uint64_t seed, const std::function<void()>& body) {
-  Quiet quiet;
-  std::mt19937_64 random(seed);
+void Block::begin(dim3 grid_shape, dim3 block_shape, dim3 block_index, size_t shared_bytes,
+                  const Options& options, uint64_t seed, const std::function<void()>& body,
+                  char* order) {
+  const Quiet quiet;
+  random_.seed(seed);
   grid = grid_shape;
   shape = block_shape;
   index = block_index;
   body_ = &body;
+  grid_order = order;
   early_copies = options.early_copies;
+  shared_bytes_ = shared_bytes;
   shared.assign(shared_bytes, kPoison);
   shared.resize(shared_bytes + kGuard, kGuardByte);
   fibers.assign(count(shape), {});
   warps.assign((fibers.size() + 31) / 32, {});
   prepare();
+}
+
+bool Block::go_on(const Options& options) {
+  const Quiet quiet;
   Block* const outer = running;
   running = this;
   release(&run_order_);
   const auto done = [](const Fiber& f) { return f.state == FiberState::kDone; };
-  while (failure.empty()) {
-    advance(options, random);
+  const auto waits = [](const Fiber& f) { return f.state == FiberState::kAtGrid; };
+  for (Fiber& fiber : fibers)
+    if (fiber.state == FiberState::kAtGrid) fiber.state = FiberState::kReady;
+  bool meets = false;
+  while (failure.empty() && !meets) {
+    advance(options);
     if (!failure.empty() || std::all_of(fibers.begin(), fibers.end(), done)) break;
-    open_barrier();
+    meets = std::any_of(fibers.begin(), fibers.end(), waits);
+    if (!meets) open_barrier();
   }
   acquire(&run_order_);
+  running = outer;
+  return meets;
+}
+
+std::string Block::finish() {
+  const Quiet quiet;
   // Where a kernel failed, fibers that never go on are ordered before what follows by where they
   // wait.
   for (char& order : barrier_order) acquire(&order);
   for (Warp& warp : warps)
     for (Gathering& group : warp.gatherings)
       for (char& order : group.order) acquire(&order);
-  running = outer;
-  if (failure.empty()) check_shared(shared_bytes);
+  if (failure.empty()) check_shared();
   if (failure.empty()) return {};
   return failure + " [block " + std::to_string(index.x) + "," + std::to_string(index.y) + "," +
          std::to_string(index.z) + "]";
+}
+
+std::string Block::run(dim3 grid_shape, dim3 block_shape, dim3 block_index, size_t shared_bytes,
+                       const Options& options, uint64_t seed, const std::function<void()>& body) {
+  begin(grid_shape, block_shape, block_index, shared_bytes, options, seed, body, nullptr);
+  go_on(options);
+  return finish();
 }
 
 namespace {
@@ -185,35 +232,50 @@ void collective(uint32_t mask, int operation, void* argument,
   acquire(met.order);
 }
 
+namespace {
+
+dim3 index_of(size_t at, const dim3& grid) {
+  return dim3(static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
+              static_cast<unsigned>(at / (size_t{grid.x} * grid.y)));
+}
+uint64_t seed_of(const Options& options, size_t i) {
+  return options.seed * 0x9E3779B97F4A7C15ull + i;
+}
+
+}  // namespace
+
+std::unique_ptr<Block> Grid::take() {
+  const std::lock_guard lock(mutex_);
+  if (spare_.empty()) return std::make_unique<Block>();
+  auto one = std::move(spare_.back());
+  spare_.pop_back();
+  return one;
+}
+
+void Grid::give_back(std::unique_ptr<Block> block) {
+  const std::lock_guard lock(mutex_);
+  spare_.push_back(std::move(block));
+}
+
 std::string Grid::run(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
-                      const std::function<void()>& body) {
+                      const std::function<void()>& body, bool together) {
+  if (together) return run_together(grid, block, shared_bytes, options, body);
   const size_t blocks = count(grid);
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;
   std::string failure;
-  const auto take = [&]() -> std::unique_ptr<Block> {
-    const std::lock_guard lock(mutex_);
-    if (spare_.empty()) return std::make_unique<Block>();
-    auto one = std::move(spare_.back());
-    spare_.pop_back();
-    return one;
-  };
   const auto work = [&] {
     auto one = take();
     for (size_t i; !failed && (i = next++) < blocks;) {
       const size_t at = options.order == Order::kReverse ? blocks - 1 - i : i;
-      const dim3 index(static_cast<unsigned>(at % grid.x),
-                       static_cast<unsigned>(at / grid.x % grid.y),
-                       static_cast<unsigned>(at / (size_t{grid.x} * grid.y)));
-      const std::string wrong = one->run(grid, block, index, shared_bytes, options,
-                                         options.seed * 0x9E3779B97F4A7C15ull + i, body);
+      const std::string wrong = one->run(grid, block, index_of(at, grid), shared_bytes, options,
+                                         seed_of(options, i), body);
       if (wrong.empty()) continue;
       const std::lock_guard lock(mutex_);
       if (!failed.exchange(true)) failure = wrong;
       return;  // its fibers stand in the middle of the kernel: not to be used again
     }
-    const std::lock_guard lock(mutex_);
-    spare_.push_back(std::move(one));
+    give_back(std::move(one));
   };
   if (options.os_threads <= 1) {
     work();
@@ -223,6 +285,40 @@ std::string Grid::run(dim3 grid, dim3 block, size_t shared_bytes, const Options&
     for (std::thread& thread : threads) thread.join();
   }
   return failure;
+}
+
+std::string Grid::run_together(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
+                               const std::function<void()>& body) {
+  std::vector<std::unique_ptr<Block>> blocks(count(grid));
+  char order[2] = {};
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    blocks[i] = take();
+    blocks[i]->begin(grid, block, index_of(i, grid), shared_bytes, options, seed_of(options, i),
+                     body, order);
+  }
+  std::mt19937_64 random(options.seed);
+  std::vector<size_t> turn(blocks.size());
+  for (size_t i = 0; i < turn.size(); ++i) turn[i] = i;
+  if (options.order == Order::kReverse) std::reverse(turn.begin(), turn.end());
+  std::string failure;
+  for (size_t meeting = blocks.size(); meeting == blocks.size() && failure.empty();) {
+    if (options.order == Order::kShuffled) std::shuffle(turn.begin(), turn.end(), random);
+    meeting = 0;
+    for (const size_t i : turn) {
+      if (blocks[i]->go_on(options)) {
+        ++meeting;
+        continue;
+      }
+      failure = blocks[i]->finish();
+      if (!failure.empty()) break;
+    }
+    if (failure.empty() && meeting > 0 && meeting < blocks.size())
+      failure = "blocks of a grid have ended while others wait for them";
+  }
+  for (char& token : order) acquire(&token);
+  if (!failure.empty()) return failure;  // fibers stand in the middle of the kernel
+  for (auto& one : blocks) give_back(std::move(one));
+  return {};
 }
 
 }  // namespace fastserve::simt

@@ -50,7 +50,7 @@ struct Options {
   int64_t graph_parts = 0;  ///< most launches and copies that a graph can hold; 0: any number
 };
 
-enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kDone };
+enum class FiberState : uint8_t { kReady, kInWarp, kAtBarrier, kAtGrid, kDone };
 
 struct AsyncCopy {
   void* to;
@@ -67,7 +67,8 @@ struct Fiber {
   FiberState state = FiberState::kReady;
   std::source_location at;
   bool waited = false;  // for the kernels before
-  unsigned barriers = 0;
+  unsigned barriers = 0, arrivals = 0;
+  unsigned some = 0;  // threads that meet at the barrier it waits at; 0: all of the block
   void* asan_stack = nullptr;
   void* tsan_fiber = nullptr;
   std::vector<AsyncCopy> copies;  // issued and not landed
@@ -102,6 +103,13 @@ class Block {
   std::string run(dim3 grid, dim3 block, dim3 index, size_t shared_bytes, const Options& options,
                   uint64_t seed, const std::function<void()>& body);
 
+  /// The same in parts, for blocks that meet: begin(), then go_on() while it says that threads wait
+  /// for the grid, whose `order` (two tokens for TSan) they share; finish() says what run() does.
+  void begin(dim3 grid, dim3 block, dim3 index, size_t shared_bytes, const Options& options,
+             uint64_t seed, const std::function<void()>& body, char* order);
+  bool go_on(const Options& options);
+  std::string finish();
+
   // What the CUDA vocabulary reads.
   Fiber* current = nullptr;
   dim3 index, shape, grid;
@@ -110,6 +118,7 @@ class Block {
   std::vector<unsigned char> shared;
   bool early_copies = false;
   char barrier_order[2] = {};
+  char* grid_order = nullptr;  ///< null: the blocks do not meet
   std::string failure;
 
   /// Stops the current fiber with what is wrong, and where it stands; the block ends. The fiber
@@ -123,12 +132,15 @@ class Block {
   void prepare();
   void drop_stacks();
   void enter(Fiber& fiber);
-  bool pass(unsigned low, unsigned high, const Options& options, std::mt19937_64& random);
-  void advance(const Options& options, std::mt19937_64& random);
+  bool pass(unsigned low, unsigned high, const Options& options);
+  void advance(const Options& options);
+  bool open_barrier_of_some();
   void open_barrier();
-  void check_shared(size_t bytes);
+  void check_shared();
 
   std::vector<unsigned> order_;
+  std::mt19937_64 random_;
+  size_t shared_bytes_ = 0;
   const std::function<void()>* body_ = nullptr;
   void* scheduler_ = nullptr;
   void* scheduler_asan_ = nullptr;
@@ -152,14 +164,20 @@ void collective(uint32_t mask, int operation, void* argument,
                 void (*act)(uint32_t mask, void** arguments), std::source_location at);
 
 /// Runs grids of blocks, whose fibers it keeps from one to the next.
+/// `together`: the blocks may meet, so all of them are there at once, on one OS thread.
 /// Threads: any; launches from several run side by side.
 class Grid {
  public:
   /// Empty, or what is wrong with the kernel.
   std::string run(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
-                  const std::function<void()>& body);
+                  const std::function<void()>& body, bool together = false);
 
  private:
+  std::unique_ptr<Block> take();
+  void give_back(std::unique_ptr<Block> block);
+  std::string run_together(dim3 grid, dim3 block, size_t shared_bytes, const Options& options,
+                           const std::function<void()>& body);
+
   std::mutex mutex_;
   std::vector<std::unique_ptr<Block>> spare_;
 };

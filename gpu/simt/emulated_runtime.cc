@@ -285,7 +285,8 @@ std::string EmulatedStream::run_now(const EmulatedLaunch& launch) {
     return "the card is lost";
   }
   const DeviceMemory::Access access(memory_);
-  return grids_.run(launch.grid, launch.block, launch.shared_bytes, options_, launch.body);
+  return grids_.run(launch.grid, launch.block, launch.shared_bytes, options_, launch.body,
+                    launch.together);
 }
 
 void EmulatedStream::begin_capture() {

@@ -28,6 +28,7 @@ struct EmulatedLaunch {
   dim3 grid, block;
   size_t shared_bytes;
   std::function<void()> body;
+  bool together = false;  ///< its blocks may meet
 };
 
 /// What was captured: each part with the memory that it reaches.

@@ -152,6 +152,55 @@ inline void __syncthreads(FS_AT) {
   fastserve::simt::acquire(order);
 }
 
+namespace fastserve::simt {
+
+/// As __syncthreads() of the first kThreads threads of a block.
+template <int kThreads>
+void sync_first(FS_AT) {
+  static_assert(kThreads > 0 && kThreads % 32 == 0);
+  Block& block = *running;
+  char* order;
+  {
+    const Quiet quiet;
+    Fiber& me = *block.current;
+    me.at = at;
+    me.state = FiberState::kAtBarrier;
+    me.some = kThreads;
+    order = &block.barrier_order[me.barriers++ & 1];
+  }
+  release(order);
+  block.leave();
+  acquire(order);
+}
+/// All threads call; later some of them wait_for_grid(), until all blocks have come so far.
+inline void arrive_at_grid(FS_AT) {
+  Block& block = *running;
+  if (block.grid_order == nullptr)
+    block.fail("a barrier of the grid, whose blocks need not be there at once");
+  __syncthreads(at);
+  char* order;
+  {
+    const Quiet quiet;
+    order = &block.grid_order[block.current->arrivals++ & 1];
+  }
+  release(order);
+}
+inline void wait_for_grid(FS_AT) {
+  Block& block = *running;
+  char* order;
+  {
+    const Quiet quiet;
+    Fiber& me = *block.current;
+    me.at = at;
+    me.state = FiberState::kAtGrid;
+    order = &block.grid_order[(me.arrivals - 1) & 1];
+  }
+  block.leave();
+  acquire(order);
+}
+
+}  // namespace fastserve::simt
+
 /// Remembered only, so that launch_chained() can refuse a thread that ends without it.
 inline void wait_for_previous() { fastserve::simt::running->current->waited = true; }
 inline void let_next_begin() {}

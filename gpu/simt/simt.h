@@ -61,6 +61,51 @@ namespace fastserve::gpu {
 
 constexpr uint32_t kWholeWarp = 0xffffffffu;
 
+/// How code that several kernels share waits in one that has a chain to itself.
+struct ChainWait {
+  FS_DEVICE void operator()() const { wait_for_previous(); }
+};
+
+// Barriers beside __syncthreads().
+#if defined(__CUDACC__)
+/// Of the first kThreads threads of a block, a multiple of 32: the others do not call.
+template <int kThreads>
+FS_DEVICE void sync_first() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+}
+// Of the grid of a launch_together(), in two parts: what any thread wrote before arrive_at_grid()
+// is seen behind wait_for_grid() by the threads that call that, of any block. `arrived`: a word of
+// the card's memory for this kernel alone, 0 before its first launch.
+constexpr uint32_t kGridTurned = 0x80000000u;  ///< changes when all have come; the rest is 0 again
+/// All threads of every block call. To be given to wait_for_grid(), for thread 0.
+FS_DEVICE uint32_t arrive_at_grid(uint32_t* arrived) {
+  __syncthreads();
+  if (threadIdx.x != 0) return 0;
+  __threadfence();
+  return atomicAdd(arrived, blockIdx.x == 0 ? kGridTurned - (gridDim.x - 1) : 1u);
+}
+/// Once in every block for each arrival, by its first kThreads threads.
+template <int kThreads>
+FS_DEVICE void wait_for_grid(const uint32_t* arrived, uint32_t before) {
+  if (threadIdx.x == 0) {
+    while (((before ^ *static_cast<const volatile uint32_t*>(arrived)) & kGridTurned) == 0) {
+    }
+    __threadfence();
+  }
+  sync_first<kThreads>();
+}
+#else
+using simt::sync_first;
+inline uint32_t arrive_at_grid(uint32_t*, FS_AT) {
+  simt::arrive_at_grid(at);
+  return 0;
+}
+template <int kThreads>
+void wait_for_grid(const uint32_t*, uint32_t, FS_AT) {
+  simt::wait_for_grid(at);
+}
+#endif
+
 FS_DEVICE float as_float(int8_t x) { return float(x); }  ///< a code
 // Numbers of the training precision; conversions round to nearest even.
 #if defined(__CUDACC__)

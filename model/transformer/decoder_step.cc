@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
@@ -152,17 +153,27 @@ Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const 
   }
   inputs_->fill({tokens, segments, wanted, draws, shape.rows, shape.reach});
   if (captured) rows_ = shape.rows;
-  const auto work = [&]() -> Status {
+  const auto work = [&](bool fused) -> Status {  // only captured steps, whose weights are there
+    if (fused) ops_->begin_fused();
     FS_TRY(layers({}, segments));
     const int drawn = captured ? rows_ : answers;
     if (drawn == 0) return {};
     if (load_) FS_TRY(take(load_->head()));
     logits(drawn, {}, captured ? nullptr : inputs_->wanted());
+    if (fused) ops_->end_fused();
     if (shape.draws) draw(drawn);
     return take_all();  // nobody is answered from weights that may be wrong
   };
-  if (!captured) return work();
-  graphs_->run(shape, [&] { FS_CHECK(work().ok()); });
+  if (!captured) return work(false);
+  const WorkWay each{"kernel by kernel", [&work] { FS_CHECK(work(false).ok()); }};
+  const WorkWay fused{"as one kernel", [&work] { FS_CHECK(work(true).ok()); }};
+  const bool fuses = rows_ <= ops_->fused_rows();
+  if (!fuses || options_.kernels == StepKernels::kEach)
+    graphs_->run(shape, {&each, 1});
+  else if (options_.kernels == StepKernels::kFused)
+    graphs_->run(shape, {&fused, 1});
+  else
+    graphs_->run(shape, std::array{each, fused});
   return {};
 }
 

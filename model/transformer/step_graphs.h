@@ -5,16 +5,28 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "model/device.h"
 
 namespace fastserve {
 
+/// One of several ways to do the same work, in the same bits.
+struct WorkWay {
+  const char* name;  ///< for the log: "kernel by kernel"
+  std::function<void()> work;
+};
+
 /// Records `work`; as Device::end_capture().
 Result<std::unique_ptr<DeviceGraph>> graph_of(Device& device, const std::function<void()>& work);
 /// Tells the device's log that `what` are started as graphs, or with an error that they are not.
 void tell_of_graphs(const Device& device, const char* what, const Status& made);
+/// The index of the graph that takes the least time, in which the device is left as each leaves it;
+/// told to the log as `what`.
+size_t fastest(Device& device, std::span<const std::unique_ptr<DeviceGraph>> graphs,
+               std::span<const WorkWay> ways, const char* what);
 
 /// Owns:     the graphs of the keys used last. A key (which has ==) names all that the work depends
 ///           on but for what it reads from the device's memory.
@@ -37,26 +49,37 @@ class StepGraphs {
   /// the first time and when scratch memory has changed, captured when it comes back, from the
   /// graph then. Where a graph cannot be had, always at once. Errors: the device's, by its sync().
   void run(const Key& key, const std::function<void()>& work) {
-    if (most_ == 0) return work();
+    const WorkWay only{"", work};
+    run(key, std::span(&only, 1));
+  }
+  /// The same with several ways to do it. Each is done at once when the key is new, and when it
+  /// comes back each is captured and timed; from then on the fastest is started. So the work is
+  /// done several times then, which must leave what it leaves when it is done once.
+  void run(const Key& key, std::span<const WorkWay> ways) {
+    if (most_ == 0) return ways.front().work();
     Entry& entry = newest(key);
     if (!entry.done || entry.scratch != scratch_()) {
       entry.graph.reset();
-      work();
+      for (const WorkWay& way : ways) way.work();
       entry.done = true;
       entry.scratch = scratch_();
       return;
     }
     if (!entry.graph) {
-      auto graph = graph_of(device_, work);
-      if (!graph.ok()) {
-        tell_of_graphs(device_, what_, graph.error());
-        most_ = 0;  // what was refused once would be the next time
-        entries_.clear();
-        return work();
+      std::vector<std::unique_ptr<DeviceGraph>> graphs;
+      for (const WorkWay& way : ways) {
+        auto graph = graph_of(device_, way.work);
+        if (!graph.ok()) {
+          tell_of_graphs(device_, what_, graph.error());
+          most_ = 0;  // what was refused once would be the next time
+          entries_.clear();
+          return ways.front().work();
+        }
+        if (!*graph) return ways.front().work();  // the device has failed before: it does none
+        graphs.push_back(std::move(*graph));
       }
-      if (!*graph) return work();  // the device has failed before: it does none
-      entry.graph = std::move(*graph);
       if (started_ == 0) tell_of_graphs(device_, what_, {});
+      entry.graph = std::move(graphs[fastest(device_, graphs, ways, what_)]);
     }
     device_.launch(*entry.graph);
     ++started_;

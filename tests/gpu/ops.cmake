@@ -6,7 +6,9 @@ fastserve_test(gpu_ops
           ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/emulator_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/finishing_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/fused_step_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/graph_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/grid_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/decode_graph_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/gpu_step_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/rounding_op_test.cc
