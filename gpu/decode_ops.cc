@@ -11,6 +11,7 @@
 #include "gpu/kernels/decode_vector.cuh"
 #include "gpu/kernels/embed.cuh"
 #include "gpu/launch.h"
+#include "gpu/packed_format.h"
 #include "gpu/sampling.h"
 
 namespace fastserve::gpu {
@@ -273,25 +274,7 @@ void GpuDecodeOps::packed_product(const GpuDecodeMatrix& w, const DecodeProductA
       return many.template operator()<kFormat, kGroup, 4>();
     few.template operator()<FewRows<kFormat, kGroup, 4, XPlace::kRead>>();
   };
-  switch (w.format()) {
-    case WeightFormat::kBFloat16:
-      return start.template operator()<PackedFormat::kBFloat16, 128>();
-    case WeightFormat::kInt8Row:
-      if (w.sparse()) return start.template operator()<PackedFormat::kSparseInt8Row, 128>();
-      return start.template operator()<PackedFormat::kInt8Row, 128>();
-    case WeightFormat::kInt8Group128:
-      if (w.sparse()) return start.template operator()<PackedFormat::kSparseInt8, 128>();
-      return start.template operator()<PackedFormat::kInt8, 128>();
-    case WeightFormat::kInt8Group32:
-      return start.template operator()<PackedFormat::kInt8, 32>();
-    case WeightFormat::kInt4Group128:
-      return start.template operator()<PackedFormat::kInt4, 128>();
-    case WeightFormat::kInt4Group32:
-      return start.template operator()<PackedFormat::kInt4, 32>();
-    case WeightFormat::kFloat32:
-    case WeightFormat::kFloat16:
-      return;  // decode_vector_product's
-  }
+  with_packed_format({w.format(), w.sparse()}, start);
 }
 
 }  // namespace

@@ -21,34 +21,11 @@ constexpr size_t kMostRoom = tile_bytes(2, 128, 2, kTileRows);
 
 }  // namespace
 
-template <class Act>
-void DecodeGathering::with_run(const Format& format, const Act& act) {
-  switch (format.format) {
-    case WeightFormat::kBFloat16:
-      return act.template operator()<DecodeRun<PackedFormat::kBFloat16, 128>>();
-    case WeightFormat::kInt8Row:
-      if (format.sparse)
-        return act.template operator()<DecodeRun<PackedFormat::kSparseInt8Row, 128>>();
-      return act.template operator()<DecodeRun<PackedFormat::kInt8Row, 128>>();
-    case WeightFormat::kInt8Group128:
-      if (format.sparse)
-        return act.template operator()<DecodeRun<PackedFormat::kSparseInt8, 128>>();
-      return act.template operator()<DecodeRun<PackedFormat::kInt8, 128>>();
-    case WeightFormat::kInt8Group32:
-      return act.template operator()<DecodeRun<PackedFormat::kInt8, 32>>();
-    case WeightFormat::kInt4Group128:
-      return act.template operator()<DecodeRun<PackedFormat::kInt4, 128>>();
-    case WeightFormat::kInt4Group32:
-      return act.template operator()<DecodeRun<PackedFormat::kInt4, 32>>();
-    case WeightFormat::kFloat32:
-    case WeightFormat::kFloat16:
-      return;  // decode_vector_product's
-  }
-}
-
 int DecodeGathering::most_rows() const {
-  constexpr size_t kRings = 130 << 10;
-  return runtime_.properties().shared_memory >= kRings + kMostRoom / 2 ? kOwnRows : 0;
+  // For others decode_run is not compiled. No ring is larger than 130 KiB.
+  const DeviceProperties& card = runtime_.properties();
+  const bool fits = card.shared_memory >= (size_t{130} << 10) + kMostRoom / 2;
+  return card.major >= 9 && fits ? kOwnRows : 0;
 }
 
 bool DecodeGathering::has_room(size_t steps, size_t shared) const {
@@ -58,11 +35,12 @@ bool DecodeGathering::has_room(size_t steps, size_t shared) const {
 
 bool DecodeGathering::add(const GpuDecodeMatrix& weight, const DecodeProductArguments& product,
                           const PrepareArguments& prepare) {
-  const Format format{weight.format(), weight.sparse()};
+  const WeightKind format{weight.format(), weight.sparse()};
   if (product.rows > most_rows() || !prepare.fours) return false;
   if (format_ && *format_ != format) return false;
   size_t fixed = 0, room = 0;
-  with_run(format, [&]<class Run>() {
+  with_packed_format(format, [&]<PackedFormat kFormat, int kGroup>() {
+    using Run = DecodeRun<kFormat, kGroup>;
     fixed = Run::kFixed;
     room = std::max(room_, Run::product_room(product.rows, product.units));
   });
@@ -134,7 +112,9 @@ void DecodeGathering::flush() {
     else
       runtime_.report(word.error());
   }
-  if (arrived_.bytes() > 0) with_run(*format_, [&]<class Run>() { start<Run>(); });
+  if (arrived_.bytes() > 0)
+    with_packed_format(
+        *format_, [&]<PackedFormat kFormat, int kGroup>() { start<DecodeRun<kFormat, kGroup>>(); });
   format_.reset();
   steps_.clear();
   weights_.clear();

@@ -6,6 +6,7 @@
 
 #include "gpu/decode_pack.h"
 #include "gpu/kernels/decode_step.cuh"
+#include "gpu/packed_format.h"
 #include "gpu/tables.h"
 
 namespace fastserve::gpu {
@@ -38,23 +39,15 @@ class DecodeGathering {
 
  private:
   static constexpr size_t kMostTables = 64;
-  struct Format {
-    WeightFormat format;
-    bool sparse;
-    bool operator==(const Format&) const = default;
-  };
 
   bool has_room(size_t steps, size_t shared) const;
   template <class Run>
   void start();
-  /// Calls with the kernel for weights of that format: `act.template operator()<Run>()`.
-  template <class Act>
-  static void with_run(const Format& format, const Act& act);
 
   Runtime& runtime_;
   Tables tables_;
   Memory arrived_;
-  std::optional<Format> format_;  ///< of the products taken; none: nothing was
+  std::optional<WeightKind> format_;  ///< of the products taken; none: nothing was
   std::vector<DecodeStep> steps_;
   std::vector<RunWeights> weights_;
   size_t fixed_ = 0, room_ = 0;  ///< shared memory: of the kernel, and of its greediest step

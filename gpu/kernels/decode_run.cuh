@@ -168,6 +168,7 @@ template <class Run>
 __global__ void __launch_bounds__(Run::kThreads, 1)
     decode_run(const DecodeStep* steps, int count, const RunWeights* weights, int products,
                uint32_t* arrived) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // cards before give a block too little memory
   FS_SHARED(unsigned char, memory);
   static_assert(sizeof(DecodeStep) % 16 == 0 && sizeof(RunWeights) % 4 == 0);
   static_assert(kTileThreads <= Run::kThreads && kJoinThreads <= Run::kThreads);
@@ -202,6 +203,7 @@ __global__ void __launch_bounds__(Run::kThreads, 1)
     if (threadIdx.x < kPieces) reinterpret_cast<uint4*>(step)[threadIdx.x] = next;
     __syncthreads();
   }
+#endif
 }
 
 }  // namespace fastserve::gpu
