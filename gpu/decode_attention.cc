@@ -76,6 +76,7 @@ struct AttendPlan {
   int stages;    ///< steps of a warp in shared memory
   TileSpans spans;
   int each, parts;  ///< positions of a part, and parts of the longest row
+  int units;        ///< parts that a block of tile_attend takes, where they are split
   dim3 grid;
   size_t partials;  ///< floats; 0: a block walks all parts of its rows
 };
@@ -114,7 +115,14 @@ AttendPlan::AttendPlan(const DeviceProperties& card, const DecodeAttention& op, 
   const unsigned idle = (runs - whole % runs) % runs;
   const bool few = whole < runs || idle * 5 > whole + idle;
   if (parts <= 2 || !few || partials * sizeof(float) > kMostPartials) partials = 0;
-  grid = dim3(blocks, heads, partials > 0 ? static_cast<unsigned>(parts) : 1);
+  // A block of tile_attend turns and places its queries first, which takes as long as a part or
+  // two: so no more of them than run at once.
+  units = 1;
+  if (tiled && partials > 0) {
+    const int at_once = tile_blocks(tile_dim(dim)) * card.multiprocessors;
+    units = std::max(1, (parts * static_cast<int>(whole) + at_once - 1) / at_once);
+  }
+  grid = dim3(blocks, heads, partials > 0 ? static_cast<unsigned>((parts + units - 1) / units) : 1);
 }
 
 template <class Kv>
@@ -200,12 +208,15 @@ void decode_attention(Runtime& runtime, Workspace& workspace, DecodeGathering* g
       .out = op.out,
       .partials = plan.partials > 0 ? workspace.take<float>(plan.partials) : nullptr,
       .chunks = plan.parts,
+      .units = plan.units,
       .appends = plan.tiled && plan.alone};
   if (gathering) {
     if (op.resident && plan.tiled && plan.stages == 2 &&
-        gathering->add(arguments,
-                       {plan.together, static_cast<int>(plan.grid.y), static_cast<int>(plan.grid.z),
-                        plan.each, kv.type == KvType::kInt8 ? 1 : 0}))
+        gathering->add(arguments, {.heads = plan.together,
+                                   .parts = static_cast<int>(plan.grid.y),
+                                   .turns = static_cast<int>(plan.grid.z),
+                                   .each = plan.each,
+                                   .codes = kv.type == KvType::kInt8}))
       return;
     gathering->flush();
   }

@@ -68,7 +68,7 @@ bool DecodeGathering::add(const DecodeAttentionArguments& attention, const Atten
   step.kind = DecodeStepKind::kAttend;
   step.heads = cut.heads;
   step.parts = cut.parts;
-  step.units = cut.units;
+  step.turns = cut.turns;
   step.codes = cut.codes;
   step.each = cut.each;
   step.attention = attention;

@@ -14,7 +14,7 @@ namespace fastserve::gpu {
 /// How tile_attend and join_parts are to be started.
 struct AttendCut {
   int heads;         ///< query heads of a block
-  int parts, units;  ///< the grid behind the rows
+  int parts, turns;  ///< the grid behind the rows
   int each;          ///< positions of a unit
   int codes;         ///< keys and values are
 };

@@ -54,6 +54,8 @@ struct TileWork : CacheHead<Kv> {
 
 /// The least shape of the kernel that has room for a head.
 constexpr int tile_dim(int dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256; }
+/// Blocks that a multiprocessor runs at once.
+constexpr int tile_blocks(int dim) { return dim <= 64 ? 4 : dim <= 128 ? 2 : 1; }
 /// Shared memory of a block: numbers of `number` bytes in heads of `dim`, as tile_dim() has it, and
 /// `used` rows of queries.
 constexpr size_t tile_bytes(int number, int dim, int stages, int used) {

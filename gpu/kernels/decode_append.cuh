@@ -25,6 +25,7 @@ struct DecodeAttentionArguments {
   float* out;
   float* partials;  ///< split: [rows][heads][chunks][head_dim + 2]
   int chunks;       ///< most that a row has
+  int units;        ///< of tile_attend where it is split: that a block takes
   bool appends;     ///< no two rows are of one sequence: decode_attend does append_heads' work
 };
 
@@ -69,7 +70,8 @@ FS_DEVICE CacheHead<Kv> cache_head(const DecodeAttentionArguments& p, int kv) {
           p.value_scales ? p.value_scales + slots : nullptr};
 }
 
-/// The output of a row that stands nowhere, for `heads` query heads. By the block's first `threads`.
+/// The output of a row that stands nowhere, for `heads` query heads. By the block's first
+/// `threads`.
 FS_DEVICE void leave_out(const DecodeAttentionArguments& p, int row, int head, int heads,
                          int threads) {
   for (int i = threadIdx.x; i < heads * p.head_dim; i += threads)

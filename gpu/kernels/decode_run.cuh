@@ -132,9 +132,9 @@ FS_DEVICE void run_product(const DecodeStep& step, RunRing<Run>& ring, unsigned 
 template <class Kv, int kDim>
 FS_APART void run_attention(const DecodeStep& step, unsigned char* memory, GridWait grid) {
   const DecodeAttentionArguments p = step.attention;
-  const int each = step.parts * step.units;
+  const int each = step.parts * step.turns;
   for (int item = blockIdx.x; item < p.rows * each; item += gridDim.x)
-    attend_rows<Kv, kDim, 2>(p, item / each, 1, item % each / step.units, item % step.units,
+    attend_rows<Kv, kDim, 2>(p, item / each, 1, item % each / step.turns, item % step.turns,
                              step.heads, memory, [&] { grid.wait<kTileThreads>(); });
   grid.wait<kTileThreads>();
 }

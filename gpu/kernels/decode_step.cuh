@@ -13,7 +13,7 @@ enum class DecodeStepKind : int32_t { kProduct, kAttend, kJoin };
 struct alignas(16) DecodeStep {
   DecodeStepKind kind;
   // kAttend, as of tile_attend: query heads of a block, its grid without the rows, of codes.
-  int heads, parts, units;
+  int heads, parts, turns;
   int codes;
   int each;                        ///< kJoin, as of join_parts
   DecodeProductArguments product;  ///< kProduct: rows up to kOwnRows

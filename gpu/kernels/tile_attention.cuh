@@ -337,10 +337,10 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
 
 /// `rows` neighbours in a sequence, from `row` on, by the first kTileThreads threads of a block,
 /// all of which call: `heads` query heads of a key-value head, the `part`-th of such; all of their
-/// units or, where there are partial results, this one. Where it appends, wait() stands between
-/// what does not depend on earlier work and what does.
+/// units or, where there are partial results, the `turn`-th run of p.units. Where it appends,
+/// wait() stands between what does not depend on earlier work and what does.
 template <class Kv, int kDim, int kStages, class Wait>
-FS_DEVICE void attend_rows(const DecodeAttentionArguments& p, int row, int rows, int part, int unit,
+FS_DEVICE void attend_rows(const DecodeAttentionArguments& p, int row, int rows, int part, int turn,
                            int heads, unsigned char* memory, const Wait& wait) {
   const int dim = p.head_dim, group = p.heads / p.kv_heads, groups = (group + heads - 1) / heads;
   const int kv = part / groups, ahead = part % groups * heads;
@@ -348,20 +348,23 @@ FS_DEVICE void attend_rows(const DecodeAttentionArguments& p, int row, int rows,
   const DecodeRow me = p.row[row];
   if (me.position < 0) {  // it has a block of its own
     wait();
-    if (unit == 0) leave_out(p, row, head, mine, kTileThreads);
+    if (turn == 0) leave_out(p, row, head, mine, kTileThreads);
     return;
   }
   const TileWork<Kv> work{
       cache_head<Kv>(p, kv), me, row, rows, mine, dim, p.window, kv, head, ahead == 0};
-  const int least = work.first(me.position) / kTileUnit, most = work.last() / kTileUnit;
-  const int begin = p.partials ? unit : least, end = p.partials ? begin + 1 : most + 1;
-  if (begin < least || begin > most) return wait();
+  int begin = work.first(me.position) / kTileUnit, end = work.last() / kTileUnit + 1;
+  if (p.partials) {
+    if (begin < turn * p.units) begin = turn * p.units;
+    if (end > (turn + 1) * p.units) end = (turn + 1) * p.units;
+  }
+  if (begin >= end) return wait();
   attend_units(p, work, begin, end, AttendTile<Kv, kDim, kStages>(memory, work.used()), wait);
 }
 
 /// out = softmax(scale q K^T) V over each row's positions so far.
 ///
-/// Grid:   (blocks of the spans, kv_heads * groups of `heads` query heads, units or 1).
+/// Grid:   (blocks of the spans, kv_heads * groups of `heads` query heads, runs of units or 1).
 /// Block:  kTileThreads. Shared: AttendTile::shared(rows of queries).
 /// Needs:  head_dim up to kDim, of whole 16 bytes in the cache. Where it appends, a row a block,
 ///         and the block reads places, block tables and the cache at positions before its row's
@@ -371,12 +374,10 @@ FS_DEVICE void attend_rows(const DecodeAttentionArguments& p, int row, int rows,
 /// Bits:   a row's own, whatever else is in its tile. Positions in steps of kTileStep that warps
 ///         take in turn; a warp's steps of a unit one after another, halves of queries and weights
 ///         and what those leave as products of their own; then the warps in order, and the units in
-///         order: the same whether a block walks all of them (grid.z = 1) or each has its own and
-///         join_parts follows.
+///         order: the same whether a block walks all of them (grid.z = 1) or some and join_parts
+///         follows.
 template <class Kv, int kDim, int kStages>
-__global__ void __launch_bounds__(kTileThreads, (kDim <= 64    ? 4
-                                                 : kDim <= 128 ? 2
-                                                               : 1))
+__global__ void __launch_bounds__(kTileThreads, tile_blocks(kDim))
     tile_attend(DecodeAttentionArguments p, TileSpans spans, int heads) {
   FS_SHARED(unsigned char, memory);
   let_next_begin();
