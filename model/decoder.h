@@ -13,9 +13,9 @@ namespace fastserve {
 
 /// How a captured decode step's operations are started where the device can do several as one.
 enum class StepKernels : uint8_t {
-  kMeasured,  ///< as is faster: both are tried when a shape of steps comes for the second time
   kEach,
-  kFused
+  kFused,
+  kMeasured  ///< as is faster: both are tried when a shape of steps comes for the second time
 };
 
 struct DecoderOptions {
@@ -29,7 +29,7 @@ struct DecoderOptions {
   /// Most memory of the host for blocks of requests that gave way, where a device has its own.
   uint64_t host_bytes = uint64_t{8} << 30;
   int graphs = 32;  ///< shapes of decode steps kept captured, on a device that captures; 0: none
-  StepKernels kernels = StepKernels::kMeasured;
+  StepKernels kernels = StepKernels::kEach;  ///< until a card has shown what the others give
 };
 
 /// A KV block that leaves the pool for a place on the host, or comes back from there.
