@@ -51,6 +51,9 @@ class GpuDevice final : public Device {
   Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
     return runtime_->allocate_host(bytes);
   }
+  bool pinned(const void* host, size_t bytes) const override {
+    return runtime_->pinned(host, bytes);
+  }
   void copy_in(void* device, const void* host, size_t bytes) override {
     runtime_->copy_in(device, host, bytes);
   }

@@ -76,6 +76,9 @@ class Runtime {
     return std::unique_ptr<DeviceBuffer>(std::make_unique<HostBlock>(bytes));
   }
 
+  /// As Device's. Threads: any.
+  virtual bool pinned(const void* /*host*/, size_t /*bytes*/) const { return false; }
+
   /// The host's bytes may change as soon as this returns. False: nothing was copied, since
   /// something has failed.
   virtual bool copy_in(void* device, const void* host, size_t bytes) = 0;

@@ -63,6 +63,11 @@ class Device {
   virtual uint64_t available_memory() const = 0;
   /// Memory of the host that copies reach fastest (pinned, for a GPU). May outlive the device.
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) = 0;
+  /// True: these bytes lie in memory of allocate_host() that is pinned. What is told to load from
+  /// there copies from where they lie, at the link's speed, and reads them until it says that it is
+  /// done: so long they must stay as they are. False also where allocate_host() had to give other
+  /// memory.
+  virtual bool pinned(const void* /*host*/, size_t /*bytes*/) const { return false; }
   virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
   /// Returns at once. `pinned` lies in memory of allocate_host(), which stays as it is, and is not
   /// freed, until wait() has returned for the ticket, or a sync() or copy_out() that came later.

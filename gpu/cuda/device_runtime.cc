@@ -15,21 +15,10 @@
 #include "base/file.h"
 #include "gpu/cuda/beside_stream.h"
 #include "gpu/cuda/cuda_error.h"
+#include "gpu/cuda/pinned_memory.h"
 
 namespace fastserve::gpu {
 namespace {
-
-class PinnedMemory final : public DeviceBuffer {
- public:
-  PinnedMemory(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
-  ~PinnedMemory() override { cudaFreeHost(data_); }
-  void* data() override { return data_; }
-  size_t bytes() const override { return bytes_; }
-
- private:
-  void* data_;
-  size_t bytes_;
-};
 
 class CudaGraph final : public Graph {
  public:
@@ -126,7 +115,7 @@ class CudaRuntime final : public Runtime {
     const cudaError_t code = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable);
     if (code == cudaSuccess) {
       std::memset(memory, 0, bytes);
-      return std::unique_ptr<DeviceBuffer>(new PinnedMemory(memory, bytes));
+      return std::unique_ptr<DeviceBuffer>(new PinnedMemory(memory, bytes, pinned_));
     }
     // A host that gives no more pinned memory has other memory: copies take longer from there.
     if (code != cudaErrorMemoryAllocation)
@@ -134,6 +123,7 @@ class CudaRuntime final : public Runtime {
     cudaGetLastError();
     return Runtime::allocate_host(bytes);
   }
+  bool pinned(const void* host, size_t bytes) const override { return pinned_->hold(host, bytes); }
 
   bool copy_in(void* device, const void* host, size_t bytes) override {
     if (bytes == 0) return true;
@@ -346,6 +336,7 @@ class CudaRuntime final : public Runtime {
   }
 
   const int index_;
+  const std::shared_ptr<PinnedRanges> pinned_ = std::make_shared<PinnedRanges>();
   DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;
   std::mutex capturing_;  // held from begin_capture() to end_capture()

@@ -54,6 +54,7 @@ class EmulatedRuntime final : public gpu::Runtime {
   Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
     return pinned_.allocate(bytes);
   }
+  bool pinned(const void* host, size_t bytes) const override { return pinned_.holds(host, bytes); }
 
   bool copy_in(void* device, const void* host, size_t bytes) override {
     if (bytes == 0) return true;
@@ -135,7 +136,7 @@ class EmulatedRuntime final : public gpu::Runtime {
   void copy_in_beside(void* device, const void* host, size_t bytes) override {
     if (bytes == 0 || failed() || refused("a copy beside it")) return;
     copy(device, host, bytes);
-    pinned_.started(host, bytes, /*anywhere=*/true);
+    pinned_.started(host, bytes, /*anywhere=*/!pinned_.holds(host, bytes));
   }
 
   void begin_capture() override {

@@ -14,34 +14,22 @@ uint64_t hash_of(const void* data, size_t bytes) {
 
 class PinnedMemory::Block final : public DeviceBuffer {
  public:
-  Block(std::shared_ptr<Kept> kept, size_t bytes) : kept_(std::move(kept)), memory_(bytes) {
-    const std::lock_guard lock(kept_->mutex);
-    kept_->blocks.emplace(static_cast<const std::byte*>(memory_.data()), bytes);
+  Block(std::shared_ptr<gpu::PinnedRanges> ranges, size_t bytes)
+      : ranges_(std::move(ranges)), memory_(bytes) {
+    ranges_->add(memory_.data(), bytes);
   }
-  ~Block() override {
-    const std::lock_guard lock(kept_->mutex);
-    kept_->blocks.erase(static_cast<const std::byte*>(memory_.data()));
-  }
+  ~Block() override { ranges_->remove(memory_.data()); }
   void* data() override { return memory_.data(); }
   size_t bytes() const override { return memory_.bytes(); }
 
  private:
-  const std::shared_ptr<Kept> kept_;
+  const std::shared_ptr<gpu::PinnedRanges> ranges_;
   gpu::HostBlock memory_;
 };
 
-bool PinnedMemory::Kept::holds(const void* data, size_t bytes) const {
-  const std::lock_guard lock(mutex);
-  const auto* const from = static_cast<const std::byte*>(data);
-  const auto after = blocks.upper_bound(from);
-  if (after == blocks.begin()) return false;
-  const auto& [start, size] = *std::prev(after);
-  return from + bytes <= start + size;
-}
-
 std::unique_ptr<DeviceBuffer> PinnedMemory::allocate(size_t bytes) const {
   if (bytes == 0) return std::make_unique<gpu::HostBlock>(bytes);
-  return std::make_unique<Block>(kept_, bytes);
+  return std::make_unique<Block>(ranges_, bytes);
 }
 
 gpu::Ticket PinnedMemory::started(const void* data, size_t bytes, bool anywhere) {

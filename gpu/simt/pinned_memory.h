@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "gpu/pinned_ranges.h"
 #include "gpu/runtime.h"
 
 namespace fastserve::simt {
@@ -19,9 +19,9 @@ namespace fastserve::simt {
 /// Threads: any.
 class PinnedMemory {
  public:
-  PinnedMemory() : kept_(std::make_shared<Kept>()) {}
+  PinnedMemory() : ranges_(std::make_shared<gpu::PinnedRanges>()) {}
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) const;
-  bool holds(const void* data, size_t bytes) const { return kept_->holds(data, bytes); }
+  bool holds(const void* data, size_t bytes) const { return ranges_->hold(data, bytes); }
 
   /// A copy out of `data` has been started. `anywhere`: it need not be pinned, here or at all.
   gpu::Ticket started(const void* data, size_t bytes, bool anywhere = false);
@@ -32,11 +32,6 @@ class PinnedMemory {
 
  private:
   class Block;
-  struct Kept {
-    bool holds(const void* data, size_t bytes) const;
-    mutable std::mutex mutex;
-    std::map<const std::byte*, size_t> blocks;  // guarded by mutex
-  };
   struct Copy {
     gpu::Ticket ticket;
     const void* data;
@@ -45,7 +40,7 @@ class PinnedMemory {
     bool anywhere;
   };
 
-  const std::shared_ptr<Kept> kept_;
+  const std::shared_ptr<gpu::PinnedRanges> ranges_;
   std::mutex mutex_;  // guards what follows
   std::vector<Copy> copies_;
   gpu::Ticket last_ = 0;

@@ -11,6 +11,7 @@ fastserve_test(gpu_ops
           ${CMAKE_CURRENT_LIST_DIR}/grid_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/decode_graph_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/gpu_step_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/preloaded_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/rounding_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/sampling_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/staging_test.cc
