@@ -32,15 +32,20 @@ class GpuDecodeOps final : public DecodeOps {
   }
   bool takes_stored() const override { return true; }
   Status load(void* to, std::span<const std::byte> from) override {
-    return loading_.staging.copy(to, from.data(), from.size());
+    if (!runtime_.pinned(from.data(), from.size()))
+      return loading_.staging.copy(to, from.data(), from.size());
+    loading_.direct.copy(to, from);
+    return {};
   }
   void expect(size_t bytes) override {
     loading_.memory.expect(bytes);
     loading_.staging.expect(bytes);
+    loading_.direct.expect(bytes);
   }
   std::optional<StoredFault> loaded() override {
     const std::optional<StoredFault> fault = loading_.checks.finish();
     loading_.staging.release();
+    loading_.direct.release();
     loading_.memory.finish();
     return fault;
   }

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "gpu/direct_rows.h"
 #include "gpu/runtime.h"
 #include "gpu/staging.h"
 #include "gpu/stored_checks.h"
@@ -13,11 +14,17 @@ namespace fastserve::gpu {
 
 /// What weights need on their way to the card.
 struct WeightLoading {
+  /// `piece`: the ring's. A direct copy's are as much larger as those that each chooses by itself.
   WeightLoading(Runtime& on, size_t piece, PinnedShelf* shelf)
-      : runtime(on), memory(on), staging(on, piece, shelf), checks(on) {}
+      : runtime(on),
+        memory(on),
+        staging(on, piece, shelf),
+        direct(on, piece * (DirectRows::kPiece / Staging::kPiece)),
+        checks(on) {}
   Runtime& runtime;
   WeightMemory memory;
   Staging staging;
+  DirectRows direct;  ///< instead of it, for what lies in pinned memory
   StoredChecks checks;
 };
 

@@ -11,12 +11,14 @@ set(FASTSERVE_GPU_SOURCES
   ${PROJECT_SOURCE_DIR}/gpu/gemm/float16_forward.cc
   ${PROJECT_SOURCE_DIR}/gpu/gemm/float16_input_grad.cc
   ${PROJECT_SOURCE_DIR}/gpu/gemm/float16_weight_grad.cc
+  ${PROJECT_SOURCE_DIR}/gpu/direct_rows.cc
   ${PROJECT_SOURCE_DIR}/gpu/fill_threads.cc
   ${PROJECT_SOURCE_DIR}/gpu/gpu_device.cc
   ${PROJECT_SOURCE_DIR}/gpu/kv_cache.cc
   ${PROJECT_SOURCE_DIR}/gpu/matmul_engine.cc
   ${PROJECT_SOURCE_DIR}/gpu/measured_attention.cc
   ${PROJECT_SOURCE_DIR}/gpu/sampling.cc
+  ${PROJECT_SOURCE_DIR}/gpu/source_rows.cc
   ${PROJECT_SOURCE_DIR}/gpu/staging.cc
   ${PROJECT_SOURCE_DIR}/gpu/stored_checks.cc
   ${PROJECT_SOURCE_DIR}/gpu/tables.cc

@@ -43,7 +43,8 @@ struct DecodeMatrixSource {
     int rows = 0;
     /// Instead of either, where DecodeOps::takes_stored(): rows as a checkpoint holds them. Numbers
     /// of `type`, or codes and scales of `type` as model/quantised.h spells them, which need not
-    /// have been looked at. All parts are stored then, and of one type.
+    /// have been looked at. All parts are stored then, and of one type. What lies in memory that is
+    /// Device::pinned() is read until DecodeOps::loaded().
     std::span<const std::byte> stored = {};
     DType type = DType::kF32;
     std::span<const std::byte> scales = {};
@@ -179,7 +180,8 @@ class DecodeOps {
   virtual Result<std::unique_ptr<DecodeMatrix>> make_matrix(const DecodeMatrixSource& source) = 0;
   /// True: parts may be given as they are stored, and tables loaded by load().
   virtual bool takes_stored() const { return false; }
-  /// Copies to device memory; `from` may change when this returns.
+  /// Copies to device memory; `from` may change when this returns, or, where it is pinned(), when
+  /// loaded() does.
   virtual Status load(void* /*to*/, std::span<const std::byte> /*from*/) { return {}; }
   /// Matrices come that are about so many bytes where they are stored.
   virtual void expect(size_t /*bytes*/) {}

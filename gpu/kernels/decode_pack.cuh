@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gpu/kernels/product_epilogue.cuh"
+#include "gpu/kernels/stored_rows.cuh"
 
 namespace fastserve::gpu {
 
@@ -17,88 +18,52 @@ FS_DEVICE FragmentPlace fragment_place(size_t at, int inputs, int step) {
   return {int(fragment / row) * 16, int(fragment % row) * step, int(at % 128 / 4), int(at % 4)};
 }
 
-/// words: the bfloat16 fragments of `outputs` (a multiple of 16) rows of `in` numbers; zero past
-/// `in`. Grid: registers / kPackThreads, rounded up. Block: kPackThreads. Bits: one rounding.
+/// words: the bfloat16 fragments of a piece's rows of `in` numbers; zero past `in`, and where an
+/// output is nobody's. Grid: registers / kPackThreads, rounded up. Block: kPackThreads. Bits: one
+/// rounding.
 template <class From>
-__global__ void pack_bfloat16_rows(const From* rows, int outputs, int in, int inputs,
+__global__ void pack_bfloat16_rows(const From* rows, PieceRows piece, int in, int inputs,
                                    uint32_t* words) {
   const size_t at = size_t(blockIdx.x) * kPackThreads + threadIdx.x;
-  if (at >= size_t(outputs) * size_t(inputs) / 2) return;
+  if (at >= size_t(piece.outputs) * size_t(inputs) / 2) return;
   const FragmentPlace place = fragment_place(at, inputs, 16);
   const int output = place.output + place.lane / 4 + (place.part & 1) * 8;
   const int input = place.input + place.lane % 4 * 2 + (place.part >> 1) * 8;
-  const From* const row = rows + size_t(output) * size_t(in);
+  const From* const row = rows + piece.place_of(output) * size_t(in);
+  const int there = piece.row_of(output) < 0 ? 0 : in;
   uint32_t word = 0;
   for (int e = 0; e < 2; ++e)
-    if (input + e < in)
+    if (input + e < there)
       word |= uint32_t(from_float<BFloat16>(as_float(row[input + e])).bits) << (16 * e);
   words[at] = word;
 }
 
-/// Rows of a quantised matrix as they are stored, and whose they are.
-struct StoredRows {
-  const unsigned char* codes;   ///< [outputs][code_bytes], a multiple of 4
-  const unsigned char* scales;  ///< [outputs][scale_bytes]
-  const int* parts;             ///< [outputs]; -1: the row is nobody's, and says nothing
-  int code_bytes, scale_bytes;
-  int outputs, in;  ///< outputs: a multiple of 16
-  /// Two counters for each part: codes out of range, scales that are not finite. Or null.
-  uint32_t* faults;
-
-  FS_DEVICE const unsigned char* codes_of(int output) const {
-    return codes + size_t(output) * size_t(code_bytes);
-  }
-  FS_DEVICE void count(int output, bool in_codes) const {
-    if (faults) atomicAdd(&faults[2 * parts[output] + !in_codes], 1u);
-  }
-};
-
 FS_DEVICE bool has_zero_byte(uint32_t x) { return ((x - 0x01010101u) & ~x & 0x80808080u) != 0; }
-
-/// Four int8 codes; zeros past `in`.
-FS_DEVICE uint32_t four_codes(const unsigned char* row, int input, int in) {
-  if (input + 4 <= in) return *reinterpret_cast<const uint32_t*>(row + input);
-  uint32_t word = 0;
-  for (int e = 0; input + e < in; ++e) word |= uint32_t(row[input + e]) << (8 * e);
-  return word;
-}
 
 /// words: the int8 fragments, 32 inputs each; -128 is counted. Grid: registers / kPackThreads,
 /// rounded up. Block: kPackThreads. Bits: as they are.
 static __global__ void pack_int8_rows(StoredRows rows, int inputs, uint32_t* words) {
   const size_t at = size_t(blockIdx.x) * kPackThreads + threadIdx.x;
-  if (at >= size_t(rows.outputs) * size_t(inputs) / 4) return;
+  if (at >= size_t(rows.piece.outputs) * size_t(inputs) / 4) return;
   const FragmentPlace place = fragment_place(at, inputs, 32);
   const int output = place.output + place.lane / 4 + (place.part & 1) * 8;
   const int input = place.input + place.lane % 4 * 4 + (place.part >> 1) * 16;
-  const int in = rows.parts[output] < 0 ? 0 : rows.in;
-  const uint32_t word = four_codes(rows.codes_of(output), input, in);
+  const uint32_t word = rows.four_codes(output, input, rows.inputs_of(output));
   if (has_zero_byte(word ^ 0x80808080u)) rows.count(output, true);
   words[at] = word;
-}
-
-/// Four int4 codes of a row, one a byte; 8, which is nothing, past `in`. `input`: a multiple of 4.
-FS_DEVICE uint32_t four_nibbles(const unsigned char* row, int input, int in) {
-  if (input >= in) return 0x08080808u;
-  const uint32_t two = *reinterpret_cast<const uint16_t*>(row + input / 2);
-  const uint32_t four =
-      (two & 0xfu) | (two & 0xf0u) << 4 | (two & 0xf00u) << 8 | (two & 0xf000u) << 12;
-  if (input + 4 <= in) return four;
-  const uint32_t there = (1u << (8 * (in - input))) - 1;
-  return (four & there) | (0x08080808u & ~there);
 }
 
 /// The same of int4 codes, two to a byte, the first one low; fragments of 64 inputs. Where
 /// `no_zero`, zeros are counted.
 static __global__ void pack_int4_rows(StoredRows rows, int inputs, bool no_zero, uint32_t* words) {
   const size_t at = size_t(blockIdx.x) * kPackThreads + threadIdx.x;
-  if (at >= size_t(rows.outputs) * size_t(inputs) / 8) return;
+  if (at >= size_t(rows.piece.outputs) * size_t(inputs) / 8) return;
   const FragmentPlace place = fragment_place(at, inputs, 64);
   const int output = place.output + place.lane / 4 + (place.part & 1) * 8;
   const int input = place.input + place.lane % 4 * 4 + (place.part >> 1) * 32;
-  const unsigned char* const row = rows.codes_of(output);
-  const int in = rows.parts[output] < 0 ? 0 : rows.in;
-  const uint32_t low = four_nibbles(row, input, in), high = four_nibbles(row, input + 16, in);
+  const int in = rows.inputs_of(output);
+  const uint32_t low = rows.four_nibbles(output, input, in);
+  const uint32_t high = rows.four_nibbles(output, input + 16, in);
   if (no_zero && (has_zero_byte(low) || has_zero_byte(high))) rows.count(output, true);
   words[at] = low | high << 4;
 }
@@ -108,14 +73,12 @@ static __global__ void pack_int4_rows(StoredRows rows, int inputs, bool no_zero,
 template <class From, class To>
 __global__ void pack_scales(StoredRows rows, int stored, int groups, To* to) {
   const size_t at = size_t(blockIdx.x) * kPackThreads + threadIdx.x;
-  if (at >= size_t(rows.outputs) * size_t(groups)) return;
+  if (at >= size_t(rows.piece.outputs) * size_t(groups)) return;
   const int tile = int(at / 16 / size_t(groups)), group = int(at / 16 % size_t(groups));
   const int output = tile * 16 + int(at % 16);
   float scale = 0;
-  if (rows.parts[output] >= 0 && group < stored) {
-    const unsigned char* const row = rows.scales + size_t(output) * size_t(rows.scale_bytes);
-    scale = as_float(reinterpret_cast<const From*>(row)[group]);
-  }
+  if (rows.piece.row_of(output) >= 0 && group < stored)
+    scale = as_float(reinterpret_cast<const From*>(rows.scales_of(output))[group]);
   if ((float_bits(scale) & 0x7f800000u) == 0x7f800000u) rows.count(output, false);
   to[at] = from_float<To>(scale);
 }
@@ -142,24 +105,23 @@ FS_DEVICE TwoOfFour two_of_four(uint32_t four) {
 static __global__ void pack_sparse_rows(StoredRows rows, int inputs, uint32_t* words) {
   constexpr int kStep = 128, kUnit = 2 * (kStep + 32);  // registers
   const size_t at = size_t(blockIdx.x) * kPackThreads + threadIdx.x, units = size_t(inputs / 128);
-  if (at >= size_t(rows.outputs / 16) * units * kUnit) return;
+  if (at >= size_t(rows.piece.outputs / 16) * units * kUnit) return;
   const int tile = int(at / (units * kUnit)), unit = int(at / kUnit % units), i = int(at % kUnit);
   const bool codes = i < 2 * kStep;
   const int step = codes ? i / kStep : (i - 2 * kStep) / 32, lane = codes ? i % kStep / 4 : i % 32;
   const int part = i % 4, odd = codes ? part & 1 : lane & 1;
   const int output = tile * 16 + lane / 4 + odd * 8;
-  const unsigned char* const row = rows.codes_of(output);
-  const int in = rows.parts[output] < 0 ? 0 : rows.in;
+  const int in = rows.inputs_of(output);
   const int first = unit * 128 + step * 64;
   uint32_t word = 0;
   if (codes) {
     const int input = first + 8 * (lane % 4) + (part >> 1) * 32;  // eight neighbours, four kept
-    word = two_of_four(four_codes(row, input, in)).codes |
-           two_of_four(four_codes(row, input + 4, in)).codes << 16;
+    word = two_of_four(rows.four_codes(output, input, in)).codes |
+           two_of_four(rows.four_codes(output, input + 4, in)).codes << 16;
     if (has_zero_byte(word ^ 0x80808080u)) rows.count(output, true);
   } else {
     for (int four = 0; four < 8; ++four)
-      word |= two_of_four(four_codes(row, first + lane % 4 / 2 * 32 + 4 * four, in)).places
+      word |= two_of_four(rows.four_codes(output, first + lane % 4 / 2 * 32 + 4 * four, in)).places
               << (4 * four);
   }
   words[at] = word;

@@ -28,6 +28,13 @@ class DecoderLoad::Loader {
         formats_(std::move(formats)),
         float_format_(float_format) {}
 
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+  /// The device may still read the tensors.
+  ~Loader() {
+    if (!finished_) ops_.loaded();
+  }
+
   Status tables(DecoderWeights& weights);
   Status layer(DecoderWeights& weights, int l);
   Status head(DecoderWeights& weights);
@@ -69,6 +76,7 @@ class DecoderLoad::Loader {
   const WeightFormat float_format_;
   std::vector<float> floats_, vectors_;
   size_t vectors_copied_ = 0;  ///< floats before those in vectors_
+  bool finished_ = false;
   /// Quantised matrices that were given as they are stored.
   std::vector<std::pair<std::string, WeightFormat>> unread_;
 };
@@ -317,6 +325,7 @@ Status DecoderLoad::Loader::head(DecoderWeights& weights) {
 }
 
 Status DecoderLoad::Loader::finish() {
+  finished_ = true;
   const std::optional<StoredFault> fault = ops_.loaded();
   if (!fault) return device_.sync();
   const auto& [name, format] = unread_.at(fault->part);

@@ -4,6 +4,7 @@ fastserve_test(gpu_ops
           ${CMAKE_CURRENT_LIST_DIR}/train_op_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/beside_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/direct_rows_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/emulator_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/finishing_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/fused_step_test.cc

@@ -21,7 +21,8 @@ struct Work {
   std::unique_ptr<TrainMatrix> matrix;
   std::unique_ptr<DecodeOps> decode;
   std::unique_ptr<KvCache> cache;
-  std::unique_ptr<DeviceBuffer> pinned;
+  std::unique_ptr<DeviceBuffer> pinned, weights;
+  std::unique_ptr<DecodeMatrix> packed;
   std::unique_ptr<DeviceGraph> graph;
 
   /// `plans`: where products that were tried before are kept.
@@ -60,10 +61,24 @@ struct Work {
     decode = device->make_decode_ops();
     FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
     for (int i = 0; i < 2; ++i) draw();  // the second may begin before the first has ended
+    FS_TRY(load_pinned(floats));
     FS_TRY(run_graph(floats));
     device->copy_out(host.data(), floats, host.size() * sizeof(float));
     device->available_memory();
     return device->sync();
+  }
+
+  /// A matrix and a table from where they lie in pinned memory.
+  Status load_pinned(float* floats) {
+    constexpr int kOut = 40, kIn = 64;
+    FS_ASSIGN(weights, device->allocate_host(kOut * (kIn + sizeof(float))));
+    const auto* const bytes = static_cast<const std::byte*>(weights->data());
+    const DecodeMatrixSource::Part part{
+        {}, nullptr, kOut, {bytes, kOut * kIn}, DType::kF32, {bytes + kOut * kIn, kOut * 4}};
+    FS_ASSIGN(packed, decode->make_matrix({{&part, 1}, kIn, WeightFormat::kInt8Row}));
+    FS_TRY(decode->load(floats, part.stored));
+    decode->loaded();
+    return {};
   }
 
   /// A kernel of a decoding step.
@@ -231,6 +246,8 @@ TEST_CASE(
     auto memory = (*device)->allocate_host(1000);
     REQUIRE(memory.ok());
     CHECK(card().live().allocations == before + (pinned ? 1 : 0));
+    CHECK((*device)->pinned((*memory)->data(), 1000) == pinned);
+    CHECK_FALSE((*device)->pinned((*memory)->data(), 1001));
     CHECK((*device)->sync().ok());
     device->reset();
     static_cast<char*>((*memory)->data())[999] = 1;

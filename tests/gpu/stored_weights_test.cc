@@ -18,10 +18,12 @@ struct Card {
   std::unique_ptr<Device> device = card();
   std::unique_ptr<DecodeOps> ops = device->make_decode_ops();
   Status sync() { return device->sync(); }
+  auto allocate_host(size_t bytes) { return device->allocate_host(bytes).value(); }
 #else
   std::unique_ptr<gpu::Runtime> runtime = simt::make_emulated_runtime();
   std::unique_ptr<DecodeOps> ops = gpu::make_decode_ops(*runtime, 5000);
   Status sync() { return runtime->sync(); }
+  auto allocate_host(size_t bytes) { return runtime->allocate_host(bytes).value(); }
 #endif
 };
 
@@ -45,6 +47,28 @@ struct Parts {
   std::vector<QuantisedMatrix> matrices;
   TensorMap tensors;
   std::vector<DecodeMatrixSource::Part> plain, stored;
+};
+
+/// The same parts with their bytes in pinned memory, one after another and so aligned to nothing.
+struct PinnedParts {
+  PinnedParts(Card& card, std::span<const DecodeMatrixSource::Part> stored)
+      : parts(stored.begin(), stored.end()) {
+    size_t bytes = 1;
+    for (const auto& part : parts) bytes += part.stored.size() + part.scales.size();
+    memory = card.allocate_host(bytes);
+    auto* to = static_cast<std::byte*>(memory->data()) + 1;
+    const auto move = [&](std::span<const std::byte>& from) {
+      std::copy(from.begin(), from.end(), to);
+      from = {to, from.size()};
+      to += from.size();
+    };
+    for (auto& part : parts) {
+      move(part.stored);
+      move(part.scales);
+    }
+  }
+  std::unique_ptr<DeviceBuffer> memory;
+  std::vector<DecodeMatrixSource::Part> parts;
 };
 
 Outputs product(DecodeOps& ops, const DecodeMatrix& matrix, bool gated) {
@@ -130,9 +154,14 @@ TEST_CASE("codes and scales that are given as they are stored become the matrix 
             const Parts parts(format, rows, in, pruned, scales);
             const auto plain = ops->make_matrix({parts.plain, in, format, gated}).value();
             const auto stored = ops->make_matrix({parts.stored, in, format, gated}).value();
+            const PinnedParts pinned(card, parts.stored);
+            const auto direct = ops->make_matrix({pinned.parts, in, format, gated}).value();
             CHECK(plain->bytes() == stored->bytes());
-            require_same_bits(weight_format_name(format), product(*ops, *plain, gated),
-                              product(*ops, *stored, gated));
+            CHECK(plain->bytes() == direct->bytes());
+            const Outputs expected = product(*ops, *plain, gated);
+            require_same_bits(weight_format_name(format), expected, product(*ops, *stored, gated));
+            require_same_bits(weight_format_name(format), expected, product(*ops, *direct, gated));
+            CHECK(card.sync().ok());  // before what it was made of goes
           }
   CHECK_FALSE(ops->loaded().has_value());
   CHECK(card.sync().ok());
@@ -147,8 +176,19 @@ TEST_CASE(
     for (int first = 0; first < 2; ++first)
       REQUIRE(ops->make_matrix({parts.stored, 70, format, false}).ok());
     spoil(parts.stored);
+    const PinnedParts pinned(card, parts.stored);
     REQUIRE(ops->make_matrix({parts.stored, 70, format, false}).ok());
-    return ops->loaded();
+    const auto found = ops->loaded();
+    // From pinned memory the same is found.
+    for (int first = 0; first < 2; ++first)
+      REQUIRE(ops->make_matrix({Parts(format, std::vector{5, 40}, 70, pruned, DType::kF32).stored,
+                                70, format, false})
+                  .ok());
+    REQUIRE(ops->make_matrix({pinned.parts, 70, format, false}).ok());
+    const auto direct = ops->loaded();
+    REQUIRE(direct.has_value() == found.has_value());
+    if (found) CHECK((direct->part == found->part && direct->in_codes == found->in_codes));
+    return found;
   };
   const auto set = [](std::span<const std::byte> bytes, size_t at, int to) {
     const_cast<std::byte&>(bytes[at]) = static_cast<std::byte>(to);
