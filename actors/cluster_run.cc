@@ -54,6 +54,12 @@ void TrainingRun::say(const std::string& waiting_for) {
 Status TrainingRun::open() {
   TrainSpec& spec = config_.spec;
   FS_TRY(spec.validate());
+  if (spec.reduce != GradientReduce::kTree)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("is {}, and that is for the cards of one process; nodes of a cluster "
+                             "sum along the step's tree",
+                             reduce_text(spec.reduce)),
+                 "reduce", "--reduce tree, or leave it out"};
   FS_CHECK(config_.dataset != nullptr && config_.checkpoint_directory);
   const Dataset& data = *config_.dataset;
   FS_ASSIGN(checkpoints_, CheckpointDirectory::open(*config_.checkpoint_directory));

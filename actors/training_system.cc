@@ -89,14 +89,7 @@ TrainingSystem::State::~State() {
 }
 
 Status TrainingSystem::State::open() {
-  if (!config.spec.consistency.exact())
-    return Error{ErrorCode::kInvalidArgument,
-                 "is " + config.spec.consistency.text() + ", and one process has one node",
-                 "consistency", "leave it out, or give --cluster HOST:PORT"};
-  if (config.spec.replicas > 0)
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("is {}, and one process has one node", config.spec.replicas),
-                 "replicas", "leave it out, or give --cluster HOST:PORT"};
+  FS_TRY(check_for_one_process(config.spec));
   TrainSpec& spec = config.spec;
   FS_CHECK(config.dataset != nullptr);
   if (config.backend == nullptr) FS_TRY(spec.validate());
@@ -143,6 +136,7 @@ Status TrainingSystem::State::make_plan() {
                                         config.placement));
   }
   plan = plan_training(spec, config.placement, usable_cores());
+  FS_TRY(check_reduce(spec, plan));
   spec.microbatches = plan.microbatches;
   recompute = config.placement.recompute.value_or(Recompute::kNone);
   const auto estimate = [&] {
@@ -200,7 +194,7 @@ Result<std::shared_ptr<TrainBackend>> TrainingSystem::State::make_backend() {
   Result<std::unique_ptr<TrainBackend>> made =
       resident && devices.size() > 1
           ? make_cards_backend(spec.model, spec.precision, std::move(devices), config.link, plan,
-                               wanted)
+                               wanted, config.log)
       : resident ? make_resident_backend(spec.model, spec.precision, std::move(devices.front()),
                                          plan, wanted)
       : !devices.empty()
@@ -260,6 +254,7 @@ std::shared_ptr<CoordinatorParts> TrainingSystem::State::coordinator_parts(const
     setup.evaluation_counted = evaluation->counted();
   }
   setup.checkpoints = checkpoints != nullptr;
+  setup.runs = backend->reduces();
   setup.clock = &clock();
   setup.cancel = config.cancel;
   driven->job = std::make_unique<TrainingJob>(std::move(setup), state);
@@ -384,11 +379,12 @@ std::string TrainingSystem::description() const {
     return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
   };
   return fmt::format(
-      "{}, {}, {}; {}, {}; {} of up to {} tokens{}{}", device.substr(0, device.find(',')),
+      "{}, {}, {}; {}, {}; {} of up to {} tokens{}{}{}", device.substr(0, device.find(',')),
       precision_name(state_->config.spec.precision), count(static_cast<size_t>(plan.lanes), "lane"),
       count(state_->trainers.size(), "trainer"), count(state_->shards.size(), "parameter server"),
       plan.microbatches == 1 ? "1 microbatch" : fmt::format("{} microbatches", plan.microbatches),
       plan.max_rows, state_->resident ? "; optimiser on the device" : "",
+      state_->backend->reduces() ? "; gradients summed over a ring" : "",
       state_->recompute == Recompute::kLayer ? "; layers recomputed" : "");
 }
 

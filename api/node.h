@@ -57,7 +57,8 @@ struct TrainRequest {
   std::optional<std::string> checkpoints;              ///< the same: "coordinator" or "nodes"
   std::optional<int> checkpoint_copies, keep_checkpoints;
   std::optional<double> outer_learning_rate, outer_momentum;
-  std::optional<int> replicas;  ///< of a cluster's job; see TrainSpec
+  std::optional<int> replicas;        ///< of a cluster's job; see TrainSpec
+  std::optional<std::string> reduce;  ///< "tree" or "ring", of several cards; see TrainSpec
   TrainPlacement placement;
 };
 

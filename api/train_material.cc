@@ -51,6 +51,9 @@ Status apply_forms(TrainSpec& spec, const TrainRequest& r) {
   override_with(spec.outer_learning_rate, r.outer_learning_rate);
   override_with(spec.outer_momentum, r.outer_momentum);
   override_with(spec.replicas, r.replicas);
+  if (r.reduce) {
+    FS_ASSIGN(spec.reduce, parse_reduce(*r.reduce));
+  }
   return {};
 }
 

@@ -42,6 +42,7 @@ void visit_settings(Request& r, const Visit& visit) {
   visit("outer_learning_rate", r.outer_learning_rate);
   visit("outer_momentum", r.outer_momentum);
   visit("replicas", r.replicas);
+  visit("reduce", r.reduce);
   visit("trainers", r.placement.trainers);
   visit("lanes", r.placement.lanes);
   visit("shards", r.placement.shards);

@@ -110,6 +110,10 @@ void add_train_command(CLI::App& app, CommandLine& line, Body& run) {
                 "With --cluster: nodes that hold each part of the parameters beside the first, so "
                 "that the loss of one replays nothing (0, default; 1)")
       ->check(CLI::Range(0, 8));
+  c->add_option("--reduce", r.reduce,
+                "With several cards (--device cuda:all): tree (the bits of one card, default) or "
+                "ring (each card sums its own, then all of them by NCCL: other bits)")
+      ->check(CLI::IsMember({"tree", "ring"}));
   c->add_option("--checkpoint-every", r.checkpoint_every, "Steps between checkpoints");
   c->add_option("--keep-checkpoints", r.keep_checkpoints, "The newest so many (2)")
       ->check(CLI::Range(1, 1000));

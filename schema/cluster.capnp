@@ -78,7 +78,7 @@ interface Control {
   # `request`, JSON: an object of the settings of `fsctl train`; absent or null: the preset's. Paths
   # are the coordinator's. A key it does not know is refused.
   #   model data preset from resume precision                             texts
-  #   gradients weights_back consistency checkpoints
+  #   gradients weights_back consistency checkpoints reduce
   #   vocab_size batch block microbatches accumulation patience steps     integers
   #   evaluate_every evaluate_sequences checkpoint_every warmup_steps
   #   seed trainers lanes shards checkpoint_copies keep_checkpoints replicas

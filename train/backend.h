@@ -75,6 +75,13 @@ class TrainBackend {
   /// From a member's memory into this one's, ordered behind what both were given before, and before
   /// what they are given after. Requires another member.
   virtual void copy_from(int, float*, const float*, size_t) { FS_CHECK(members() > 1); }
+  /// Whether the members add up what they hold in an order of their own, which numerics_id() names.
+  /// Each then computes its own run of a step, whose sum reduce_from() takes instead of
+  /// copy_from().
+  virtual bool reduces() const { return false; }
+  /// into = the sum of parts[i] over all members i, `n` floats of each's memory; `into` is this
+  /// one's, and may be its part. Ordered as copy_from(). Requires reduces().
+  virtual void reduce_from(std::span<const float* const>, float*, size_t) { FS_CHECK(reduces()); }
   /// What has gone wrong with work that could not say so itself.
   virtual Status sync() { return {}; }
   virtual const std::vector<ParameterTile>& tiles() const = 0;

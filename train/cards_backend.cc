@@ -22,6 +22,10 @@ class Forwarding : public TrainBackend {
   void copy_from(int member, float* to, const float* from, size_t n) override {
     to_->copy_from(member, to, from, n);
   }
+  bool reduces() const override { return to_->reduces(); }
+  void reduce_from(std::span<const float* const> parts, float* into, size_t n) override {
+    to_->reduce_from(parts, into, n);
+  }
   Status sync() override { return to_->sync(); }
   const std::vector<ParameterTile>& tiles() const override { return to_->tiles(); }
   void refresh(const ParameterTile& tile) override { to_->refresh(tile); }
@@ -50,6 +54,7 @@ class Forwarding : public TrainBackend {
 struct Group {
   std::vector<std::unique_ptr<TrainBackend>> residents;  // each owns its device
   std::unique_ptr<DeviceLink> link;
+  bool reduces = false;  // the link has collectives, and they are wanted
   std::vector<std::unique_ptr<TrainBackend>> cards;
 
   /// Keeps the first failure. A lost card is told before what comes of it.
@@ -60,6 +65,7 @@ struct Group {
   }
   /// Waits for all of them.
   Status sync() {
+    link->settle();
     for (const auto& resident : residents)
       if (const Status status = resident->sync(); !status.ok()) note(status.error());
     const std::lock_guard lock(mutex);
@@ -78,10 +84,12 @@ class CardSource final : public GradientSource {
   CardSource(std::unique_ptr<GradientSource> source, Group& group)
       : source_(std::move(source)), group_(group) {}
   Result<double> run(const Microbatch& batch, float scale, float* grad) override {
+    group_.link->settle();
     return noted(source_->run(batch, scale, grad));
   }
   Result<double> run_along(const Microbatch& batch, float scale, float* grad,
                            PassFlow& flow) override {
+    group_.link->settle();
     return noted(source_->run_along(batch, scale, grad, flow));
   }
   void add(float* into, const float* other) override { source_->add(into, other); }
@@ -117,18 +125,30 @@ class Card final : public Forwarding {
     group_.link->copy(static_cast<size_t>(index_), to, static_cast<size_t>(member), from,
                       n * sizeof(float));
   }
+  bool reduces() const override { return group_.reduces; }
+  void reduce_from(std::span<const float* const> parts, float* into, size_t n) override {
+    group_.link->reduce(static_cast<size_t>(index_), into, parts, n);
+    group_.link->settle();
+  }
+  void copy_out(std::span<float> host, const float* from) const override {
+    group_.link->settle();
+    Forwarding::copy_out(host, from);
+  }
   Status sync() override { return group_.sync(); }
   void refresh(const ParameterTile& tile) override { refresh_run({&tile, 1}); }
   /// The others take the masters over, and all pack them anew.
   void refresh_run(std::span<const ParameterTile> tiles) override {
     if (tiles.empty()) return;
     const size_t begin = tiles.front().offset, end = tiles.back().offset + tiles.back().size;
-    for (size_t i = 0; i < group_.residents.size(); i++) {
-      TrainBackend& resident = *group_.residents[i];
-      if (static_cast<int>(i) != index_)
-        group_.link->copy(i, resident.masters().data() + begin, static_cast<size_t>(index_),
-                          masters().data() + begin, (end - begin) * sizeof(float));
-      resident.refresh_run(tiles);
+    const auto from = static_cast<size_t>(index_);
+    std::vector<float*> ranges;
+    for (const auto& resident : group_.residents)
+      ranges.push_back(resident->masters().data() + begin);
+    if (group_.reduces) group_.link->broadcast(from, ranges, end - begin);
+    for (size_t i = 0; i < ranges.size(); i++) {
+      if (!group_.reduces && i != from)
+        group_.link->copy(i, ranges[i], from, ranges[from], (end - begin) * sizeof(float));
+      group_.residents[i]->refresh_run(tiles);
     }
   }
   Result<std::unique_ptr<GradientSource>> make_source(int lanes, int max_rows) override {
@@ -145,16 +165,18 @@ class Card final : public Forwarding {
 class CardsBackend final : public Forwarding {
  public:
   Status open(const ModelConfig& config, Precision precision,
-              std::vector<std::unique_ptr<Device>> devices, const LinkFactory& link,
-              const TrainPlan& plan, std::optional<Recompute> recompute) {
+              std::vector<std::unique_ptr<Device>> devices, const LinkFactory& link, TrainPlan plan,
+              std::optional<Recompute> recompute, const Log& log) {
     std::vector<Device*> linked;
     for (const auto& device : devices) linked.push_back(device.get());
+    FS_ASSIGN(group_.link, link(linked));
+    // Before the rest of their memory is shared out: a library takes its own for them.
+    if (plan.reduce == GradientReduce::kRing) plan.reduce = open_ring(log);
     for (auto& device : devices) {
       FS_ASSIGN(auto resident,
                 make_resident_backend(config, precision, std::move(device), plan, recompute));
       group_.residents.push_back(std::move(resident));
     }
-    FS_ASSIGN(group_.link, link(linked));
     for (size_t i = 0; i < linked.size(); i++)
       group_.cards.push_back(std::make_unique<Card>(group_, static_cast<int>(i)));
     forward_to(group_.cards.front().get());
@@ -164,8 +186,22 @@ class CardsBackend final : public Forwarding {
     return std::to_string(members()) + " x " + Forwarding::description() + " each, by " +
            group_.link->description();
   }
+  std::string numerics_id() const override {
+    std::string id = Forwarding::numerics_id();
+    if (reduces()) id.append("+").append(group_.link->reduce_id());
+    return id;
+  }
 
  private:
+  GradientReduce open_ring(const Log& log) {
+    const Status opened = group_.link->open_collectives();
+    group_.reduces = opened.ok();
+    if (opened.ok()) return GradientReduce::kRing;
+    log.warning("reduce is ring, and gradients are summed along the step's tree all the same, by " +
+                group_.link->description() + ": " + opened.error().message());
+    return GradientReduce::kTree;
+  }
+
   Group group_;
 };
 
@@ -184,11 +220,12 @@ Status check_alike(std::span<const std::unique_ptr<Device>> devices) {
 
 Result<std::unique_ptr<TrainBackend>> make_cards_backend(
     const ModelConfig& config, Precision precision, std::vector<std::unique_ptr<Device>> devices,
-    const LinkFactory& link, const TrainPlan& plan, std::optional<Recompute> recompute) {
+    const LinkFactory& link, const TrainPlan& plan, std::optional<Recompute> recompute,
+    const Log& log) {
   FS_CHECK(devices.size() > 1 && plan.cards == static_cast<int>(devices.size()));
   FS_TRY(check_alike(devices));
   auto backend = std::make_unique<CardsBackend>();
-  FS_TRY(backend->open(config, precision, std::move(devices), link, plan, recompute));
+  FS_TRY(backend->open(config, precision, std::move(devices), link, plan, recompute, log));
   return std::unique_ptr<TrainBackend>(std::move(backend));
 }
 

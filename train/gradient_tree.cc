@@ -11,7 +11,7 @@ GradientTree::GradientTree(StepLayout layout)
     : layout_(layout), scratch_(kBlock * std::bit_width(layout.microbatches())) {}
 
 GradientTree::Added GradientTree::add(Subtree subtree, GradientHandle sum) {
-  FS_CHECK(layout_.is_node(subtree));
+  FS_CHECK(subtree.count > 0 && subtree.end() <= layout_.microbatches());
   if (complete()) return Added::kRepeated;
   // Two nodes are either nested or disjoint, so only the part before can hold this one.
   auto after = parts_.upper_bound(subtree.first);
@@ -88,8 +88,25 @@ void GradientTree::join_into(GradientHandle result, size_t from, size_t n, size_
     FS_CHECK(sum_fetched(layout_.root(), at, std::min(piece, from + n - at), into, 0, pieces) ==
              into);
   }
+  become(std::move(result));
+}
+
+GradientHandle GradientTree::sum_of(int member, size_t from, size_t n, const TrainOps& ops) {
+  GradientHandle first;
+  for (const auto& [at, part] : parts_) {
+    const GradientHandle& buffer = part.second;
+    if (buffer->member() != member) continue;
+    if (first == nullptr)
+      first = buffer;
+    else
+      ops.add(first->at(from), buffer->at(from), first->at(from), n);
+  }
+  return first;
+}
+
+void GradientTree::become(GradientHandle whole) {
   parts_.clear();
-  parts_.emplace(0, std::pair(layout_.root(), std::move(result)));
+  parts_.emplace(0, std::pair(layout_.root(), std::move(whole)));
 }
 
 size_t GradientTree::depth(uint32_t microbatches) {

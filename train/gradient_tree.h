@@ -27,7 +27,8 @@ class GradientTree {
     kNew,       ///< some of its microbatches were missing
     kRepeated,  ///< all of them were there; dropped
   };
-  /// Requires a node of the layout.
+  /// Requires a node of the layout; or, where sum_of() is what takes sums, any run of it, and all
+  /// of them the same or disjoint.
   Added add(Subtree subtree, GradientHandle sum);
   bool complete() const { return covered_ == layout_.microbatches(); }
 
@@ -40,6 +41,11 @@ class GradientTree {
   /// `scratch`: depth() * piece floats, of the operations' memory like `result`.
   void join_into(GradientHandle result, size_t from, size_t n, size_t piece, float* scratch,
                  const Fetch& fetch, const TrainOps& ops);
+  /// Adds up elements [from, from + n) of the member's own buffers, in the order of their
+  /// microbatches, in the first of them; null when it has none. `ops`: the member's.
+  GradientHandle sum_of(int member, size_t from, size_t n, const TrainOps& ops);
+  /// Is left with the buffer that the sum has been taken into elsewhere.
+  void become(GradientHandle whole);
   /// Floats of an element that join_into() may have to keep beside its sum.
   static size_t depth(uint32_t microbatches);
   /// The leftmost buffer, and whether all are `member`'s. Require a buffer.

@@ -30,7 +30,8 @@ TrainingJob::TrainingJob(Setup setup, const JobState& state)
     : setup_(std::move(setup)),
       state_(state),
       layout_(static_cast<uint32_t>(setup_.plan.microbatches)),
-      units_(layout_.units(setup_.plan.unit)),
+      units_(setup_.runs ? layout_.runs(static_cast<uint32_t>(setup_.plan.cards))
+                         : layout_.units(setup_.plan.unit)),
       squares_(static_cast<size_t>(setup_.shards)),
       snapshot_at_(state.steps_done > 0 ? state.steps_done : -1),
       started_(setup_.clock->now()) {
@@ -122,6 +123,10 @@ void TrainingJob::begin_step(Actions& out) {
   if (setup_.ranges) {
     std::vector<TrainerId> owners;
     units_ = ranges_.cut(layout_, step_started_, owners);
+    ledger = StepLedger(std::move(owners));
+  } else if (setup_.runs) {
+    std::vector<TrainerId> owners;
+    for (uint32_t i = 0; i < units_.size(); i++) owners.push_back({i});
     ledger = StepLedger(std::move(owners));
   }
   begin_round(Phase::kComputing, std::move(ledger), out);
@@ -266,8 +271,9 @@ Commit TrainingJob::commit(bool applied) const {
   commit.step = {static_cast<uint64_t>(state_.steps_done)};
   commit.applied = applied;
   commit.repeated = static_cast<uint64_t>(ledger_.repeated());
-  for (uint32_t i = 0; i < units_.size(); i++)
-    commit.units.emplace_back(units_[i], ledger_.done_by(i));
+  for (uint32_t i = 0; i < units_.size(); i++)  // a run in nodes; a node is itself
+    for (const Subtree part : layout_.cover(units_[i].first, units_[i].count))
+      commit.units.emplace_back(part, ledger_.done_by(i));
   return commit;
 }
 
@@ -368,6 +374,7 @@ Actions TrainingJob::tick() {
   }
   if (!at_work) return out;
   const bool local_round = local() && phase_ == Phase::kComputing;
+  if (setup_.runs && phase_ == Phase::kComputing) return out;  // a slow card is waited for
   ledger_.reopen_overdue(setup_.clock->now(),
                          straggler_limit(pace_.median() * (local_round ? round_steps_ : 1)));
   hand_out(out);

@@ -119,6 +119,9 @@ class TrainingJob {
     /// Each trainer gets one run of the step's microbatches, as long as it is fast, and pushes few
     /// large sums: for trainers that share no memory. Changes no bits.
     bool ranges = false;
+    /// The first trainer of each card gets the same run of every step's microbatches, which nobody
+    /// else does while it is there: for members that add up what each of them computed.
+    bool runs = false;
     const Clock* clock = nullptr;
     const CancelFlag* cancel = nullptr;  ///< may be null
   };

@@ -69,7 +69,9 @@ Result<ParameterShard::Added> ParameterShard::add(StepId step, Subtree subtree,
         ErrorCode::kInvalidArgument,
         fmt::format("a gradient came before its step began; step {} is current", step_.value),
         where, ""};
-  if (!layout_.is_node(subtree) || !sum->covers(range_.begin, range_.end))
+  const bool part = backend_.reduces() ? subtree.count > 0 && layout_.root().covers(subtree)
+                                       : layout_.is_node(subtree);
+  if (!part || !sum->covers(range_.begin, range_.end))
     return Error{ErrorCode::kInvalidArgument, "a gradient is no part of the step", where, ""};
   if (tree_.add(subtree, std::move(sum)) == GradientTree::Added::kRepeated) {
     dropped_++;
@@ -77,7 +79,10 @@ Result<ParameterShard::Added> ParameterShard::add(StepId step, Subtree subtree,
   }
   if (!tree_.complete()) return Added::kMore;
   // Not before: until then the other members have passes to go on with.
-  if (!tree_.all_of(backend_.index())) FS_TRY(fetch_others());
+  if (backend_.reduces())
+    FS_TRY(reduce_members());
+  else if (!tree_.all_of(backend_.index()))
+    FS_TRY(fetch_others());
   return Added::kComplete;
 }
 
@@ -99,6 +104,27 @@ Status ParameterShard::fetch_others() {
   };
   tree_.join_into(std::move(result), range_.begin, elements(), piece,
                   static_cast<float*>(scratch_->data()), fetch, backend_.ops());
+  return {};
+}
+
+Status ParameterShard::reduce_members() {
+  std::vector<const float*> parts;
+  GradientHandle result;
+  for (int i = 0; i < backend_.members(); i++) {
+    TrainBackend& member = backend_.member(i);
+    const GradientHandle own = tree_.sum_of(i, range_.begin, elements(), member.ops());
+    if (i == backend_.index()) result = own;
+    auto& zeros = zeros_[i];
+    if (own == nullptr && zeros == nullptr) {  // its trainers are lost
+      FS_ASSIGN(zeros, member.allocate(elements() * sizeof(float)));
+    }
+    parts.push_back(own != nullptr ? own->at(range_.begin) : static_cast<float*>(zeros->data()));
+  }
+  if (result == nullptr) {
+    FS_ASSIGN(result, fetched_.take());
+  }
+  backend_.reduce_from(parts, result->at(range_.begin), elements());
+  tree_.become(std::move(result));
   return {};
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -36,9 +37,11 @@ struct ApplyOrder {
 /// Owns:     AdamW's m and v for its range. The masters and their packed copies are the backend's.
 /// Where the backend's memory is not the host's, so are m and v, and whole runs of tiles are worked
 /// on at once; nothing of a parameter comes to the host but in snapshot(). Gradients in the memory
-/// of another of its members are fetched when the step is whole: the shard's range of them.
+/// of another of its members are fetched when the step is whole: the shard's range of them. Where
+/// the members reduce, each adds up its own, and their sums are added up by reduce_from().
 /// Threads:  not thread-safe. Shards of one job work at the same time on their disjoint ranges.
-/// Promises: the same bits however many shards there are, and in whatever order gradients come.
+/// Promises: the same bits however many shards there are, and in whatever order gradients come;
+///           where the members reduce, whoever of a member's trainers computed them.
 /// Refuses:  a subtree outside the step, a step that has not begun (kInvalidArgument). Repeats and
 ///           late comers are dropped, and counted.
 class ParameterShard {
@@ -108,6 +111,7 @@ class ParameterShard {
  private:
   void next_step();
   Status fetch_others();
+  Status reduce_members();
   size_t elements() const { return range_.end - range_.begin; }
   float* m() const { return moments_; }
   float* v() const { return moments_ + elements(); }
@@ -122,6 +126,7 @@ class ParameterShard {
   GradientTree tree_;
   GradientPool fetched_;                   // sums whose first part was another member's
   std::unique_ptr<DeviceBuffer> scratch_;  // of their sums
+  std::map<int, std::unique_ptr<DeviceBuffer>> zeros_;  // of members that computed nothing
   StepId step_;
   std::vector<const float*> sums_;  // per tile, between squares() and apply()
   std::vector<float> own_moments_;

@@ -94,9 +94,37 @@ TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, 
   plan.unit = parts <= wanted ? 1 : std::bit_floor(parts / wanted);
   // Of a card's memory a unit takes as much as all parameters: as few as keep all cards at work.
   plan.cards = placement.cards;
+  plan.reduce = spec.reduce;
   if (plan.cards > 1)
     plan.unit = std::bit_floor(std::max(1U, parts / static_cast<uint32_t>(plan.trainers)));
   return plan;
+}
+
+Status check_for_one_process(const TrainSpec& spec) {
+  const auto refused = [](const std::string& value, const char* field) {
+    return Error{ErrorCode::kInvalidArgument, "is " + value + ", and one process has one node",
+                 field, "leave it out, or give --cluster HOST:PORT"};
+  };
+  if (!spec.consistency.exact()) return refused(spec.consistency.text(), "consistency");
+  if (spec.replicas > 0) return refused(std::to_string(spec.replicas), "replicas");
+  return {};
+}
+
+Status check_reduce(const TrainSpec& spec, const TrainPlan& plan) {
+  if (spec.reduce == GradientReduce::kTree) return {};
+  const auto refused = [](const std::string& what, const std::string& hint) {
+    return Error{ErrorCode::kInvalidArgument, "is ring, and " + what, "reduce", hint};
+  };
+  if (plan.cards == 1)
+    return refused("there are not several cards that hold a part of the optimiser each",
+                   "--reduce tree; or name cards (--device cuda:all), with --optimiser device");
+  for (const auto& [count, what] :
+       {std::pair(plan.microbatches, "microbatches"), std::pair(plan.trainers, "trainers")})
+    if (count < plan.cards)
+      return refused(std::to_string(plan.cards) + " cards need as many " + what + ", not " +
+                         std::to_string(count),
+                     std::string("--reduce tree, more ") + what + ", or fewer cards");
+  return {};
 }
 
 int gradient_buffers(const TrainPlan& plan) {
@@ -107,8 +135,10 @@ int gradient_buffers(const TrainPlan& plan) {
 
 int card_gradient_buffers(const TrainPlan& plan) {
   if (plan.cards == 1) return gradient_buffers(plan);
-  const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
   const auto among = [&](int n) { return (n + plan.cards - 1) / plan.cards; };
+  if (plan.reduce == GradientReduce::kRing)  // of one run, which its trainer sums
+    return std::bit_width(static_cast<unsigned>(among(plan.microbatches)));
+  const auto units = StepLayout(static_cast<uint32_t>(plan.microbatches)).units(plan.unit).size();
   const int all = static_cast<int>(units), inside = std::bit_width(plan.unit) - 1;
   return std::min(all, among(all) + 1) + inside * among(plan.trainers);
 }

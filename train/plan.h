@@ -27,6 +27,7 @@ struct TrainPlan {
   int lanes = 0;      ///< in all
   uint32_t unit = 1;  ///< microbatches handed out at once; changes no bits
   int cards = 1;      ///< TrainPlacement's; trainers and shards are shared out among them
+  GradientReduce reduce = GradientReduce::kTree;  ///< of the cards; the spec's, if they can
   int64_t tokens_per_step = 0;
 
   int card_of_trainer(int trainer) const { return trainer % cards; }
@@ -37,6 +38,12 @@ struct TrainPlan {
   }
 };
 TrainPlan plan_training(const TrainSpec& spec, const TrainPlacement& placement, int cores);
+
+/// For a job that one process runs. kInvalidArgument: a setting that is for the nodes of a cluster.
+Status check_for_one_process(const TrainSpec& spec);
+/// kInvalidArgument: the plan's cards cannot reduce as the spec asks, since there is one, or not
+/// one that works with the optimiser, or one has nothing to do.
+Status check_reduce(const TrainSpec& spec, const TrainPlan& plan);
 
 /// Bytes a job needs at its peak: what is trained, and what it takes to train it.
 struct MemoryEstimate {

@@ -147,6 +147,7 @@ DeviceShare resident_share(const TrainPlan& plan) {
   DeviceShare share{.gradients = card_gradient_buffers(plan), .optimiser = true};
   if (plan.cards > 1) {
     share.cards = plan.cards;
+    if (plan.reduce == GradientReduce::kRing) return share;
     share.scratch = plan.shards / plan.cards *
                     static_cast<int>(GradientTree::depth(static_cast<uint32_t>(plan.microbatches)));
   }

@@ -85,6 +85,16 @@ Result<bool> parse_checkpoints(const std::string& text) {
   return bad("checkpoints", "is \"" + text + "\"", "coordinator or nodes");
 }
 
+const char* reduce_text(GradientReduce reduce) {
+  return reduce == GradientReduce::kRing ? "ring" : "tree";
+}
+
+Result<GradientReduce> parse_reduce(const std::string& text) {
+  for (const GradientReduce reduce : {GradientReduce::kTree, GradientReduce::kRing})
+    if (text == reduce_text(reduce)) return reduce;
+  return bad("reduce", "is \"" + text + "\"", "tree or ring");
+}
+
 Status TrainSpec::validate() const {
   FS_TRY(model.validate("model"));
   FS_TRY(at_least("block", block, 1));
@@ -144,6 +154,7 @@ Json TrainSpec::to_json() const {
   json.set("gradients", gradients.text());
   json.set("weights_back", weights_back.text());
   json.set("consistency", consistency.text());
+  json.set("reduce", reduce_text(reduce));
   json.set("seed", Json(fmt::format("{}", seed)));  // all 64 bits, which a JSON number may lose
   return json;
 }
@@ -183,6 +194,8 @@ Result<TrainSpec> TrainSpec::from_json(const Json& json, const std::string& wher
   FS_ASSIGN(spec.weights_back, WeightsBack::parse(back));
   FS_ASSIGN(const std::string consistency, json.string_or("consistency", "exact"));
   FS_ASSIGN(spec.consistency, Consistency::parse(consistency));
+  FS_ASSIGN(const std::string reduce, json.string_or("reduce", reduce_text(spec.reduce)));
+  FS_ASSIGN(spec.reduce, parse_reduce(reduce));
   FS_ASSIGN(const std::string seed, json.string_or("seed", "1337"));
   char* end = nullptr;
   spec.seed = std::strtoull(seed.c_str(), &end, 10);

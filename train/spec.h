@@ -15,6 +15,13 @@
 
 namespace fastserve {
 
+enum class GradientReduce : uint8_t {
+  kTree,  ///< along the step's tree: the bits of one card, whatever the number of cards
+  /// Each card its own run of the step, then all of them by a library's ring. The bits depend on
+  /// the number of cards and on the library; the numerics id names both.
+  kRing,
+};
+
 /// The settings that decide the finished weights' bits (with the data, the seed and the numerics
 /// id).
 struct TrainSpec {
@@ -50,6 +57,8 @@ struct TrainSpec {
   /// How far nodes may drift apart. In one process there is one node, which must be exact.
   Consistency consistency;
   double outer_learning_rate = 0.7, outer_momentum = 0.9;  ///< of local steps' averages
+  /// How the cards of a host add up what each has computed.
+  GradientReduce reduce = GradientReduce::kTree;
   /// Nodes that hold each shard beside the one that leads it, and take its place when that is lost.
   /// Costs no bit; gradients travel to all of them.
   int replicas = 0;
@@ -64,6 +73,9 @@ struct TrainSpec {
 /// TrainSpec::node_checkpoints as people write it: "coordinator" or "nodes".
 const char* checkpoints_text(bool on_nodes);
 Result<bool> parse_checkpoints(const std::string& text);
+/// TrainSpec::reduce the same: "tree" or "ring".
+const char* reduce_text(GradientReduce reduce);
+Result<GradientReduce> parse_reduce(const std::string& text);
 
 /// Where the optimiser of devices with memory of their own works.
 enum class OptimiserPlace : uint8_t {

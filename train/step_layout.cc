@@ -1,5 +1,6 @@
 #include "train/step_layout.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "base/check.h"
@@ -86,6 +87,17 @@ std::vector<Subtree> StepLayout::units(uint32_t size) const {
   std::vector<Subtree> nodes;
   collect_units(root(), size, nodes);
   return nodes;
+}
+
+std::vector<Subtree> StepLayout::runs(uint32_t parts) const {
+  FS_CHECK(parts >= 1);
+  parts = std::min(parts, microbatches_);
+  const auto begin = [&](uint64_t part) {
+    return static_cast<uint32_t>(part * microbatches_ / parts);
+  };
+  std::vector<Subtree> runs;
+  for (uint32_t i = 0; i < parts; i++) runs.push_back({begin(i), begin(i + 1) - begin(i)});
+  return runs;
 }
 
 }  // namespace fastserve

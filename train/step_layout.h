@@ -41,6 +41,9 @@ class StepLayout {
   std::vector<Subtree> cover(uint32_t first, uint32_t count) const;
   /// The whole step in nodes of at most `size` microbatches, in order.
   std::vector<Subtree> units(uint32_t size) const;
+  /// The whole step in so many runs of about equal length, in order, none of them empty: fewer
+  /// where there are fewer microbatches. They need not be nodes. Requires parts >= 1.
+  std::vector<Subtree> runs(uint32_t parts) const;
 
  private:
   uint32_t microbatches_;

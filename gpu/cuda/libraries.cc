@@ -21,7 +21,9 @@ constexpr Wanted kCublasLt = {"cuBLASLt",
 constexpr Wanted kCudnn = {
     "cuDNN", "libcudnn.so.9", "libcudnn9-cuda-13", "attention runs on FastServe's own kernels", 9,
     10};
-constexpr Wanted kNccl = {"NCCL", "libnccl.so.2", "libnccl2", "nothing needs it yet", 2, 20};
+constexpr Wanted kNccl = {"NCCL",     "libnccl.so.2",
+                          "libnccl2", "several cards sum gradients along the step's tree alone",
+                          2,          20};
 
 struct Version {
   int major = 0, minor = 0, patch = 0;

@@ -41,8 +41,19 @@ namespace fastserve::gpu {
   X(cudnnBackendFinalize)          \
   X(cudnnBackendExecute)
 
-// Its version is told and nothing else is asked of it yet.
-#define FS_NCCL_FUNCTIONS(X) X(ncclGetVersion)
+#define FS_NCCL_FUNCTIONS(X) \
+  X(ncclGetVersion)          \
+  X(ncclGetErrorString)      \
+  X(ncclGetLastError)        \
+  X(ncclGetUniqueId)         \
+  X(ncclCommInitRankConfig)  \
+  X(ncclCommGetAsyncError)   \
+  X(ncclCommDestroy)         \
+  X(ncclCommAbort)           \
+  X(ncclGroupStart)          \
+  X(ncclGroupEnd)            \
+  X(ncclReduce)              \
+  X(ncclBroadcast)
 
 // Each member has its function's name, so that a call reads as it does in NVIDIA's documentation.
 #define FS_DECLARE(name) decltype(&::name) name = nullptr;

@@ -4,6 +4,7 @@
 #include "gpu/cuda/device_runtime.h"
 #include "gpu/cuda/driver.h"
 #include "gpu/cuda/libraries.h"
+#include "gpu/cuda/nccl_link.h"
 #include "gpu/cuda/peer_link.h"
 #include "gpu/gpu_device.h"
 #include "gpu/plugin.h"
@@ -56,7 +57,8 @@ class CudaPlugin final : public GpuPlugin {
   Result<std::unique_ptr<DeviceLink>> link(std::span<Device* const> devices) const override {
     std::vector<Runtime*> cards;
     for (Device* device : devices) cards.push_back(&runtime_of(*device));
-    return make_peer_link(std::move(cards));
+    FS_ASSIGN(auto copies, make_peer_link(cards));
+    return make_nccl_link(std::move(cards), std::move(copies), nccl(), clock_);
   }
 
   Result<std::unique_ptr<DeviceBuffer>> allocate_shared(size_t bytes) const override {

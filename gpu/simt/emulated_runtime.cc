@@ -9,13 +9,12 @@
 #include <string_view>
 
 #include "base/file.h"
-#include "gpu/simt/emulated_link.h"
 #include "gpu/simt/pinned_memory.h"
 
 namespace fastserve::simt {
 namespace {
 
-class EmulatedRuntime final : public gpu::Runtime {
+class EmulatedRuntime final : public LinkedCard {
  public:
   explicit EmulatedRuntime(const Options& options)
       : memory_(options.memory),
@@ -161,19 +160,18 @@ class EmulatedRuntime final : public gpu::Runtime {
     if (!wrong.empty()) report({ErrorCode::kInternal, wrong, kName, ""});
   }
 
-  /// Another card's bytes. What has failed there is told here: nothing comes.
-  void copy_from(EmulatedRuntime& other, void* to, const void* from, size_t bytes) {
-    if (bytes == 0 || failed() || refused("a copy from another card")) return;
-    if (other.failed() || other.refused("a copy to another card"))
-      return report({ErrorCode::kInternal,
-                     "what another card was to send has not come: it has failed", kName, ""});
-    if (!memory_.holds(to) || !other.memory_.holds(from))
-      return report(
-          {ErrorCode::kInternal, "a copy between cards of what is not theirs", kName, ""});
-    const DeviceMemory::Access access(memory_), others(other.memory_);
-    std::memcpy(to, from, bytes);
-    if (traffic_) traffic_->in += bytes;
-    if (other.traffic_) other.traffic_->out += bytes;
+  DeviceMemory& memory() override { return memory_; }
+  Traffic* traffic() override { return traffic_.get(); }
+  bool refused(const char* doing) override {
+    if (!stream_.captures()) return false;
+    report(gpu::refused_in_capture(doing, kName));
+    return true;
+  }
+  bool start_kernel(const char* name) override {
+    const std::string wrong = stream_.run({name, {1}, {1}, 0, [] {}});
+    if (wrong.empty()) return true;
+    report({ErrorCode::kInternal, std::string(name) + ": " + wrong, kName, ""});
+    return false;
   }
 
   void report(Error error) override {
@@ -206,12 +204,6 @@ class EmulatedRuntime final : public gpu::Runtime {
     return {ErrorCode::kUnavailable, "is lost, as its options asked", kName, ""};
   }
 
-  /// Work is being captured, and `doing` cannot be: kept as a failure.
-  bool refused(const char* doing) {
-    if (!stream_.captures()) return false;
-    report(gpu::refused_in_capture(doing, kName));
-    return true;
-  }
   void copy(void* to, const void* from, size_t bytes) {
     const DeviceMemory::Access access(memory_);
     std::memcpy(to, from, bytes);
@@ -240,19 +232,6 @@ class EmulatedRuntime final : public gpu::Runtime {
   std::optional<Error> failure_;
   std::deque<Copy> copies_;  // beside the work, that nobody has waited for
   Device::CopyMark last_copy_ = 0;
-};
-
-class EmulatedLink final : public DeviceLink {
- public:
-  explicit EmulatedLink(std::vector<gpu::Runtime*> cards) : cards_(std::move(cards)) {}
-  std::string description() const override { return "copies from card to card"; }
-  void copy(size_t to, void* into, size_t from, const void* data, size_t bytes) override {
-    card(to).copy_from(card(from), into, data, bytes);
-  }
-
- private:
-  EmulatedRuntime& card(size_t i) const { return static_cast<EmulatedRuntime&>(*cards_[i]); }
-  const std::vector<gpu::Runtime*> cards_;
 };
 
 /// A pointer to memory of the process, as far as eight bytes can tell. Numbers that happen to lie
@@ -342,10 +321,6 @@ bool EmulatedStream::sees(const void* argument, size_t bytes) {
     }
   }
   return true;
-}
-
-std::unique_ptr<DeviceLink> make_emulated_link(std::vector<gpu::Runtime*> cards) {
-  return std::make_unique<EmulatedLink>(std::move(cards));
 }
 
 std::unique_ptr<gpu::Runtime> make_emulated_runtime(const Options& options) {

@@ -22,6 +22,17 @@ namespace fastserve::simt {
 /// allocates the host cannot touch: see DeviceMemory.
 std::unique_ptr<gpu::Runtime> make_emulated_runtime(const Options& options = {});
 
+/// What a link needs of a card: those of make_emulated_runtime() are.
+class LinkedCard : public gpu::Runtime {
+ public:
+  virtual DeviceMemory& memory() = 0;
+  virtual Traffic* traffic() = 0;  ///< null: nobody counts
+  /// The calling thread's work is being captured, and `doing` cannot be: kept as a failure.
+  virtual bool refused(const char* doing) = 0;
+  /// Starts an empty kernel. False, and reported, when the card is lost.
+  virtual bool start_kernel(const char* name) = 0;
+};
+
 /// One kernel as it was asked for, with its arguments inside the body.
 struct EmulatedLaunch {
   const char* kernel;

@@ -46,18 +46,20 @@ TEST_CASE("a request for a job arrives as it was sent, down to its last setting"
   sent.outer_learning_rate = 0.5;
   sent.outer_momentum = 0.8;
   sent.replicas = 1;
+  sent.reduce = "ring";
   sent.placement = {3, 4, 5};
   const Json json = to_json(sent);
   const auto got = read_train_request(json);
   REQUIRE(got.ok());
   CHECK(to_json(*got) == json);
-  CHECK(json.as_object().size() == 37);  // every setting there is
+  CHECK(json.as_object().size() == 38);  // every setting there is
   CHECK(got->vocab_size == 0);
   CHECK(got->steps == int64_t{1} << 40);
   CHECK(got->precision == Precision::kFloat16);
   CHECK(got->publish_best == false);
   CHECK(got->consistency == "local:16");
   CHECK(got->replicas == 1);
+  CHECK(got->reduce == "ring");
   CHECK(got->placement.shards == 5);
 }
 

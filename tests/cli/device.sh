@@ -37,6 +37,12 @@ if [ "$gpu" = emulated ]; then
   grep -q "2 trainers, 2 parameter servers.*optimiser on the device" "$scratch/both.err" ||
     problem "the log does not say how two cards share the work: $(tail -3 "$scratch/both.err")"
   [ "$(json "$scratch/both.json" weights_hash)" = "$want" ] || problem "two cards change bits"
+  # Over a ring they end in other bits, or these, and are told apart from one card's.
+  "${train[@]}" --device emulated:2x --reduce ring --model ring >"$scratch/ring.json" 2>"$scratch/ring.err" ||
+    problem "training over a ring: $(tail -3 "$scratch/ring.err")"
+  grep -q "gradients summed over a ring" "$scratch/ring.err" || problem "the log does not tell of the ring"
+  must_fail 11 "there are not several cards" "${train[@]}" --device emulated --reduce ring --model never
+  must_fail 11 "there are not several cards" "${train[@]}" --device cpu --reduce ring --model never
   must_fail 11 "names 2 cards, and serving works on one" "$fsctl" generate seed --device emulated:2x --prompt x
 fi
 

@@ -1,46 +1,11 @@
 // Whole training jobs that several emulated GPUs of one host share out.
+#include "cards_jobs.h"
 #include "gpu/matmul_engine.h"
-#include "gpu_jobs.h"
-#include "train/cards_backend.h"
 #include "train/checkpoint.h"
 #include "train/device_memory.h"
 
 namespace fastserve {
 namespace {
-
-/// One trainer for each card.
-TrainingSystem::Config cards_job(const std::vector<DeviceFactory>& cards, Precision precision) {
-  TrainingSystem::Config config =
-      gpu_job(static_cast<int>(cards.size()), precision, cards.front(), OptimiserPlace::kDevice);
-  config.more_devices.assign(cards.begin() + 1, cards.end());
-  config.link = emulated_link();
-  config.placement.shards = 0;
-  return config;
-}
-TrainingSystem::Config cards_job(size_t cards, Precision precision) {
-  return cards_job(std::vector<DeviceFactory>(cards, emulated()), precision);
-}
-
-/// The error that a job ends in, if it does.
-Status end_of(TrainingSystem::Config config) {
-  auto system = TrainingSystem::start(std::move(config));
-  if (!system.ok()) return system.error();
-  const auto outcome = (*system)->wait();
-  if (!outcome.ok()) return outcome.error();
-  return {};
-}
-
-std::string description_of(const TrainingSystem::Config& config) {
-  const auto system = TrainingSystem::start(config);
-  REQUIRE_MESSAGE(system.ok(), system.error().message());
-  const auto outcome = (*system)->wait();
-  REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
-  return (*system)->description();
-}
-
-bool has(const std::string& text, const char* words) {
-  return text.find(words) != std::string::npos;
-}
 
 /// An emulated card whose products are another engine's by name.
 DeviceFactory unlike_card() {

@@ -124,3 +124,29 @@ TEST_CASE("a card that has failed sends nothing, and who was to get it is told")
   }
   CHECK(card().live().none());
 }
+
+TEST_CASE("the plugin's cards add up by the NCCL that it opens") {
+  card().reset();
+  {
+    Work work;
+    const Status status = work.open();
+    REQUIRE_MESSAGE(status.ok(), status.error().message());
+    const Status opened = work.link->open_collectives();
+    REQUIRE_MESSAGE(opened.ok(), opened.error().message());
+    CHECK(work.link->reduce_id() == "ring of 2, NCCL 2.28.9");
+    const std::vector<float> numbers(16, 2.5f);
+    for (int i = 0; i < 2; i++)
+      work.devices[i]->copy_in(work.memory[i]->data(), numbers.data(), 64);
+    float* const ranges[] = {static_cast<float*>(work.memory[0]->data()),
+                             static_cast<float*>(work.memory[1]->data())};
+    const float* const parts[] = {ranges[0], ranges[1]};
+    work.link->reduce(1, ranges[1], parts, 16);
+    work.link->broadcast(1, ranges, 16);
+    work.link->settle();
+    CHECK(work.sync().ok());
+    std::vector<float> got(16);
+    work.devices[0]->copy_out(got.data(), ranges[0], 64);
+    CHECK(got == std::vector<float>(16, 5.0f));
+  }
+  CHECK_MESSAGE(card().live().none(), card().live().text());
+}

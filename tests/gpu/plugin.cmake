@@ -22,6 +22,7 @@ function(stand_in target soname)
 endfunction()
 stand_in(stand_in_driver libcuda.so.1 ${stand_ins}/libcuda.cc ${stand_ins}/device_description.cc)
 stand_in(stand_in_cublaslt libcublasLt.so.13 ${stand_ins}/cublaslt.cc)
+stand_in(stand_in_nccl libnccl.so.2 ${stand_ins}/nccl.cc)
 
 # The plugin's objects as they are, with the stand-in where NVIDIA's runtime would be linked.
 add_library(plugin_on_stand_in MODULE $<TARGET_OBJECTS:fastserve_cuda_host> $<TARGET_OBJECTS:fastserve_cuda_kernels>
@@ -38,9 +39,20 @@ fastserve_test(gpu_peer_link SOURCES ${CMAKE_CURRENT_LIST_DIR}/peer_link_test.cc
 foreach(test gpu_plugin_test gpu_peer_link_test)
   target_compile_definitions(${test} PRIVATE FASTSERVE_PLUGIN_ON_STAND_IN="$<TARGET_FILE:plugin_on_stand_in>"
     FASTSERVE_STAND_IN_DRIVER="$<TARGET_FILE:stand_in_driver>"
-    FASTSERVE_STAND_IN_CUBLASLT="$<TARGET_FILE:stand_in_cublaslt>")
-  add_dependencies(${test} plugin_on_stand_in stand_in_driver stand_in_cublaslt)
+    FASTSERVE_STAND_IN_CUBLASLT="$<TARGET_FILE:stand_in_cublaslt>"
+    FASTSERVE_STAND_IN_NCCL="$<TARGET_FILE:stand_in_nccl>")
+  add_dependencies(${test} plugin_on_stand_in stand_in_driver stand_in_cublaslt stand_in_nccl)
 endforeach()
+
+# NCCL and the runtime both stand-ins, in one program: the test sees what each was asked for.
+fastserve_test(gpu_nccl_link SOURCES ${CMAKE_CURRENT_LIST_DIR}/nccl_link_test.cc
+  ${stand_ins}/nccl.cc ${stand_ins}/state.cc ${stand_ins}/memory_calls.cc ${stand_ins}/launch_calls.cc
+  ${stand_ins}/device_description.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/nccl_link.cc
+  ${PROJECT_SOURCE_DIR}/gpu/cuda/peer_link.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/device_runtime.cc
+  ${PROJECT_SOURCE_DIR}/gpu/cuda/beside_stream.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/cuda_error.cc USES gpu)
+target_include_directories(gpu_nccl_link_test SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+target_compile_definitions(gpu_nccl_link_test PRIVATE
+  FASTSERVE_STUB_DEVICE="${PROJECT_SOURCE_DIR}/tests/data/gpu/h200.json")
 
 fastserve_test(gpu_cublaslt_engine SOURCES ${CMAKE_CURRENT_LIST_DIR}/cublaslt_engine_test.cc ${stand_ins}/cublaslt.cc
   ${PROJECT_SOURCE_DIR}/gpu/cuda/cublaslt_engine.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/cublaslt_call.cc USES gpu)

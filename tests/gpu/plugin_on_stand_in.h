@@ -20,6 +20,7 @@ inline const GpuLoader& plugin() {
   static const GpuLoader loader = [] {
     opened(FASTSERVE_STAND_IN_DRIVER);
     opened(FASTSERVE_STAND_IN_CUBLASLT);
+    opened(FASTSERVE_STAND_IN_NCCL);
     auto made = GpuLoader::open({FASTSERVE_PLUGIN_ON_STAND_IN, {}});
     REQUIRE_MESSAGE(made.ok(), made.error().message());
     return std::move(*made);

@@ -2,6 +2,7 @@
 fastserve_test(gpu_models SOURCES ${CMAKE_CURRENT_LIST_DIR}/models_test.cc USES gpu_emulated compress transformer cpu)
 fastserve_test(gpu_training SOURCES ${CMAKE_CURRENT_LIST_DIR}/training_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/resident_test.cc ${CMAKE_CURRENT_LIST_DIR}/cards_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/ring_test.cc
   USES gpu_emulated actors cpu_reference LABELS sanitized)
 fastserve_test(gpu_serving SOURCES ${CMAKE_CURRENT_LIST_DIR}/serving_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/loading_test.cc

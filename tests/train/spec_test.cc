@@ -6,6 +6,7 @@
 
 #include "model/parameters.h"
 #include "train/plan.h"
+#include "train/resident_backend.h"
 
 using namespace fastserve;
 
@@ -34,6 +35,37 @@ TEST_CASE("how far nodes may drift apart is kept with a job, and old jobs are ex
   for (const auto& [key, value] : json.as_object())
     if (key != "consistency") old.set(key, value);
   CHECK(TrainSpec::from_json(old, "here").value().consistency.exact());
+}
+
+TEST_CASE("how cards add up is kept with a job, and old jobs went along the tree") {
+  TrainSpec spec = tiny();
+  CHECK(spec.reduce == GradientReduce::kTree);
+  spec.reduce = GradientReduce::kRing;
+  Json json = spec.to_json();
+  CHECK(TrainSpec::from_json(json, "here").value().reduce == GradientReduce::kRing);
+  json.set("reduce", "star");
+  const Error error = TrainSpec::from_json(json, "here").error();
+  CHECK(error.where == "reduce");
+  CHECK(error.hint == "tree or ring");
+  Json old = Json::object({});
+  for (const auto& [key, value] : json.as_object())
+    if (key != "reduce") old.set(key, value);
+  CHECK(TrainSpec::from_json(old, "here").value().reduce == GradientReduce::kTree);
+}
+
+TEST_CASE("of a ring a card needs buffers for its own run, and nothing to fetch others into") {
+  TrainSpec spec = tiny();
+  spec.batch = spec.microbatches = 12;
+  spec.reduce = GradientReduce::kRing;
+  TrainPlacement placement{.trainers = 3, .shards = 3};
+  placement.cards = 3;
+  const TrainPlan plan = plan_training(spec, placement, 1);
+  CHECK(plan.reduce == GradientReduce::kRing);
+  CHECK(check_reduce(spec, plan).ok());
+  CHECK(card_gradient_buffers(plan) == 3);  // four microbatches: two sums and what is added to one
+  CHECK(resident_share(plan).scratch == 0);
+  spec.reduce = GradientReduce::kTree;
+  CHECK(resident_share(plan_training(spec, placement, 1)).scratch > 0);
 }
 
 TEST_CASE("every preset is a valid job once its vocabulary is known") {

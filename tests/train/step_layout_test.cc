@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <tuple>
+
 #include "base/rng.h"
 #include "cpu/reference/reference_ops.h"
 #include "train/gradient_tree.h"
@@ -158,4 +161,47 @@ TEST_CASE("a gradient that arrives twice, or inside a larger one, counts once") 
   CHECK(twice.complete());
   CHECK(twice.add({0, 7}, partial({0, 7}, 50, *ops)) == GradientTree::Added::kRepeated);
   CHECK(joined(twice, 50, *ops) == joined(once, 50, *ops));
+}
+
+TEST_CASE(
+    "a step cut into runs has no gaps, none of them empty, and none much longer than another") {
+  for (uint32_t n = 1; n <= 20; n++)
+    for (uint32_t parts = 1; parts <= 8; parts++) {
+      const std::vector<Subtree> runs = StepLayout(n).runs(parts);
+      CHECK(runs.size() == std::min(n, parts));
+      uint32_t at = 0;
+      for (const Subtree run : runs) {
+        CHECK(run.first == at);
+        CHECK(run.count >= n / runs.size());
+        CHECK(run.count <= n / runs.size() + 1);
+        at = run.end();
+      }
+      CHECK(at == n);
+    }
+}
+
+TEST_CASE(
+    "what one member computed is added up in the order of its microbatches, once it is asked") {
+  const auto ops = make_reference_train_ops(Precision::kFloat32);
+  constexpr size_t kElements = 100, kFrom = 13, kSize = 70;
+  GradientTree tree(StepLayout(7));
+  const auto of = [&](Subtree run, int member) {
+    auto memory = std::make_unique<HostFloats>(kElements);
+    std::copy_n(partial(run, kElements, *ops)->data(), kElements, memory->floats.data());
+    return std::make_shared<GradientBuffer>(std::move(memory), 0, member);
+  };
+  const std::tuple<Subtree, int> runs[] = {{{5, 2}, 1}, {{2, 3}, 0}, {{0, 2}, 1}};
+  for (const auto& [run, member] : runs)
+    CHECK(tree.add(run, of(run, member)) == GradientTree::Added::kNew);
+  CHECK(tree.add({2, 3}, of({2, 3}, 0)) == GradientTree::Added::kRepeated);
+  CHECK(tree.complete());
+  const GradientHandle first = of({0, 2}, 1), last = of({5, 2}, 1);
+  const GradientHandle sum = tree.sum_of(1, kFrom, kSize, *ops);
+  for (size_t i = kFrom; i < kFrom + kSize; i++) CHECK(*sum->at(i) == *first->at(i) + *last->at(i));
+  CHECK(*sum->at(0) == *first->at(0));  // another shard's
+  CHECK(std::equal(first->at(0), first->at(kFrom), sum->at(0)));
+  CHECK(*tree.sum_of(0, kFrom, kSize, *ops)->at(kFrom) == *of({2, 3}, 0)->at(kFrom));
+  CHECK(tree.sum_of(2, kFrom, kSize, *ops) == nullptr);
+  tree.become(sum);
+  CHECK(tree.join_in_place(kFrom, kSize, *ops) == sum->at(kFrom));
 }

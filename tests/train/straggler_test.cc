@@ -10,10 +10,11 @@ namespace {
 
 /// Two trainers, one microbatch of a step each.
 struct TwoTrainers {
-  explicit TwoTrainers(int64_t steps) {
+  explicit TwoTrainers(int64_t steps, bool runs = false) {
     TrainingJob::Setup setup;
     setup.spec.steps = steps;
-    setup.plan.microbatches = 2;
+    setup.plan.microbatches = setup.plan.cards = 2;
+    setup.runs = runs;
     setup.plan.unit = 1;
     setup.plan.tokens_per_step = 2;
     setup.clock = &clock;
@@ -85,4 +86,23 @@ TEST_CASE("a trainer whose loss is heard of before it came gets no work") {
   two.job->trainer_lost({1}, {ErrorCode::kUnavailable, "has stopped", "", ""});
   two.done({0});
   CHECK_FALSE(two.given.contains(TrainerId{2}));
+}
+
+TEST_CASE(
+    "a card's run waits for its own trainer however long, and is another's once that is lost") {
+  TwoTrainers two(5, /*runs=*/true);
+  for (int step = 0; step < 4; step++) {
+    CHECK(two.given.at({0}).subtree == Subtree{0, 1});
+    CHECK(two.given.at({1}).subtree == Subtree{1, 1});
+    two.clock.advance(1s);
+    two.done({0});
+    two.clock.advance(1h);
+    two.take(two.job->tick());
+    CHECK_FALSE(two.given.contains(TrainerId{0}));
+    two.done({1});
+    two.close();
+  }
+  two.done({0});
+  two.take(two.job->trainer_lost({1}, {ErrorCode::kUnavailable, "has stopped", "", ""}));
+  CHECK(two.given.at({0}).subtree == Subtree{1, 1});
 }

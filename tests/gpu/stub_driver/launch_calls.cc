@@ -36,6 +36,8 @@ int attribute(cudaDeviceAttr which) {
 
 }  // namespace
 
+int stub_driver::current_card() { return current; }
+
 extern "C" {
 
 cudaError_t cudaSetDevice(int index) {

@@ -120,6 +120,11 @@ cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
   STUB_CALL();
   return cudaSuccess;
 }
+cudaError_t cudaEventQuery(cudaEvent_t) {
+  STUB_CALL();
+  std::lock_guard lock(state().mutex);
+  return state().last = state().stalled ? cudaErrorNotReady : cudaSuccess;
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   STUB_CALL();
   return outside_capture();

@@ -46,13 +46,18 @@ class StateControl final : public Control {
     s.fail_code = code;
     s.lose = lost;
   }
+  void stall() override {
+    State& s = state();
+    std::lock_guard lock(s.mutex);
+    s.stalled = true;
+  }
   void reset() override {
     State& s = state();
     std::lock_guard lock(s.mutex);
     s.calls.clear();
     s.launches = 0;
     s.fail_at = -1;
-    s.lose = s.lost = false;
+    s.lose = s.lost = s.stalled = false;
     s.last = cudaSuccess;
     s.captures = nullptr;
   }

@@ -15,13 +15,16 @@ struct State {
   std::mutex mutex;
   std::vector<std::string> calls;
   int launches = 0, fail_at = -1, fail_code = 0;
-  bool lose = false, lost = false;
+  bool lose = false, lost = false, stalled = false;
   cudaError_t last = cudaSuccess;
   std::map<const void*, size_t> allocations;
   std::set<const void*> streams, events, graphs;  // a graph's executable is one, too
   const void* captures = nullptr;                 // the stream whose work is recorded
 };
 State& state();
+
+/// Of the calling thread.
+int current_card();
 
 /// Counts a call that a test may make fail; what it must return: cudaSuccess unless scripted.
 cudaError_t enter(const char* call);
