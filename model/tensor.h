@@ -52,6 +52,8 @@ class TensorSource {
   virtual bool contains(std::string_view name) const = 0;
   /// kNotFound names the tensor and the source; kCorrupt when a checksum fails.
   virtual Result<TensorView> tensor(std::string_view name) const = 0;
+  /// As tensor(), but its bytes may be missing: none are read where that can be avoided.
+  virtual Result<TensorView> glance(std::string_view name) const { return tensor(name); }
   virtual std::string where() const = 0;  ///< for errors
 };
 

@@ -92,18 +92,16 @@ class StoredTensors final : public TensorSource {
   std::string where() const override { return where_; }
 
   Result<TensorView> tensor(std::string_view name) const override {
-    const auto found = index_.find(name);
-    if (found == index_.end())
-      return Error{ErrorCode::kNotFound, fmt::format("has no tensor {}", name), where_, ""};
-    std::call_once(prepared_once_, [this] {
-      preparation_ = prepare();
-      if (preparation_.ok()) start_reading_ahead();
-    });
-    FS_TRY(preparation_);
-    const ManifestEntry& entry = entries_[found->second].entry;
-    const Span& span = spans_[found->second];
+    FS_ASSIGN(const size_t index, find(name));
+    std::call_once(reading_once_, [this] { start_reading_ahead(); });
+    const ManifestEntry& entry = entries_[index].entry;
+    const Span& span = spans_[index];
     for (size_t run = span.first_run; run < span.last_run; run++) FS_TRY(finish_run(run));
     return TensorView{entry.dtype, entry.shape, {span.data, entry.bytes}};
+  }
+  Result<TensorView> glance(std::string_view name) const override {
+    FS_ASSIGN(const size_t index, find(name));
+    return TensorView{entries_[index].entry.dtype, entries_[index].entry.shape, {}};
   }
 
  private:
@@ -112,6 +110,15 @@ class StoredTensors final : public TensorSource {
     size_t first_run = 0, last_run = 0;
   };
 
+  /// Where it is among the entries; everything is mapped then.
+  Result<size_t> find(std::string_view name) const {
+    const auto found = index_.find(name);
+    if (found == index_.end())
+      return Error{ErrorCode::kNotFound, fmt::format("has no tensor {}", name), where_, ""};
+    std::call_once(prepared_once_, [this] { preparation_ = prepare(); });
+    FS_TRY(preparation_);
+    return found->second;
+  }
   Status prepare() const;
   Result<std::byte*> map_extent(const ManifestEntry& entry, const PieceRecord& piece,
                                 uint64_t bytes, std::byte* at) const;
@@ -141,7 +148,7 @@ class StoredTensors final : public TensorSource {
   std::map<std::string, size_t, std::less<>> index_;
 
   // Made by prepare(), then constant.
-  mutable std::once_flag prepared_once_;
+  mutable std::once_flag prepared_once_, reading_once_;
   mutable Status preparation_;
   mutable std::vector<std::pair<void*, size_t>> maps_;
   mutable std::vector<MappedPiece> pieces_;
