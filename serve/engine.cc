@@ -25,10 +25,9 @@ SchedulerLimits cut_to(const DecoderOptions& options, SchedulerLimits limits) {
   return limits;
 }
 
-int context_of(const Decoder& decoder) {
-  const DecoderOptions& options = decoder.options();
+int context_of(const ModelConfig& config, const DecoderOptions& options) {
   const int64_t held = int64_t{options.kv_blocks} * options.block_tokens;
-  return static_cast<int>(std::min<int64_t>(held, decoder.config().max_positions));
+  return static_cast<int>(std::min<int64_t>(held, config.max_positions));
 }
 
 Status check_stops(const std::vector<std::string>& stops) {
@@ -68,16 +67,45 @@ struct Engine::Live : Sequence {
 
 Engine::Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer> tokenizer,
                SchedulerLimits limits)
-    : decoder_(std::move(decoder)),
+    : Engine(std::move(decoder), decoder->config(), decoder->options(), {}, std::move(tokenizer),
+             limits) {}
+
+Engine::Engine(ModelConfig config, DecoderOptions options, DecoderMaker make,
+               std::shared_ptr<const Tokenizer> tokenizer, SchedulerLimits limits)
+    : Engine(nullptr, std::move(config), options, std::move(make), std::move(tokenizer), limits) {}
+
+Engine::Engine(std::unique_ptr<Decoder>&& decoder, ModelConfig config, DecoderOptions options,
+               DecoderMaker make, std::shared_ptr<const Tokenizer> tokenizer,
+               SchedulerLimits limits)
+    : config_(std::move(config)),
+      options_(options),
+      make_(std::move(make)),
       tokenizer_(std::move(tokenizer)),
-      context_length_(context_of(*decoder_)),
-      pages_(decoder_->options().kv_blocks, decoder_->options().block_tokens),
-      scheduler_(cut_to(decoder_->options(), limits), pages_, decoder_->host_places()),
-      sampler_(decoder_->config().vocab_size) {
-  tokens_.reserve(static_cast<size_t>(decoder_->options().max_rows));
+      decoder_(std::move(decoder)),
+      context_length_(context_of(config_, options_)),
+      pages_(options_.kv_blocks, options_.block_tokens),
+      scheduler_(cut_to(options_, limits), pages_, decoder_ ? decoder_->host_places() : 0),
+      sampler_(config_.vocab_size) {
+  tokens_.reserve(static_cast<size_t>(options_.max_rows));
 }
 
 Engine::~Engine() = default;
+
+Status Engine::come() {
+  FS_CHECK(make_ && !here());
+  FS_ASSIGN(decoder_, make_());
+  FS_CHECK(decoder_->options().kv_blocks == options_.kv_blocks &&
+           decoder_->options().block_tokens == options_.block_tokens);
+  scheduler_.restart(decoder_->host_places());
+  return {};
+}
+
+void Engine::leave() {
+  FS_CHECK(make_ && here() && !answering());
+  (void)decoder_->settle();  // what went wrong with it is not the next one's
+  decoder_.reset();
+  load_failure_.reset();
+}
 
 Result<GenerateRequest> Engine::check(GenerateRequest request) const {
   FS_TRY(request.sampling.validate());
@@ -89,7 +117,7 @@ Result<GenerateRequest> Engine::check(GenerateRequest request) const {
     if (!request.prompt_tokens.empty())
       return refuse("given as text and as tokens", "prompt", "give one of them");
     // A text that spells its own beginning-of-text token, as chat templates do, gets no second one.
-    const auto& bos = decoder_->config().bos_token;
+    const auto& bos = config_.bos_token;
     const std::string bos_text = bos ? tokenizer_->token_text(*bos) : "";
     const bool has_bos = !bos_text.empty() && request.prompt.starts_with(bos_text);
     auto tokens = tokenizer_->encode(request.prompt, {.add_special_tokens = !has_bos});
@@ -107,10 +135,10 @@ Result<GenerateRequest> Engine::check(GenerateRequest request) const {
     return refuse(fmt::format("{} tokens, and the context holds {}", request.prompt_tokens.size(),
                               context_length_),
                   "prompt",
-                  context_length_ < decoder_->config().max_positions
+                  context_length_ < config_.max_positions
                       ? "shorten it, or deploy with more context tokens"
                       : "shorten it, or use a model that reads more at once");
-  const int vocab = decoder_->config().vocab_size;
+  const int vocab = config_.vocab_size;
   for (int32_t token : request.prompt_tokens)
     if (token < 0 || token >= vocab)
       return refuse(fmt::format("token {} is not in the model's vocabulary of {}", token, vocab),
@@ -143,8 +171,8 @@ std::vector<GenerateEvent> Engine::step(Nanoseconds now) {
   expire(now);
   if (loading() && (live_.empty() || !decoder_->steps_while_loading()))
     take_weights(decoder_->load_more());
-  else if (const auto turns = scheduler_.plan(); !turns.empty())
-    run(turns);
+  else if (here())
+    if (const auto turns = scheduler_.plan(); !turns.empty()) run(turns);
   for (Live* live : answering_) live->event = -1;
   return std::exchange(events_, {});
 }
@@ -204,7 +232,7 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
 
 Status Engine::sample_answers() {
   FS_ASSIGN(const std::span<const float> logits, decoder_->step(tokens_, segments_, wanted_));
-  const size_t vocab = static_cast<size_t>(decoder_->config().vocab_size);
+  const size_t vocab = static_cast<size_t>(config_.vocab_size);
   for (size_t i = 0; i < answering_.size(); ++i)
     sampled_.push_back(sample(*answering_[i], logits.subspan(i * vocab, vocab)));
   return {};
@@ -266,7 +294,7 @@ void Engine::take_token(Live& live, Result<GeneratedToken> sampled) {
 }
 
 FinishReason Engine::finish_of(const Live& live, int32_t token) const {
-  const auto& eos = decoder_->config().eos_tokens;
+  const auto& eos = config_.eos_tokens;
   if (live.stops.matched()) return FinishReason::kStop;
   if (!live.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())
     return FinishReason::kEos;
@@ -303,8 +331,8 @@ GenerateEvent& Engine::event_of(Live& live) {
 EngineHealth Engine::health() const {
   return {.running = scheduler_.running(),
           .queued = scheduler_.waiting(),
-          .kv_blocks_free = pages_.free(),
-          .kv_blocks = pages_.blocks(),
+          .kv_blocks_free = here() ? pages_.free() : 0,
+          .kv_blocks = here() ? pages_.blocks() : 0,
           .tokens_generated = tokens_generated_,
           .requests_finished = requests_finished_,
           .preemptions = scheduler_.preemptions(),

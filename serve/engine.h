@@ -1,6 +1,7 @@
 // One model answering many requests at once.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,22 +27,32 @@ struct EngineHealth {
 
 /// A decoder, a scheduler and a sampler, and the requests between them.
 ///
+/// Makes an engine's decoder, and makes it again: each time of one model, with the same options.
+using DecoderMaker = std::function<Result<std::unique_ptr<Decoder>>()>;
+
 /// The decoder's weights may still be coming. Steps take them then, and requests are let in
 /// meanwhile: they run beside the load where the decoder does that, and else wait for it. When it
 /// fails, they and all later ones end with its error.
 ///
+/// With a DecoderMaker it may be without a decoder: requests are let in and wait. It gets one by
+/// come(), and gives it up by leave(), with all that the device holds of the model.
+///
 /// Owns:     all of them. What a request needs is allocated when it comes and freed when it ends.
-/// Threads:  one caller; but check() and context_length() may come from any thread.
+/// Threads:  one caller; but check(), tokenizer() and context_length() may come from any thread.
 /// Promises: each accepted request ends with exactly one event whose `finish` is not kNone. Its
 ///           tokens and text do not depend on which requests share its steps, on when it was
-///           preempted, or on what the prefix memory held.
+///           preempted, on what the prefix memory held, or on decoders that came and left.
 class Engine {
  public:
   /// `limits` are cut to what the decoder can do in one step.
   Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer> tokenizer,
          SchedulerLimits limits);
+  /// Without a decoder. `config` and `options` are those of the decoders that `make` makes.
+  Engine(ModelConfig config, DecoderOptions options, DecoderMaker make,
+         std::shared_ptr<const Tokenizer> tokenizer, SchedulerLimits limits);
   ~Engine();
 
+  /// Requires here().
   const Decoder& decoder() const { return *decoder_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   /// Tokens of prompt and answer together: the model's positions, or what the KV pool holds.
@@ -56,10 +67,26 @@ class Engine {
   void cancel(RequestId id);
   void cancel_all();
 
+  bool here() const { return decoder_ != nullptr; }
+  /// Takes a decoder, whose weights may be still to come. Requires a DecoderMaker and !here().
+  /// Errors: its maker's, and it is as before; a DecoderMaker may be asked again.
+  Status come();
+  /// Ends the decoder's life. Requests that have not begun go on waiting. A load that failed is
+  /// forgotten. Requires here() and !answering().
+  void leave();
+  /// Requests have begun that have not ended.
+  bool answering() const { return scheduler_.begun(); }
+  /// Requests have not begun.
+  bool asked() const { return scheduler_.asked(); }
+  /// While closed, no further requests begin.
+  void set_closed(bool closed) { scheduler_.set_closed(closed); }
+  /// Ends every request with an error, kCancelled as cancelled.
+  void abandon_all(const Error& error);
+
   /// Requests are waiting or running, or events wait to be handed out.
   bool has_work() const { return !live_.empty() || !events_.empty(); }
   /// The decoder's weights are still to come: steps are needed though there be no request.
-  bool loading() const { return !load_failure_ && !decoder_->loaded(); }
+  bool loading() const { return here() && !load_failure_ && !decoder_->loaded(); }
   const std::optional<Error>& load_failure() const { return load_failure_; }
   /// One ragged batch, or some of the weights: every event since the last step, at most one for
   /// each request.
@@ -71,11 +98,12 @@ class Engine {
 
  private:
   struct Live;
+  Engine(std::unique_ptr<Decoder>&& decoder, ModelConfig config, DecoderOptions options,
+         DecoderMaker make, std::shared_ptr<const Tokenizer> tokenizer, SchedulerLimits limits);
   void expire(Nanoseconds now);
   void take_weights(const Status& taken);
   void run(std::span<const Scheduler::Turn> turns);
   void abandon(std::span<const Scheduler::Turn> turns, const Error& error);
-  void abandon_all(const Error& error);
   Status sample_answers();
   Status draw_answers();
   Result<GeneratedToken> sample(const Live& live, std::span<const float> logits);
@@ -84,8 +112,11 @@ class Engine {
   void end(Live& live, FinishReason reason, std::optional<Error> error = {});
   GenerateEvent& event_of(Live& live);
 
-  const std::unique_ptr<Decoder> decoder_;
+  const ModelConfig config_;
+  const DecoderOptions options_;
+  const DecoderMaker make_;
   const std::shared_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<Decoder> decoder_;
   const int context_length_;
   KvPages pages_;
   Scheduler scheduler_;

@@ -17,8 +17,8 @@ GenerateEvent failure(RequestId id, Error error) {
 }  // namespace
 
 EngineGroup::EngineGroup(std::vector<std::unique_ptr<Engine>> engines,
-                         std::function<void(size_t)> ended)
-    : engines_(std::move(engines)), ended_(std::move(ended)) {}
+                         std::function<void(size_t)> ended, std::optional<Turns> turns)
+    : engines_(std::move(engines)), ended_(std::move(ended)), turns_(std::move(turns)) {}
 
 void EngineGroup::submit(size_t engine, RequestId id, GenerateRequest checked, Sink sink,
                          Nanoseconds now) {
@@ -52,14 +52,49 @@ std::optional<Error> EngineGroup::load_failure() const {
 }
 
 void EngineGroup::step(Nanoseconds now) {
+  if (turns_ && !loading()) begin_turn(now);
+  bool another_loads = false;
   for (const auto& engine : engines_) {
     if (!engine->has_work() && !engine->loading()) continue;
+    if (engine->loading() && another_loads) continue;
     std::vector<GenerateEvent> events = engine->step(now);
-    const bool loads = engine->loading();
-    if (loads && engines_.size() > 1) engine->settle();
+    if (engine->loading()) {
+      another_loads = true;
+      if (engines_.size() > 1) engine->settle();
+    }
     for (GenerateEvent& event : events) deliver(std::move(event));
-    if (loads) break;
+    if (turn_ && engine == engines_[turn_->came] && !engine->loading()) end_turn();
   }
+}
+
+void EngineGroup::begin_turn(Nanoseconds now) {
+  std::vector<ModelTurns::Use> uses;
+  for (const auto& engine : engines_) uses.push_back({engine->answering(), engine->asked()});
+  const ModelTurns::Plan plan = turns_->order.plan(uses, turns_->available, now);
+  for (size_t i = 0; i < engines_.size(); ++i) engines_[i]->set_closed(plan.closed[i]);
+  if (!plan.come) return;
+  turn_.emplace();
+  turn_->came = *plan.come;
+  turn_->left = plan.leave;
+  for (const size_t i : plan.leave) engines_[i]->leave();
+  turns_->told(*turn_);
+  if (const Status came = engines_[turn_->came]->come(); !came.ok()) {
+    turn_->failure = came.error();
+    engines_[turn_->came]->abandon_all(came.error());
+    end_turn();
+  }
+}
+
+void EngineGroup::end_turn() {
+  Engine& engine = *engines_[turn_->came];
+  turn_->over = true;
+  if (engine.load_failure()) {
+    turn_->failure = engine.load_failure();
+    engine.leave();
+  }
+  if (turn_->failure) turns_->order.gone(turn_->came);
+  turns_->told(*turn_);
+  turn_.reset();
 }
 
 void EngineGroup::abandon(const Error& error) {

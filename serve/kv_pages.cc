@@ -77,6 +77,11 @@ void KvPages::remember(int32_t block, int32_t before, std::span<const int32_t> c
             contents_.begin() + static_cast<long>(block) * block_tokens_);
 }
 
+void KvPages::forget_all() {
+  FS_CHECK(free_ == blocks());
+  for (int32_t b = 0; b < blocks(); ++b) forget(b);
+}
+
 int32_t KvPages::find(uint64_t text_before, std::span<const int32_t> content) const {
   const auto it = by_key_.find(hash64(std::as_bytes(content), text_before));
   if (it == by_key_.end() || page(it->second).text_before != text_before) return -1;

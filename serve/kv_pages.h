@@ -42,6 +42,8 @@ class KvPages {
   /// Remembers that `block` holds the `block_tokens` tokens `content`, behind what `before` holds
   /// (-1: nothing). Ignored when an equal one is known, or `before` is not remembered.
   void remember(int32_t block, int32_t before, std::span<const int32_t> content);
+  /// The pool is another one, which holds nothing yet. Requires that no block is in use.
+  void forget_all();
 
  private:
   struct Page {

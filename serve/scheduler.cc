@@ -44,6 +44,21 @@ void Scheduler::remove(Sequence& sequence) {
   turns_.clear();
 }
 
+void Scheduler::restart(int host_places) {
+  FS_CHECK(!begun());
+  pages_.forget_all();
+  parking_ = KvParking(host_places);
+}
+
+bool Scheduler::begun() const {
+  return !running_.empty() ||
+         std::any_of(waiting_.begin(), waiting_.end(), [](const Sequence* s) { return s->begun; });
+}
+
+bool Scheduler::asked() const {
+  return std::any_of(waiting_.begin(), waiting_.end(), [](const Sequence* s) { return !s->begun; });
+}
+
 std::span<const Scheduler::Turn> Scheduler::plan() {
   ++step_;
   turns_.clear();
@@ -72,6 +87,10 @@ void Scheduler::advance() {
 void Scheduler::admit() {
   bool someone_waits = false;
   for (auto it = waiting_.begin(); it != waiting_.end() && running() < limits_.max_running;) {
+    if (closed_ && !(*it)->begun) {
+      ++it;
+      continue;
+    }
     if (try_start(**it)) {
       for (auto earlier = waiting_.begin(); earlier != it; ++earlier) ++(*earlier)->passed_over;
       it = waiting_.erase(it);
@@ -98,6 +117,7 @@ bool Scheduler::try_start(Sequence& s) {
   fetch_parked(s);
   s.waiting_since = step_;
   s.passed_over = 0;
+  s.begun = true;
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &s, arrived_before), &s);
   return true;
 }

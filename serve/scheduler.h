@@ -24,6 +24,7 @@ struct Sequence {
   int64_t prefilled = 0;        ///< tokens computed in chunks: what places it in the feedback queue
   int64_t waiting_since = 0;    ///< step of its last chunk, or of its arrival
   int passed_over = 0;          ///< later requests admitted while it did not fit
+  bool begun = false;           ///< it has been running
 
   int pending() const { return static_cast<int>(tokens.size()) - computed; }
 };
@@ -57,6 +58,8 @@ class Scheduler {
 
   /// False when the queue is full.
   bool add(Sequence& sequence);
+  /// While closed, only those that have begun go on; the others stay in the queue.
+  void set_closed(bool closed) { closed_ = closed; }
   /// Takes a sequence out and frees its blocks.
   void remove(Sequence& sequence);
 
@@ -71,6 +74,13 @@ class Scheduler {
   /// After the step ran: counts its turns as computed. No add or remove may come between.
   void advance();
 
+  /// The pool is another one, with so many places on the host beside it. Requires !begun().
+  void restart(int host_places);
+
+  /// Someone has begun and not ended, though it may have given way.
+  bool begun() const;
+  /// Someone has not begun.
+  bool asked() const;
   int running() const { return static_cast<int>(running_.size()); }
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int64_t preemptions() const { return preemptions_; }
@@ -97,6 +107,7 @@ class Scheduler {
   std::vector<Sequence*> prompts_;
   std::vector<Turn> turns_;
   int rows_left_ = 0;
+  bool closed_ = false;
   int64_t step_ = 0, next_arrival_ = 0, preemptions_ = 0, shared_tokens_ = 0, parked_tokens_ = 0;
 };
 

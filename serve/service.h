@@ -17,6 +17,7 @@ struct ServedModel {
   std::string architecture, weight_format;
   int64_t parameters = 0, weight_bytes = 0;
   int context_length = 0, vocab_size = 0;
+  bool on_device = true;  ///< false: it waits on the host until it is asked, or is on its way
 };
 
 struct ServerHealth {
