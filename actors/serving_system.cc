@@ -7,80 +7,21 @@
 #include <mutex>
 
 #include "actors/server.h"
-#include "actors/serving_draft.h"
+#include "actors/serving_begin.h"
 #include "cpu/cpu_device.h"
-#include "model/huggingface.h"
-#include "model/parameters.h"
 #include "serve/chat.h"
 
 namespace fastserve {
 namespace {
 
-using LoadedModel = ServingSystem::LoadedModel;
-
-ServedModel describe(const ServingSystem::Model& model, const ServingDraft& draft,
-                     const Engine& engine) {
-  ServedModel info;
-  info.name = model.name;
-  info.version = model.version;
-  info.architecture = architecture_name(draft.config.architecture);
-  const WeightFormat format =
-      draft.formats.empty() ? draft.options.weights : draft.formats.rbegin()->second;
-  info.weight_format = weight_format_name(format);
-  info.parameters = static_cast<int64_t>(ParameterLayout(draft.config).trainable());
-  info.context_length = engine.context_length();
-  info.vocab_size = draft.config.vocab_size;
-  return info;
-}
-
-SchedulerLimits limits_of(const ServingSystem::Config& config) {
-  SchedulerLimits limits = config.limits;
-  limits.max_waiting = config.max_queue + limits.max_running;
-  return limits;
-}
-
-/// Models whose weights are still to come.
-Result<std::vector<LoadedModel>> begin_loading(const ServingSystem::Config& config, Device& device,
-                                               const std::shared_ptr<const CancelFlag>& stop) {
-  const SchedulerLimits limits = limits_of(config);
-  std::vector<ServingDraft> drafts;
-  for (const ServingSystem::Model& model : config.models) {
-    FS_ASSIGN(ServingDraft d, draft_serving(model, limits));
-    drafts.push_back(std::move(d));
-  }
-  FS_TRY(check_serving_memory(drafts, device, config.memory_limit));
-  std::vector<LoadedModel> loaded;
-  for (size_t i = 0; i < drafts.size(); ++i) {
-    const auto progress = [i, models = drafts.size(), whole = config.progress](double part) {
-      if (whole) whole((static_cast<double>(i) + part) / static_cast<double>(models));
-    };
-    FS_ASSIGN(auto decoder, Decoder::begin(device, config.models[i].bundle, drafts[i].options,
-                                           progress, [stop] { return stop->raised(); }));
-    LoadedModel model;
-    model.engine = std::make_unique<Engine>(std::move(decoder), drafts[i].tokenizer, limits);
-    model.info = describe(config.models[i], drafts[i], *model.engine);
-    model.documents = config.models[i].bundle.documents;
-    loaded.push_back(std::move(model));
-  }
-  return loaded;
-}
-
-std::string loaded_line(const ServedModel& info, const Decoder& decoder) {
-  const DecoderOptions& options = decoder.options();
-  return fmt::format(
-      "loaded {}@{}: {} parameters as {}, {} tokens of context; KV cache of {} tokens as {}, {}",
-      info.name, info.version, info.parameters, info.weight_format, info.context_length,
-      int64_t{options.kv_blocks} * options.block_tokens, kv_type_name(options.kv),
-      human_bytes(decoder.kv_bytes()));
-}
-
 /// One deployed model as callers from any thread see it.
 struct Front {
   ServedModel info;  ///< but for weight_bytes
   ChatFormat chat;
-  int most;                      ///< requests it holds at once
-  std::atomic<int> accepted{0};  ///< of them without a last event yet
-  std::atomic<int64_t> weight_bytes{0};
+  int most;                              ///< requests it holds at once
+  std::atomic<int> accepted{0};          ///< of them without a last event yet
+  std::atomic<int64_t> weight_bytes{0};  ///< 0 until it was loaded
+  std::atomic<bool> on_device{false};    ///< but for weights that are still to come
 };
 
 }  // namespace
@@ -90,13 +31,15 @@ struct ServingSystem::State {
   Status start_actor();
   void report(const EngineHealth& now);
   void note_loaded();
+  void note_turn(const EngineGroup::Turn& turn);
+  std::optional<EngineGroup::Turns> turns_of(std::optional<ModelTurns> order);
   Result<size_t> find(const std::string& model) const;
 
   const Clock* clock = nullptr;
   SystemClock system_clock;
   Log log;
   std::string description;
-  Nanoseconds started{0};
+  Nanoseconds started{0}, turn_began{0};
   std::unique_ptr<Device> device;  // outlives the engines
   std::vector<std::unique_ptr<Front>> fronts;
   std::shared_ptr<EngineGroup> engines;
@@ -137,13 +80,42 @@ void ServingSystem::State::note_loaded() {
   const std::optional<Error> failure = engines->load_failure();
   if (failure) log.error("a model could not be loaded: " + failure->message());
   for (size_t i = 0; i < fronts.size(); ++i) {
-    const Decoder& decoder = engines->engine(i).decoder();
-    if (!decoder.loaded()) continue;
-    fronts[i]->weight_bytes = static_cast<int64_t>(decoder.weight_bytes());
-    if (stop_loading) log.info(loaded_line(fronts[i]->info, decoder));
+    const Engine& engine = engines->engine(i);
+    if (!engine.here()) {
+      log.info(fmt::format("{}@{} waits on the host for its first request", fronts[i]->info.name,
+                           fronts[i]->info.version));
+      continue;
+    }
+    if (!engine.decoder().loaded()) continue;
+    fronts[i]->weight_bytes = static_cast<int64_t>(engine.decoder().weight_bytes());
+    fronts[i]->on_device = true;
+    if (stop_loading) log.info(loaded_line(fronts[i]->info, engine.decoder()));
   }
   if (progress && !failure) progress(1.0);
   progress = {};
+}
+
+/// On the server's thread, too.
+void ServingSystem::State::note_turn(const EngineGroup::Turn& turn) {
+  if (!turn.over) {
+    turn_began = clock->now();
+    for (const size_t i : turn.left) fronts[i]->on_device = false;
+    return;
+  }
+  std::vector<std::string> names;
+  for (const auto& front : fronts) names.push_back(front->info.name + "@" + front->info.version);
+  const std::string line = turn_line(names, turn, *engines, clock->now() - turn_began);
+  if (turn.failure) return log.warning(line);
+  Front& front = *fronts[turn.came];
+  front.weight_bytes = static_cast<int64_t>(engines->engine(turn.came).decoder().weight_bytes());
+  front.on_device = true;
+  log.info(line);
+}
+
+std::optional<EngineGroup::Turns> ServingSystem::State::turns_of(std::optional<ModelTurns> order) {
+  if (!order) return std::nullopt;
+  return EngineGroup::Turns{*std::move(order), [this] { return device->available_memory(); },
+                            [this](const EngineGroup::Turn& turn) { note_turn(turn); }};
 }
 
 Status ServingSystem::State::start_actor() {
@@ -218,23 +190,25 @@ Result<std::shared_ptr<ServingSystem>> ServingSystem::open(Config config) {
   }
   FS_ASSIGN(auto device, config.make_device(lanes));
   auto stop_loading = std::make_shared<CancelFlag>();
-  FS_ASSIGN(auto models, begin_loading(config, *device, stop_loading));
+  FS_ASSIGN(BegunModels begun, begin_models(config, *device, stop_loading));
   config.models.clear();
   std::string description = device->description();
-  return serve(std::move(config), std::move(models), std::move(device), std::move(description),
-               std::move(stop_loading));
+  return serve(std::move(config), std::move(begun.models), std::move(begun.turns),
+               std::move(device), std::move(description), std::move(stop_loading));
 }
 
 Result<std::shared_ptr<ServingSystem>> ServingSystem::serve(Config config,
                                                             std::vector<LoadedModel> models,
                                                             std::unique_ptr<Device> device,
                                                             std::string description) {
-  return serve(std::move(config), std::move(models), std::move(device), std::move(description), {});
+  return serve(std::move(config), std::move(models), {}, std::move(device), std::move(description),
+               {});
 }
 
 Result<std::shared_ptr<ServingSystem>> ServingSystem::serve(
-    Config config, std::vector<LoadedModel> models, std::unique_ptr<Device> device,
-    std::string description, std::shared_ptr<CancelFlag> stop_loading) {
+    Config config, std::vector<LoadedModel> models, std::optional<ModelTurns> turns,
+    std::unique_ptr<Device> device, std::string description,
+    std::shared_ptr<CancelFlag> stop_loading) {
   auto state = std::make_unique<State>();
   state->clock = config.clock != nullptr ? config.clock : &state->system_clock;
   state->log = config.log;
@@ -251,7 +225,8 @@ Result<std::shared_ptr<ServingSystem>> ServingSystem::serve(
     engines.push_back(std::move(model.engine));
   }
   state->engines = std::make_shared<EngineGroup>(
-      std::move(engines), [s = state.get()](size_t i) { --s->fronts[i]->accepted; });
+      std::move(engines), [s = state.get()](size_t i) { --s->fronts[i]->accepted; },
+      state->turns_of(std::move(turns)));
   state->figures = state->engines->health();
   std::shared_ptr<ServingSystem> system(new ServingSystem(std::move(state)));
   FS_TRY(system->state_->start_actor());
@@ -304,6 +279,7 @@ std::vector<ServedModel> ServingSystem::models() const {
   for (const auto& front : state_->fronts) {
     out.push_back(front->info);
     out.back().weight_bytes = front->weight_bytes;
+    out.back().on_device = front->on_device;
   }
   return out;
 }

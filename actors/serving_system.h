@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "model/decoder.h"
 #include "serve/engine.h"
+#include "serve/model_turns.h"
 #include "serve/scheduler.h"
 #include "serve/service.h"
 
@@ -18,6 +19,9 @@ namespace fastserve {
 
 /// Loads models and serves them on one device thread, each with its own engine. Requests are let in
 /// while weights are being loaded, and end with the load's error when that fails.
+///
+/// With Config::turns models that do not fit into the device's memory together take turns there
+/// (serve/model_turns.h): one that is not there waits on the host until it is asked.
 ///
 /// Owns:     an actor system, the device and everything loaded.
 /// Threads:  calls from any thread. Several systems may run in one process.
@@ -32,14 +36,16 @@ class ServingSystem final : public GenerateService {
   };
   struct Config {
     std::vector<Model> models;
-    int lanes = 0;                 ///< 0: every usable core
-    DeviceFactory make_device;     ///< empty: the CPU
-    SchedulerLimits limits;        ///< its max_waiting is set from max_queue
-    int max_queue = 256;           ///< requests of one model beyond those that run at once
-    uint64_t memory_limit = 0;     ///< bytes the models may take; 0: what the machine has to give
-    const Clock* clock = nullptr;  ///< null: the system's; must outlive the system
+    int lanes = 0;              ///< 0: every usable core
+    DeviceFactory make_device;  ///< empty: the CPU
+    SchedulerLimits limits;     ///< its max_waiting is set from max_queue
+    int max_queue = 256;        ///< requests of one model beyond those that run at once
+    uint64_t memory_limit = 0;  ///< bytes the models may take; 0: what the device has to give
+    bool turns = false;         ///< models need not fit together, but each by itself
+    Nanoseconds turn = std::chrono::seconds(1);  ///< a model has that long while others wait
+    const Clock* clock = nullptr;                ///< null: the system's; must outlive the system
     Log log;
-    /// 0..1 while loading, from the device's thread; may be empty.
+    /// 0..1 until wait_until_loaded() returns, from the device's thread; may be empty.
     std::function<void(double)> progress;
   };
 
@@ -47,10 +53,11 @@ class ServingSystem final : public GenerateService {
   /// kResourceExhausted: the figures, before anything is loaded; kNotFound: a model without its
   /// tokenizer.json; and what the parts report.
   static Result<std::shared_ptr<ServingSystem>> open(Config config);
-  /// Returns once all weights are there, and no progress is reported any more. Errors: the store's
-  /// or the device's; kUnavailable when it was stopped before.
+  /// Returns once all weights are there (with turns: all that fit together), and no progress is
+  /// reported any more. Errors: the store's or the device's; kUnavailable when it was stopped
+  /// before.
   Status wait_until_loaded();
-  /// Both: loads everything before it returns.
+  /// Both: loads them before it returns.
   static Result<std::shared_ptr<ServingSystem>> start(Config config);
 
   /// A model that is loaded, or whose decoder takes its weights as it is stepped.
@@ -93,6 +100,7 @@ class ServingSystem final : public GenerateService {
   explicit ServingSystem(std::unique_ptr<State> state);
   static Result<std::shared_ptr<ServingSystem>> serve(Config config,
                                                       std::vector<LoadedModel> models,
+                                                      std::optional<ModelTurns> turns,
                                                       std::unique_ptr<Device> device,
                                                       std::string description,
                                                       std::shared_ptr<CancelFlag> stop_loading);

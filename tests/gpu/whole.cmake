@@ -5,7 +5,7 @@ fastserve_test(gpu_training SOURCES ${CMAKE_CURRENT_LIST_DIR}/training_test.cc
           ${CMAKE_CURRENT_LIST_DIR}/ring_test.cc
   USES gpu_emulated actors cpu_reference LABELS sanitized)
 fastserve_test(gpu_serving SOURCES ${CMAKE_CURRENT_LIST_DIR}/serving_test.cc
-          ${CMAKE_CURRENT_LIST_DIR}/loading_test.cc
+          ${CMAKE_CURRENT_LIST_DIR}/loading_test.cc ${CMAKE_CURRENT_LIST_DIR}/turns_test.cc
   USES gpu_emulated actors LABELS sanitized)
 fastserve_order_caf(gpu_training_test)
 fastserve_order_caf(gpu_serving_test)

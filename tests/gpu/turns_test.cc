@@ -1,0 +1,78 @@
+// Deployments of models that take turns in the memory of the emulated GPU.
+#include "gpu/gpu_device.h"
+#include "gpu/simt/emulated_runtime.h"
+#include "tests/actors_serve/turning.h"
+
+using namespace fastserve;
+
+namespace {
+
+/// `device`, which may be null, is told the last one made.
+DeviceFactory gpu_of(size_t memory, const Device** device = nullptr) {
+  return [memory, device](int) -> Result<std::unique_ptr<Device>> {
+    simt::Options options;
+    options.own_memory = true;
+    options.memory = memory;
+    auto made = gpu::make_gpu_device(simt::make_emulated_runtime(options));
+    if (device != nullptr) *device = made.get();
+    return made;
+  };
+}
+
+const std::vector<std::string> kNames = {"llama3-tiny", "gpt2-tiny", "qwen3-tiny"};
+
+Turning three() {
+  Turning turning;
+  for (const std::string& name : kNames) turning.models.emplace_back(name, turn_bundle(name));
+  return turning;
+}
+
+}  // namespace
+
+TEST_CASE("models that do not fit a card together answer in turns, and leave nothing there") {
+  Turning turning = three();
+  const uint64_t memory = memory_for_one([&](uint64_t bytes) {
+    turning.make_device = gpu_of(bytes);
+    return turning.open().ok();
+  });
+  const Device* device = nullptr;
+  turning.make_device = gpu_of(memory, &device);
+  const auto system = turning.start();
+  CHECK(ask(*system, kNames[0]).tokens.size() == 6);
+  const uint64_t before = device->available_memory();
+  check_alternating(*system, kNames, gpu_of(size_t{1} << 30), 9);
+  CHECK(ask(*system, kNames[0]).tokens.size() == 6);
+  CHECK(device->available_memory() == before);
+  int there = 0;
+  for (const ServedModel& model : system->models()) there += model.on_device;
+  CHECK(there == 1);
+}
+
+TEST_CASE("a card that has less memory than it had ends who cannot be loaded, and nobody else") {
+  Turning turning = three();
+  const uint64_t memory = memory_for_one([&](uint64_t bytes) {
+    turning.make_device = gpu_of(bytes);
+    return turning.open().ok();
+  });
+  Device* device = nullptr;
+  turning.make_device = [&](int) -> Result<std::unique_ptr<Device>> {
+    auto made = gpu_of(memory)(1);
+    device = made->get();
+    return made;
+  };
+  const auto system = turning.start();
+  CHECK(ask(*system, kNames[0]).tokens.size() == 6);
+  const uint64_t before = device->available_memory();
+  {
+    // Another process has taken what is free, and what is freed does not suffice.
+    auto taken = device->allocate(before - before / 4);
+    REQUIRE(taken.ok());
+    const TurnAnswer lost = ask(*system, kNames[2]);
+    CHECK(lost.finish == FinishReason::kError);
+    REQUIRE(lost.error);
+    CHECK(lost.error->code == ErrorCode::kResourceExhausted);
+  }
+  CHECK(ask(*system, kNames[2]).tokens.size() == 6);
+  CHECK(ask(*system, kNames[0]).tokens.size() == 6);
+  CHECK(device->available_memory() == before);
+}
