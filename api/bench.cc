@@ -66,6 +66,14 @@ const std::vector<Row>& rows() {
        [](const BenchContext& c) {
          return bench_serving(c, {BenchModel::k1B, WeightFormat::kInt8Group128, 256, 64});
        }},
+      {{"turns-110m", "two Llama-shaped 110M, int8, that take turns in the device's memory"},
+       [](const BenchContext& c) {
+         return bench_turns(c, BenchModel::k110M, WeightFormat::kInt8Group128);
+       }},
+      {{"turns-1b", "two Llama-shaped 1.1B, int8, that take turns in the device's memory"},
+       [](const BenchContext& c) {
+         return bench_turns(c, BenchModel::k1B, WeightFormat::kInt8Group128);
+       }},
       {{"prefill-110m", "Llama-shaped 110M, int8, one prompt of 512 tokens"},
        [](const BenchContext& c) {
          return bench_prefill(c, BenchModel::k110M, WeightFormat::kInt8Group128, 512);

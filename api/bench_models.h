@@ -34,9 +34,12 @@ struct DecodeShape {
 };
 /// Generated tokens/s over all streams.
 Result<BenchResult> bench_decoding(const BenchContext& context, const DecodeShape& shape);
-/// The same of a server's engine: scheduling and text are part of it, and the share of the time that
-/// the host takes for them while the device has nothing to do is in the detail.
+/// The same of a server's engine: scheduling and text are part of it, and the share of the time
+/// that the host takes for them while the device has nothing to do is in the detail.
 Result<BenchResult> bench_serving(const BenchContext& context, const DecodeShape& shape);
+/// Seconds to the first token of a prompt to the model that is not there, which takes the other's
+/// place; in the detail of the first load, too, and to a model that is there.
+Result<BenchResult> bench_turns(const BenchContext& context, BenchModel model, WeightFormat format);
 /// Prompt tokens/s.
 Result<BenchResult> bench_prefill(const BenchContext& context, BenchModel model,
                                   WeightFormat format, int tokens);

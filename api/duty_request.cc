@@ -22,6 +22,7 @@ void visit_deploy(Request& r, const Visit& visit) {
   visit("kv", r.deploy.kv);
   visit("context_tokens", r.deploy.context_tokens);
   visit("max_queue", r.deploy.max_queue);
+  visit("model_memory", r.deploy.model_memory);
 }
 
 template <class Request, class Visit>

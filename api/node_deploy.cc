@@ -92,10 +92,12 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   FS_TRY(chosen.one_for("serving"));
   config.make_device = chosen.make;
   config.max_queue = request.max_queue;
+  config.turns = request.turns;
+  config.memory_limit = request.model_memory;
   config.clock = &clock_;
   config.log = options_.log;
   config.progress = request.progress;
-  std::unique_ptr<Store> store;  // until the weights are in memory
+  std::unique_ptr<Store> store;  // until weights are in memory, or mapped for their turn
   FS_ASSIGN(store, open_store());
   for (const std::string& text : request.models) {
     FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));

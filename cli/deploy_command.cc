@@ -25,15 +25,18 @@ int run_deploy(const CommandLine& line, DeployRequest& request, const std::strin
   if (!port_file.empty())
     if (Status written = write_file_atomically(port_file, fmt::format("{}\n", port)); !written.ok())
       return fail(line, written.error());
-  Json::Array models;
-  for (const ServedModel& m : (*deployment)->service().models())
+  const std::vector<ServedModel> served = (*deployment)->service().models();
+  Json::Array models, on_device;
+  for (const ServedModel& m : served) {
     models.push_back(m.name + "@" + m.version);
-  const Json document =
-      Json::object({{"address", request.address}, {"port", port}, {"models", models}});
+    if (m.on_device) on_device.push_back(models.back());
+  }
+  const Json document = Json::object(
+      {{"address", request.address}, {"port", port}, {"models", models}, {"on_device", on_device}});
   finish(line, document, [&] {
-    for (const Json& m : models)
-      fmt::print("serving {} on {}:{} (Cap'n Proto; Ctrl-C stops)\n", m.as_string(),
-                 request.address, port);
+    for (const ServedModel& m : served)
+      fmt::print("serving {}@{} on {}:{} ({}Cap'n Proto; Ctrl-C stops)\n", m.name, m.version,
+                 request.address, port, m.on_device ? "" : "loaded when it is asked; ");
   });
   std::fflush(stdout);
   while (!line.cancel.raised()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -51,6 +54,9 @@ int run_cluster_deploy(const CommandLine& line, const DeployRequest& request,
   if (request.models.size() != 1)
     return fail(line, {ErrorCode::kInvalidArgument, "names several models", "deploy",
                        "deploy one at a time over a cluster: each may go to another node"});
+  if (request.turns)
+    return fail(line, {ErrorCode::kInvalidArgument, "is for several models of one deployment",
+                       "--turns", "over a cluster each model is a deployment of its own"});
   return run_cluster_deployment(line, {request.models.front(), node, request}, detach);
 }
 
@@ -95,6 +101,13 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
                 "Tokens of KV cache a model, over all requests");
   c->add_option("--max-queue", a->request.max_queue, "Requests waiting before new ones are refused")
       ->capture_default_str();
+  c->add_flag("--turns", a->request.turns,
+              "Models need not fit into the device's memory together: one that is asked comes from "
+              "the host and pushes out those idle for longest");
+  c->add_option("--model-memory", a->request.model_memory,
+                "Most of the device's memory that models take together, e.g. 20GiB (default: what "
+                "it has)")
+      ->transform(CLI::AsSizeValue(true));
   c->add_option("--port-file", a->port_file, "Write the port here once ready");
   c->add_option("--grace", a->grace_seconds,
                 "Seconds that running requests get to finish after Ctrl-C")
@@ -105,6 +118,7 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
       "through the coordinator.\n"
       "Examples:\n"
       "  fsctl deploy poems-int8 --port 8080\n"
+      "  fsctl deploy poems prose code-int8 --turns --model-memory 20GiB\n"
       "  fsctl deploy poems-int8 --cluster 10.0.0.1:7070\n"
       "  fsctl deploy poems-int8@3 --node gpu-1 --port 8080 --listen 0.0.0.0 --cluster "
       "10.0.0.1:7070");

@@ -20,8 +20,14 @@ int server_status(const CommandLine& line, const std::string& address) {
   if (!health.ok()) return fail(line, health.error());
   auto models = (*client)->models();
   if (!models.ok()) return fail(line, models.error());
-  std::vector<std::string> names;
-  for (const ServedModel& m : *models) names.push_back(m.name + "@" + m.version);
+  std::vector<std::string> names, on_device, said;
+  for (const ServedModel& m : *models) {
+    said.push_back(names.emplace_back(m.name + "@" + m.version));
+    if (m.on_device)
+      on_device.push_back(names.back());
+    else
+      said.back() += " (not in the device's memory now)";
+  }
   const Json document = Json::object({{"ready", health->ready},
                                       {"running", health->running},
                                       {"queued", health->queued},
@@ -31,14 +37,15 @@ int server_status(const CommandLine& line, const std::string& address) {
                                       {"requests_finished", health->requests_finished},
                                       {"uptime_seconds", health->uptime_seconds},
                                       {"device", health->device},
-                                      {"models", Json::array_of(names)}});
+                                      {"models", Json::array_of(names)},
+                                      {"on_device", Json::array_of(on_device)}});
   return finish(line, document, [&] {
     fmt::print(
         "{} on {}: {} running, {} queued, {} of {} KV blocks free, {} tokens in {} requests, up "
         "{:.0f} s\nserves {}\n",
         health->ready ? "ready" : "not ready", health->device, health->running, health->queued,
         health->kv_blocks_free, health->kv_blocks, health->tokens_generated,
-        health->requests_finished, health->uptime_seconds, fmt::join(names, ", "));
+        health->requests_finished, health->uptime_seconds, fmt::join(said, ", "));
   });
 }
 

@@ -148,13 +148,14 @@ void write_model(wire::Model::Builder out, const ServedModel& model) {
   out.setWeightBytes(model.weight_bytes);
   out.setContextLength(model.context_length);
   out.setVocabSize(model.vocab_size);
+  out.setOnDevice(model.on_device);
 }
 
 ServedModel read_model(wire::Model::Reader in) {
   return {
       to_string(in.getName()),         to_string(in.getVersion()), to_string(in.getArchitecture()),
       to_string(in.getWeightFormat()), in.getParameters(),         in.getWeightBytes(),
-      in.getContextLength(),           in.getVocabSize()};
+      in.getContextLength(),           in.getVocabSize(),          in.getOnDevice()};
 }
 
 void write_health(wire::Health::Builder out, const ServerHealth& health) {

@@ -139,7 +139,7 @@ interface Control {
   # served again when the node or the coordinator is started again, and by another node when it is
   # lost or drained. `request`, JSON; absent: as `fsctl deploy` does it.
   #   model address weights kv node                                       texts
-  #   port context_tokens max_queue                                       integers
+  #   port context_tokens max_queue model_memory                          integers
   #   allow_remote                                                        true or false
   # The port is open to whoever reaches it: loopback alone unless `allow_remote`. Through the
   # coordinator it is always to be had (see below).

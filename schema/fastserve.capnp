@@ -169,6 +169,10 @@ struct Model {
   weightBytes @5 :Int64;
   contextLength @6 :Int32;
   vocabSize @7 :Int32;
+
+  onDevice @8 :Bool = true;
+  # False while the model waits on the host for a request, or is on its way to the device: its first
+  # token comes later then.
 }
 
 struct Health {

@@ -26,6 +26,7 @@ struct DeployedModel {
   int64_t parameters = 0, weight_bytes = 0;
   int context_length = 0;  ///< tokens of prompt and answer together
   int vocab_size = 0;
+  bool on_device = true;  ///< false: its first token waits until it has come to the device
 };
 
 struct DeploymentHealth {

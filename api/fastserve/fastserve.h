@@ -116,6 +116,7 @@ struct DeployOptions {
   std::string weights = {};   ///< format for weights stored as floats; empty: bf16
   int context_tokens = 0;     ///< tokens of KV cache over all requests; 0: chosen
   int max_queue = 256;        ///< requests waiting before new ones are refused
+  uint64_t model_memory = 0;  ///< bytes of the device it may take; 0: what the device has
 };
 
 struct GenerateOptions {

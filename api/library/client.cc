@@ -52,7 +52,7 @@ std::vector<DeployedModel> Client::models() {
   std::vector<DeployedModel> out;
   for (const ServedModel& m : value_or_raise(state_->client().models()))
     out.push_back({m.name, m.version, m.architecture, m.weight_format, m.parameters, m.weight_bytes,
-                   m.context_length, m.vocab_size});
+                   m.context_length, m.vocab_size, m.on_device});
   return out;
 }
 

@@ -133,6 +133,7 @@ class FastServe::State {
     if (!o.weights.empty()) r.weights = value_or_raise(parse_weight_format(o.weights));
     r.context_tokens = o.context_tokens;
     r.max_queue = o.max_queue;
+    r.model_memory = o.model_memory;
     stop();  // its port and its memory may be needed
     std::shared_ptr<Deployment> fresh = value_or_raise(node_->deploy(r, listen));
     const std::lock_guard lock(mutex_);

@@ -133,6 +133,7 @@ TEST_CASE("what fails is a FastServeError with a code, and the object goes on") 
   // An option that cannot be leaves the running deployment alone; another deploy replaces it.
   CHECK(code_of([&] { fs.deploy({.port = 0, .weights = "int3"}); }) == kInvalidArgument);
   CHECK(fs.port() == port);
+  CHECK(code_of([&] { fs.deploy({.port = port, .model_memory = 1000}); }) == kResourceExhausted);
   fs.deploy({.port = port});
   CHECK(fs.port() == port);
   CHECK(!fs.generate("The", {.max_tokens = 4}).tokens.empty());

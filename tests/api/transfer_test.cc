@@ -185,11 +185,13 @@ TEST_CASE("what is asked of a cluster to deploy and compress arrives as it was s
   deploy.deploy.kv = KvType::kFloat32;
   deploy.deploy.context_tokens = 4096;
   deploy.deploy.max_queue = 7;
+  deploy.deploy.model_memory = uint64_t{20} << 30;
   const auto read = read_deploy_request(to_json(deploy));
   REQUIRE(read.ok());
   CHECK(to_json(*read) == to_json(deploy));
   CHECK(read->deploy.weights == WeightFormat::kInt8Row);
   CHECK(read->deploy.port == 8081);
+  CHECK(read->deploy.model_memory == uint64_t{20} << 30);
   CHECK(read_deploy_request(Json::object({{"model", "a"}}))->deploy.port == 0);
   CHECK(read_deploy_request(Json::object({})).error().where == "deploy");
   const auto typo = read_deploy_request(Json::object({{"model", "a"}, {"prot", 1}}));

@@ -53,6 +53,39 @@ start_server l --kv int8 && {
 }
 must_fail 11 "use f16, f32 or int8" "$fsctl" deploy l --kv int4 --port 0
 
+# Where one of them fits they take turns, and say what they say alone.
+room_of() {  # room_of MODEL: bytes, as its refusal says
+  "$fsctl" deploy "$1" --context-tokens 96 --model-memory 1KiB --port 0 2>&1 |
+    sed -n 's/.*serving needs \([0-9.]* [KM]iB\) of memory.*/\1/p' | tr -d ' B' | numfmt --from=iec-i
+}
+room=$({ room_of q; room_of l; } | sort -n | tail -1)
+room=$((room + room / 10))
+must_fail 16 "--turns" "$fsctl" deploy q l --context-tokens 96 --model-memory "$room" --port 0
+must_fail 16 "by itself needs" "$fsctl" deploy q l --context-tokens 96 --turns --model-memory 1KiB --port 0
+start_server q l --context-tokens 96 --turns --model-memory "$room" && {
+  "$fsctl" status --connect "127.0.0.1:$port" >"$scratch/status"
+  grep -q "serves q@1, l@1 (not in the device's memory now)" "$scratch/status" || problem "status: $(cat "$scratch/status")"
+  clients=
+  for i in 1 2 3 4; do
+    answer "$scratch/q$i" q --connect "127.0.0.1:$port" "${sampling[@]}" & clients+=" $!"
+    answer "$scratch/l$i" l --connect "127.0.0.1:$port" "${sampling[@]}" & clients+=" $!"
+  done
+  wait $clients
+  for i in 1 2 3 4; do
+    cmp -s "$scratch/q$i" "$scratch/q" || problem "turns changed an answer of q"
+    cmp -s "$scratch/l$i" "$scratch/l" || problem "turns changed an answer of l"
+  done
+  answer "$scratch/l5" l --connect "127.0.0.1:$port" "${sampling[@]}" || problem "l after its turn"
+  "$fsctl" status --connect "127.0.0.1:$port" >"$scratch/status"
+  grep -q "serves q@1 (not in the device's memory now), l@1" "$scratch/status" || problem "status: $(cat "$scratch/status")"
+  # The store is free meanwhile, and what is deployed stays though it is removed there.
+  "$fsctl" -q models rm q >/dev/null || problem "rm while models take turns"
+  answer "$scratch/q5" q --connect "127.0.0.1:$port" "${sampling[@]}" && cmp -s "$scratch/q5" "$scratch/q" ||
+    problem "q did not come back after it was removed from the store"
+  "$fsctl" -q models import "$models/qwen3-tiny" --name q >/dev/null || problem "import q again"
+  stop_server || problem "the server that takes turns did not stop cleanly"
+}
+
 # Ctrl-C while it answers: what runs is finished, what comes is refused.
 start_server l && {
   clients=

@@ -135,12 +135,15 @@ TEST_CASE("models, health, tokens and chats come across") {
   CHECK(client->server().starts_with("fastserve "));
   const auto models = client->models();
   REQUIRE(models.ok());
-  REQUIRE(models->size() == 1);
+  REQUIRE(models->size() == 2);
   CHECK(models->front().name == "tiny");
   CHECK(models->front().version == "3");
   CHECK(models->front().weight_format == "int8-g32");
   CHECK(models->front().parameters == 12'000'000'000);
   CHECK(models->front().vocab_size == 32000);
+  CHECK(models->front().on_device);
+  CHECK(models->back().name == "away");
+  CHECK_FALSE(models->back().on_device);
   const auto health = client->health();
   REQUIRE(health.ok());
   CHECK(health->ready);

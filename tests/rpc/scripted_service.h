@@ -49,7 +49,8 @@ class ScriptedService final : public GenerateService {
     changed_.notify_all();
   }
   std::vector<ServedModel> models() const override {
-    return {{"tiny", "3", "llama", "int8-g32", 12'000'000'000, 6, 4096, 32000}};
+    return {{"tiny", "3", "llama", "int8-g32", 12'000'000'000, 6, 4096, 32000},
+            {"away", "1", "llama", "bf16", 1, 0, 4096, 32000, false}};
   }
   ServerHealth health() const override {
     const std::lock_guard lock(mutex_);
