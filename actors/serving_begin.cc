@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "actors/serving_draft.h"
 #include "model/parameters.h"
+#include "model/preloaded.h"
 
 namespace fastserve {
 namespace {
@@ -39,11 +41,35 @@ struct Progress {
   }
 };
 
+/// Brings as many as fit to pinned memory, in their order; the others stay where they are.
+Status keep_on_host(const ServingSystem::Config& config, Device& device, const Progress& progress,
+                    const std::function<bool()>& stopped, std::vector<ModelBundle>& bundles) {
+  uint64_t left = config.host_memory;
+  for (size_t i = 0; i < bundles.size(); ++i) {
+    const ServingSystem::Model& model = config.models[i];
+    auto kept = preload(device, bundles[i], left, {progress.part(i), stopped});
+    if (!kept.ok() && kept.error().code != ErrorCode::kResourceExhausted) return kept.error();
+    if (!kept.ok()) {
+      config.log.info(fmt::format("{}@{} comes from where it is stored: {}", model.name,
+                                  model.version, kept.error().message()));
+      continue;
+    }
+    uint64_t bytes = 0;
+    for (const std::string& name : kept->tensors->names())
+      bytes += (kept->tensors->tensor(name).value().bytes.size() + 63) / 64 * 64;
+    left -= std::min(left, bytes);
+    config.log.info(fmt::format("{}@{} comes from pinned memory, where its weights take {}",
+                                model.name, model.version, human_bytes(bytes)));
+    bundles[i] = *std::move(kept);
+  }
+  return {};
+}
+
 /// Makes decoders of a model for as long as it is deployed. The first one tells its progress.
-DecoderMaker maker_of(Device& device, const ServingSystem::Model& model,
-                      const DecoderOptions& options, std::function<void(double)> first,
+DecoderMaker maker_of(Device& device, const ModelBundle& bundle, const DecoderOptions& options,
+                      std::function<void(double)> first,
                       const std::shared_ptr<const CancelFlag>& stop) {
-  return [&device, bundle = model.bundle, options, stop,
+  return [&device, bundle, options, stop,
           progress = std::make_shared<std::function<void(double)>>(std::move(first))] {
     return Decoder::begin(device, bundle, options, std::exchange(*progress, {}),
                           [stop] { return stop->raised(); });
@@ -79,12 +105,21 @@ Result<BegunModels> begin_models(const ServingSystem::Config& config, Device& de
     first.clear();
     for (size_t i = 0; i < models; ++i) first.push_back(i);
   }
-  const Progress progress{config.progress, first.size()};
+  std::vector<ModelBundle> bundles;
+  for (const ServingSystem::Model& model : config.models) bundles.push_back(model.bundle);
+  const bool keeps = out.turns && config.host_memory > 0;
+  const size_t kept = keeps ? models : 0;
+  const Progress progress{config.progress, kept + first.size()};
+  if (keeps && device.host_memory())
+    config.log.info("no pinned memory is taken: the device's memory is the host's");
+  else if (keeps)
+    FS_TRY(keep_on_host(
+        config, device, progress, [stop] { return stop->raised(); }, bundles));
   for (size_t i = 0, begun = 0; i < models; ++i) {
     const bool now = begun < first.size() && first[begun] == i;
     const DecoderMaker make =
-        maker_of(device, config.models[i], drafts[i].options,
-                 now ? progress.part(begun++) : std::function<void(double)>(), stop);
+        maker_of(device, bundles[i], drafts[i].options,
+                 now ? progress.part(kept + begun++) : std::function<void(double)>(), stop);
     LoadedModel model;
     if (out.turns) {
       model.engine = std::make_unique<Engine>(drafts[i].config, drafts[i].options, make,

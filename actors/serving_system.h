@@ -42,6 +42,9 @@ class ServingSystem final : public GenerateService {
     int max_queue = 256;        ///< requests of one model beyond those that run at once
     uint64_t memory_limit = 0;  ///< bytes the models may take; 0: what the device has to give
     bool turns = false;         ///< models need not fit together, but each by itself
+    /// With turns, on a device with a memory of its own: bytes of pinned memory of the host from
+    /// which models come back at the link's speed, the first of them that fit.
+    uint64_t host_memory = 0;
     Nanoseconds turn = std::chrono::seconds(1);  ///< a model has that long while others wait
     const Clock* clock = nullptr;                ///< null: the system's; must outlive the system
     Log log;

@@ -108,6 +108,7 @@ struct DeployRequest {
   int context_tokens = 0;  ///< tokens of KV cache a model; 0: chosen from its context and memory
   int max_queue = 256;
   bool turns = false;         ///< models that do not fit together take turns in the device's memory
+  uint64_t host_memory = 0;   ///< with turns on a GPU: bytes of pinned memory that weights lie in
   uint64_t model_memory = 0;  ///< bytes of it that they may take together; 0: what it has
   std::function<void(double)> progress;  ///< from another thread, while deploy() waits
 };

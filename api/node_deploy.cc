@@ -57,6 +57,9 @@ Status check_numbers(const DeployRequest& request) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("{} is not from 0 to {}", request.max_queue, kMostWaiting),
                  "max-queue", "0 refuses what cannot run at once"};
+  if (request.host_memory > 0 && !request.turns)
+    return Error{ErrorCode::kInvalidArgument, "is for models that take turns", "host-memory",
+                 "add --turns, or leave it out"};
   return {};
 }
 
@@ -94,6 +97,7 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   config.max_queue = request.max_queue;
   config.turns = request.turns;
   config.memory_limit = request.model_memory;
+  config.host_memory = request.host_memory;
   config.clock = &clock_;
   config.log = options_.log;
   config.progress = request.progress;

@@ -108,6 +108,11 @@ void add_deploy_command(CLI::App& app, CommandLine& line, Body& run) {
                 "Most of the device's memory that models take together, e.g. 20GiB (default: what "
                 "it has)")
       ->transform(CLI::AsSizeValue(true));
+  c->add_option(
+       "--host-memory", a->request.host_memory,
+       "With --turns on a GPU: most of the host's memory, pinned, in which weights are kept "
+       "to come back at the link's speed, e.g. 100GiB (default: none)")
+      ->transform(CLI::AsSizeValue(true));
   c->add_option("--port-file", a->port_file, "Write the port here once ready");
   c->add_option("--grace", a->grace_seconds,
                 "Seconds that running requests get to finish after Ctrl-C")

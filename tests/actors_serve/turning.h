@@ -120,7 +120,7 @@ class WatchedTensors final : public TensorSource {
 struct Turning {
   std::vector<std::pair<std::string, ModelBundle>> models;
   DeviceFactory make_device = {};
-  uint64_t memory = 0;
+  uint64_t memory = 0, host_memory = 0;
   bool turns = true;
   std::vector<std::string>* lines = nullptr;  ///< of the log
 
@@ -131,6 +131,7 @@ struct Turning {
     config.limits.max_running = 4;
     config.memory_limit = memory;
     config.turns = turns;
+    config.host_memory = host_memory;
     config.turn = std::chrono::milliseconds(5);
     if (lines != nullptr)
       config.log = Log(

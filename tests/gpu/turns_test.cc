@@ -76,3 +76,31 @@ TEST_CASE("a card that has less memory than it had ends who cannot be loaded, an
   CHECK(ask(*system, kNames[0]).tokens.size() == 6);
   CHECK(device->available_memory() == before);
 }
+
+TEST_CASE("weights that are kept in pinned memory come back without what they were stored in") {
+  for (const uint64_t host_memory : {uint64_t{64} << 20, uint64_t{1000}}) {
+    CAPTURE(host_memory);
+    Turning turning = three();
+    turning.memory = 0;
+    turning.make_device = gpu_of(memory_for_one([&](uint64_t bytes) {
+      turning.make_device = gpu_of(bytes);
+      return turning.open().ok();
+    }));
+    const auto last = std::make_shared<WatchedTensors>(turning.models[2].second.tensors);
+    turning.models[2].second.tensors = last;
+    turning.host_memory = host_memory;
+    std::vector<std::string> lines;
+    turning.lines = &lines;
+    auto system = turning.start();
+    const bool kept = host_memory > 1000;
+    CHECK((last->read() > 0) == kept);
+    last->damage(Error{ErrorCode::kCorrupt, "the checksum differs", "q@1", ""});
+    CHECK((ask(*system, kNames[2]).finish == FinishReason::kLength) == kept);
+    if (kept) check_alternating(*system, kNames, gpu_of(size_t{1} << 30), 6);
+    system.reset();
+    int from_pinned = 0;
+    for (const std::string& line : lines)
+      from_pinned += line.find(" comes from pinned memory, where its weights take ") != line.npos;
+    CHECK(from_pinned == (kept ? 3 : 0));
+  }
+}
