@@ -54,9 +54,10 @@ int run_cluster_deploy(const CommandLine& line, const DeployRequest& request,
   if (request.models.size() != 1)
     return fail(line, {ErrorCode::kInvalidArgument, "names several models", "deploy",
                        "deploy one at a time over a cluster: each may go to another node"});
-  if (request.turns)
+  if (request.turns || request.host_memory > 0)
     return fail(line, {ErrorCode::kInvalidArgument, "is for several models of one deployment",
-                       "--turns", "over a cluster each model is a deployment of its own"});
+                       request.turns ? "--turns" : "--host-memory",
+                       "over a cluster each model is a deployment of its own"});
   return run_cluster_deployment(line, {request.models.front(), node, request}, detach);
 }
 
