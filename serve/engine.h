@@ -25,11 +25,11 @@ struct EngineHealth {
   int64_t tokens_parked = 0;  ///< kept on the host while their requests gave way
 };
 
-/// A decoder, a scheduler and a sampler, and the requests between them.
-///
 /// Makes an engine's decoder, and makes it again: each time of one model, with the same options.
 using DecoderMaker = std::function<Result<std::unique_ptr<Decoder>>()>;
 
+/// A decoder, a scheduler and a sampler, and the requests between them.
+///
 /// The decoder's weights may still be coming. Steps take them then, and requests are let in
 /// meanwhile: they run beside the load where the decoder does that, and else wait for it. When it
 /// fails, they and all later ones end with its error.
