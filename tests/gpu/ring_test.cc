@@ -8,7 +8,7 @@ namespace {
 /// Two steps: in the second one's losses is what the first has summed.
 TrainingSystem::Config tree_job(const std::vector<DeviceFactory>& cards, Precision precision) {
   TrainingSystem::Config config = cards_job(cards, precision);
-  config.spec.steps = config.spec.evaluate_every = 2;
+  config.spec.steps = config.spec.evaluate_every = config.spec.evaluate_sequences = 2;
   return config;
 }
 TrainingSystem::Config tree_job(size_t cards, Precision precision) {
@@ -111,10 +111,10 @@ TEST_CASE("a ring's bits are the same for more trainers, more shards, layers tha
 }
 
 TEST_CASE("a job over a ring says so, and goes on from each of its checkpoints in the same bits") {
-  const uint64_t expected = hash_of(run(ring_job(3, Precision::kFloat32)).weights);
+  const uint64_t expected = hash_of(run(ring_job(3, Precision::kBFloat16)).weights);
   Folder folder;
   Lines lines;
-  TrainingSystem::Config config = ring_job(3, Precision::kFloat32);
+  TrainingSystem::Config config = ring_job(3, Precision::kBFloat16);
   config.checkpoint_directory = folder.path;
   config.placement.optimiser.reset();
   config.log = lines.log();
@@ -127,7 +127,7 @@ TEST_CASE("a job over a ring says so, and goes on from each of its checkpoints i
 
 TEST_CASE("a ring's checkpoint goes on by the tree and on another number of cards, and is told") {
   Folder folder;
-  TrainingSystem::Config config = ring_job(3, Precision::kFloat32);
+  TrainingSystem::Config config = ring_job(3, Precision::kBFloat16);
   config.spec.steps = 1;
   config.checkpoint_directory = folder.path;
   run(config);
@@ -139,10 +139,10 @@ TEST_CASE("a ring's checkpoint goes on by the tree and on another number of card
     run(std::move(next));
     return lines.text;
   };
-  const std::string fewer = go_on(ring_job(2, Precision::kFloat32), 2);
+  const std::string fewer = go_on(ring_job(2, Precision::kBFloat16), 2);
   CHECK(has(fewer, "+ring of 3 and goes on on"));
   CHECK(has(fewer, "+ring of 2: the result is as good, but not the same bits"));
-  const std::string tree = go_on(tree_job(2, Precision::kFloat32), 3);
+  const std::string tree = go_on(tree_job(2, Precision::kBFloat16), 3);
   CHECK(has(tree, "+ring of 2 and goes on on"));
   CHECK(has(tree, "+optimiser: the result is as good, but not the same bits"));
 }
@@ -156,17 +156,17 @@ TEST_CASE("a ring is refused where there is none: by what there is, and with wha
     CHECK_MESSAGE(has(status.error().message(), why), status.error().message());
     CHECK(has(status.error().message(), "--reduce tree"));
   };
-  refused(ring_job(1, Precision::kFloat32), "there are not several cards");
-  TrainingSystem::Config config = ring_job(2, Precision::kFloat32);
+  refused(ring_job(1, Precision::kBFloat16), "there are not several cards");
+  TrainingSystem::Config config = ring_job(2, Precision::kBFloat16);
   config.placement.optimiser = OptimiserPlace::kHost;
   refused(config, "a part of the optimiser each");
-  config = real_job(2, 1, Precision::kFloat32);  // on the CPU
+  config = real_job(2, 1, Precision::kBFloat16);  // on the CPU
   config.spec.reduce = GradientReduce::kRing;
   refused(config, "there are not several cards");
-  config = ring_job(3, Precision::kFloat32);
+  config = ring_job(3, Precision::kBFloat16);
   config.spec.microbatches = 2;
   refused(config, "3 cards need as many microbatches, not 2");
-  config = ring_job(3, Precision::kFloat32);
+  config = ring_job(3, Precision::kBFloat16);
   config.placement.trainers = 1;
   refused(config, "3 cards need as many trainers, not 1");
 }
@@ -187,7 +187,7 @@ TEST_CASE(
 
 TEST_CASE("whichever card is lost wherever in a ring's step, the job ends with that") {
   const auto job = [](const std::vector<DeviceFactory>& cards) {
-    TrainingSystem::Config config = ring_job(cards, Precision::kFloat32);
+    TrainingSystem::Config config = ring_job(cards, Precision::kBFloat16);
     config.spec.microbatches = 2;
     config.dataset = made_up_dataset(5000, 0);
     return config;
@@ -223,10 +223,10 @@ TEST_CASE("whichever card is lost wherever in a ring's step, the job ends with t
 }
 
 TEST_CASE("a lost trainer's run is another card's, and its own card adds nothing") {
-  const std::vector<float> whole = run(ring_job(2, Precision::kFloat32)).weights;
-  const double rounding = rounding_of(Precision::kFloat32, whole);
+  const std::vector<float> whole = run(ring_job(2, Precision::kBFloat16)).weights;
+  const double rounding = rounding_of(Precision::kBFloat16, whole);
   for (const int killed : {0, 1}) {
-    auto system = TrainingSystem::start(ring_job(2, Precision::kFloat32));
+    auto system = TrainingSystem::start(ring_job(2, Precision::kBFloat16));
     REQUIRE(system.ok());
     (*system)->kill_trainer(killed);
     const auto outcome = (*system)->wait();
