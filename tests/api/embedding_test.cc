@@ -56,7 +56,8 @@ int code_of(const std::function<void()>& call) {
   return 0;
 }
 
-constexpr int kInvalidArgument = 1, kNotFound = 2, kUnavailable = 7, kCancelled = 9;
+constexpr int kInvalidArgument = 1, kNotFound = 2, kResourceExhausted = 6, kUnavailable = 7,
+              kCancelled = 9;
 
 }  // namespace
 
