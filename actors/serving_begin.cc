@@ -65,13 +65,16 @@ Status keep_on_host(const ServingSystem::Config& config, Device& device, const P
   return {};
 }
 
-/// Makes decoders of a model for as long as it is deployed. The first one tells its progress.
+/// Makes decoders of a model for as long as it is deployed. The first one tells its progress. With
+/// `turns` each reads what is stored anew: the store is open to other processes meanwhile.
 DecoderMaker maker_of(Device& device, const ModelBundle& bundle, const DecoderOptions& options,
                       std::function<void(double)> first,
-                      const std::shared_ptr<const CancelFlag>& stop) {
-  return [&device, bundle, options, stop,
+                      const std::shared_ptr<const CancelFlag>& stop, bool turns) {
+  return [&device, bundle, options, stop, turns,
           progress = std::make_shared<std::function<void(double)>>(std::move(first))] {
-    return Decoder::begin(device, bundle, options, std::exchange(*progress, {}),
+    ModelBundle now = bundle;
+    if (const auto anew = turns ? bundle.tensors->anew() : nullptr) now.tensors = anew;
+    return Decoder::begin(device, now, options, std::exchange(*progress, {}),
                           [stop] { return stop->raised(); });
   };
 }
@@ -119,7 +122,8 @@ Result<BegunModels> begin_models(const ServingSystem::Config& config, Device& de
     const bool now = begun < first.size() && first[begun] == i;
     const DecoderMaker make =
         maker_of(device, bundles[i], drafts[i].options,
-                 now ? progress.part(kept + begun++) : std::function<void(double)>(), stop);
+                 now ? progress.part(kept + begun++) : std::function<void(double)>(), stop,
+                 out.turns.has_value());
     LoadedModel model;
     if (out.turns) {
       model.engine = std::make_unique<Engine>(drafts[i].config, drafts[i].options, make,

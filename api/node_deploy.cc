@@ -101,7 +101,7 @@ Result<std::unique_ptr<Deployment>> LocalNode::deploy(const DeployRequest& reque
   config.clock = &clock_;
   config.log = options_.log;
   config.progress = request.progress;
-  std::unique_ptr<Store> store;  // until weights are in memory, or mapped for their turn
+  std::unique_ptr<Store> store;  // until weights are in memory, or known for their turn
   FS_ASSIGN(store, open_store());
   for (const std::string& text : request.models) {
     FS_ASSIGN(const ModelRef ref, ModelRef::parse(text));

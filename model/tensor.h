@@ -54,6 +54,9 @@ class TensorSource {
   virtual Result<TensorView> tensor(std::string_view name) const = 0;
   /// As tensor(), but its bytes may be missing: none are read where that can be avoided.
   virtual Result<TensorView> glance(std::string_view name) const { return tensor(name); }
+  /// The same tensors, to be read and checked anew, since what they are stored in may have changed.
+  /// Null where it cannot have.
+  virtual std::shared_ptr<const TensorSource> anew() const { return nullptr; }
   virtual std::string where() const = 0;  ///< for errors
 };
 

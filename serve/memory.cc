@@ -1,6 +1,7 @@
 #include "serve/memory.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "model/parameters.h"
 
@@ -13,6 +14,14 @@ uint64_t matrix_bytes(uint64_t rows, uint64_t cols, WeightFormat format) {
   if (!is_quantised(format)) return bytes;
   const uint64_t group = static_cast<uint64_t>(format_group(format));
   return bytes + rows * (group > 0 ? (cols + group - 1) / group : 1) * sizeof(float);
+}
+
+/// What gpu/staging.h takes on the device for matrices of so many bytes at the most: a ring of
+/// eight pieces, little ones for a little model.
+uint64_t staged_bytes(uint64_t matrix) {
+  constexpr uint64_t kPieces = 8, kMost = uint64_t{2} << 20, kLeast = uint64_t{1} << 20;
+  const uint64_t piece = std::bit_ceil(matrix >= kLeast / 4 ? std::max(matrix, kLeast) : matrix);
+  return kPieces * std::min(piece, kMost);
 }
 
 bool begins(const Block& block, const Parameter& parameter) {
@@ -73,11 +82,14 @@ DecoderMemory estimate_decoder_memory(const ModelConfig& config,
 
 DecoderMemory on_device(DecoderMemory memory, const ModelConfig& config,
                         const DecoderOptions& options) {
-  // gpu/staging.h's pieces, and gpu/decode_attention.cc's most for partial results.
-  constexpr uint64_t kPieces = 8 * (uint64_t{2} << 20), kMostPartials = uint64_t{64} << 20;
-  memory.loading = std::min(memory.loading * 4, kPieces);
+  constexpr uint64_t kMostPartials = uint64_t{64} << 20;  // gpu/decode_attention.cc's
   int widest = std::max(config.hidden_size, config.heads * config.head_dim);
   for (int l = 0; l < config.layers; ++l) widest = std::max(widest, config.mlp_width(l));
+  // Of several parameters that are multiplied as one matrix, as floats.
+  const int fused = std::max(config.qkv_width(), 2 * widest);
+  memory.loading = staged_bytes(std::max(
+      memory.loading,
+      static_cast<uint64_t>(fused) * static_cast<uint64_t>(config.hidden_size) * sizeof(float)));
   // Partial results: of each answer's chunks of 128 positions, where there are several.
   const int64_t pool = int64_t{options.kv_blocks} * options.block_tokens;
   const uint64_t chunks =

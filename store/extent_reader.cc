@@ -93,7 +93,11 @@ class StoredTensors final : public TensorSource {
 
   Result<TensorView> tensor(std::string_view name) const override {
     FS_ASSIGN(const size_t index, find(name));
-    std::call_once(reading_once_, [this] { start_reading_ahead(); });
+    std::call_once(prepared_once_, [this] {
+      preparation_ = prepare();
+      if (preparation_.ok()) start_reading_ahead();
+    });
+    FS_TRY(preparation_);
     const ManifestEntry& entry = entries_[index].entry;
     const Span& span = spans_[index];
     for (size_t run = span.first_run; run < span.last_run; run++) FS_TRY(finish_run(run));
@@ -103,6 +107,9 @@ class StoredTensors final : public TensorSource {
     FS_ASSIGN(const size_t index, find(name));
     return TensorView{entries_[index].entry.dtype, entries_[index].entry.shape, {}};
   }
+  std::shared_ptr<const TensorSource> anew() const override {
+    return open_stored_tensors(root_, where_, entries_, lease_);
+  }
 
  private:
   struct Span {
@@ -110,13 +117,11 @@ class StoredTensors final : public TensorSource {
     size_t first_run = 0, last_run = 0;
   };
 
-  /// Where it is among the entries; everything is mapped then.
+  /// Where it is among the entries.
   Result<size_t> find(std::string_view name) const {
     const auto found = index_.find(name);
     if (found == index_.end())
       return Error{ErrorCode::kNotFound, fmt::format("has no tensor {}", name), where_, ""};
-    std::call_once(prepared_once_, [this] { preparation_ = prepare(); });
-    FS_TRY(preparation_);
     return found->second;
   }
   Status prepare() const;
@@ -148,7 +153,7 @@ class StoredTensors final : public TensorSource {
   std::map<std::string, size_t, std::less<>> index_;
 
   // Made by prepare(), then constant.
-  mutable std::once_flag prepared_once_, reading_once_;
+  mutable std::once_flag prepared_once_;
   mutable Status preparation_;
   mutable std::vector<std::pair<void*, size_t>> maps_;
   mutable std::vector<MappedPiece> pieces_;

@@ -22,8 +22,8 @@ struct ReadEntry {
 struct Lease {};
 
 /// The tensors of one version. A first call of tensor() starts two threads that page in and check
-/// everything in manifest order; a call waits for no more than its own tensor. glance() maps what
-/// is there, so that it stays, and reads nothing.
+/// everything in manifest order; a call waits for no more than its own tensor. glance() reads
+/// nothing. What was checked is not checked again, but by those that are taken anew().
 ///
 /// Mapped rather than read with O_DIRECT: as fast when the bytes are cold (the pages are populated
 /// in 8 MiB runs by several threads), ten times faster when they are not, and the kernel can take

@@ -145,6 +145,7 @@ struct Turning {
       model.version = "1";
       model.bundle = bundle;
       model.options.max_rows = 16;
+      model.options.kv_blocks = 256;  // which lie there, unlike what passes through while it loads
       config.models.push_back(std::move(model));
     }
     return ServingSystem::open(std::move(config));

@@ -78,10 +78,11 @@ start_server q l --context-tokens 96 --turns --model-memory "$room" && {
   answer "$scratch/l5" l --connect "127.0.0.1:$port" "${sampling[@]}" || problem "l after its turn"
   "$fsctl" status --connect "127.0.0.1:$port" >"$scratch/status"
   grep -q "serves q@1 (not in the device's memory now), l@1" "$scratch/status" || problem "status: $(cat "$scratch/status")"
-  # The store is free meanwhile, and what is deployed stays though it is removed there.
+  # The store is free meanwhile. What is removed there does not come back, and says so; the others do.
   "$fsctl" -q models rm q >/dev/null || problem "rm while models take turns"
-  answer "$scratch/q5" q --connect "127.0.0.1:$port" "${sampling[@]}" && cmp -s "$scratch/q5" "$scratch/q" ||
-    problem "q did not come back after it was removed from the store"
+  must_fail 14 "cannot be trusted" "$fsctl" generate q --connect "127.0.0.1:$port" --prompt x
+  answer "$scratch/l6" l --connect "127.0.0.1:$port" "${sampling[@]}" && cmp -s "$scratch/l6" "$scratch/l" ||
+    problem "l did not come back after q could not"
   "$fsctl" -q models import "$models/qwen3-tiny" --name q >/dev/null || problem "import q again"
   stop_server || problem "the server that takes turns did not stop cleanly"
 }

@@ -37,6 +37,31 @@ TEST_CASE("a flipped bit is found by verify and by the first read, with its plac
   }
 }
 
+TEST_CASE(
+    "what was checked is checked again only where it is taken anew, and a glance reads nothing") {
+  const Folder folder;
+  auto store = open_store(folder.path());
+  publish(*store, "a", random_model({1}, 50'000));
+  const auto model = store->open_model({"a"});
+  REQUIRE(model.ok());
+  const TensorSource& tensors = *model->bundle.tensors;
+  CHECK(tensors.tensor("layers.0.weight").ok());
+  const Path extent = std::filesystem::directory_iterator(folder.path() / "extents")->path();
+  flip_bit(extent, 100'000);
+  CHECK(tensors.tensor("layers.0.weight").ok());
+  const auto anew = tensors.anew();
+  REQUIRE(anew != nullptr);
+  const auto glance = anew->glance("layers.0.weight");
+  REQUIRE(glance.ok());
+  CHECK(glance->shape == tensors.tensor("layers.0.weight")->shape);
+  CHECK(glance->bytes.empty());
+  CHECK(anew->tensor("layers.0.weight").error().code == ErrorCode::kCorrupt);
+  flip_bit(extent, 100'000);
+  CHECK(anew->tensor("layers.0.weight").error().code == ErrorCode::kCorrupt);
+  CHECK(tensors.anew()->tensor("layers.0.weight").ok());
+  CHECK(anew->glance("absent").error().code == ErrorCode::kNotFound);
+}
+
 TEST_CASE("publishing the same content again mends what was damaged, for all that share it") {
   for (const bool gone : {false, true}) {
     CAPTURE(gone);
