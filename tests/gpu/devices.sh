@@ -30,8 +30,8 @@ says "is closed to computing" FASTSERVE_STUB_DRIVER=computeMode=2
 says "cannot be opened: as the test's script says (error 46)" FASTSERVE_STUB_DRIVER=cuDeviceGet=46
 says "cuBLASLt not used: is version 12.5.0 and 13.0 is the least that is used" FASTSERVE_STUB_CUBLASLT=120500
 says "matrix products run on FastServe's own kernels" FASTSERVE_STUB_CUBLASLT=120500
-says "NCCL 2.28.9 ($stand_ins/libnccl.so.2)"
-says "NCCL not used: is version 2.18.3 and 2.20 is the least that is used; several cards sum gradients along" \
+says "NCCL     2.28.9 ($stand_ins/libnccl.so.2)"
+says "NCCL     not used: is version 2.18.3 and 2.20 is the least that is used; several cards sum gradients along" \
   FASTSERVE_STUB_NCCL=21803
 says "no NVIDIA driver is installed" LD_LIBRARY_PATH=
 says "/nowhere.so there is no such file" FASTSERVE_CUDA_PLUGIN=/nowhere.so
