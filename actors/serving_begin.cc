@@ -41,23 +41,39 @@ struct Progress {
   }
 };
 
+/// What preload() takes for them; nothing is read for it.
+Result<uint64_t> preloaded_bytes(const TensorSource& tensors) {
+  uint64_t bytes = 0;
+  for (const std::string& name : tensors.names()) {
+    FS_ASSIGN(const TensorView view, tensors.glance(name));
+    bytes += (static_cast<uint64_t>(view.elements()) * dtype_bytes(view.dtype) + 63) / 64 * 64;
+  }
+  return bytes;
+}
+
 /// Brings as many as fit to pinned memory, in their order; the others stay where they are.
 Status keep_on_host(const ServingSystem::Config& config, Device& device, const Progress& progress,
                     const std::function<bool()>& stopped, std::vector<ModelBundle>& bundles) {
   uint64_t left = config.host_memory;
   for (size_t i = 0; i < bundles.size(); ++i) {
     const ServingSystem::Model& model = config.models[i];
+    const auto stays = [&](const std::string& why) {
+      config.log.info(
+          fmt::format("{}@{} comes from where it is stored: {}", model.name, model.version, why));
+    };
+    FS_ASSIGN(const uint64_t bytes, preloaded_bytes(*bundles[i].tensors));
+    if (bytes > left) {
+      stays(fmt::format("its weights take {}, and {} of the host's memory are left for such",
+                        human_bytes(bytes), human_bytes(left)));
+      continue;
+    }
     auto kept = preload(device, bundles[i], left, {progress.part(i), stopped});
     if (!kept.ok() && kept.error().code != ErrorCode::kResourceExhausted) return kept.error();
     if (!kept.ok()) {
-      config.log.info(fmt::format("{}@{} comes from where it is stored: {}", model.name,
-                                  model.version, kept.error().message()));
+      stays(kept.error().message());
       continue;
     }
-    uint64_t bytes = 0;
-    for (const std::string& name : kept->tensors->names())
-      bytes += (kept->tensors->tensor(name).value().bytes.size() + 63) / 64 * 64;
-    left -= std::min(left, bytes);
+    left -= bytes;
     config.log.info(fmt::format("{}@{} comes from pinned memory, where its weights take {}",
                                 model.name, model.version, human_bytes(bytes)));
     bundles[i] = *std::move(kept);
