@@ -13,42 +13,9 @@
 
 #include "actors/serving_system.h"
 #include "model/huggingface.h"
+#include "tests/actors_serve/listener.h"
 
 namespace fastserve {
-
-struct TurnAnswer {
-  std::vector<int32_t> tokens;
-  FinishReason finish = FinishReason::kNone;
-  std::optional<Error> error;
-  int ends = 0;
-};
-
-class TurnListener {
- public:
-  GenerateService::Sink sink() {
-    return [this](std::vector<GenerateEvent> events) {
-      const std::lock_guard lock(mutex_);
-      for (const GenerateEvent& e : events) {
-        for (const GeneratedToken& t : e.tokens) answer_.tokens.push_back(t.token);
-        if (e.finish == FinishReason::kNone) continue;
-        answer_.finish = e.finish;
-        answer_.error = e.error;
-        ++answer_.ends;
-      }
-      changed_.notify_all();
-    };
-  }
-  TurnAnswer wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return answer_.ends > 0; });
-    return answer_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  TurnAnswer answer_;
-};
 
 inline GenerateRequest turn_request(const std::string& model, int variant = 0) {
   GenerateRequest request;
@@ -61,8 +28,8 @@ inline GenerateRequest turn_request(const std::string& model, int variant = 0) {
   return request;
 }
 
-inline TurnAnswer ask(ServingSystem& system, const std::string& model, int variant = 0) {
-  TurnListener listener;
+inline Answer ask(ServingSystem& system, const std::string& model, int variant = 0) {
+  Listener listener;
   const auto id = system.submit(turn_request(model, variant), listener.sink());
   if (!id.ok()) return {{}, FinishReason::kError, id.error(), 1};
   return listener.wait();
@@ -188,7 +155,7 @@ inline void check_alternating(ServingSystem& system, const std::vector<std::stri
       for (size_t i = 0; i < static_cast<size_t>(rounds); ++i) {
         const std::string& name = names[(i + c) % names.size()];
         const int variant = static_cast<int>(i % 3);
-        const TurnAnswer answer = ask(system, name, variant);
+        const Answer answer = ask(system, name, variant);
         if (answer.ends != 1 || answer.finish != FinishReason::kLength ||
             answer.tokens != alone.at({name, variant}))
           ++wrong;

@@ -82,7 +82,7 @@ TEST_CASE("a model whose bytes are damaged ends its requests alone, and is tried
   const auto system = two.turning.start();
   two.second->damage(Error{ErrorCode::kCorrupt, "the checksum differs", "q@1", "import it again"});
   for (int i = 0; i < 2; ++i) {
-    const TurnAnswer lost = ask(*system, kNames[1]);
+    const Answer lost = ask(*system, kNames[1]);
     CHECK(lost.finish == FinishReason::kError);
     CHECK(lost.ends == 1);
     REQUIRE(lost.error);
@@ -104,7 +104,7 @@ TEST_CASE("a server that is stopped while a model comes ends the requests for it
   Two two;
   const auto system = two.turning.start();
   two.second->hold(true);
-  TurnListener waits, other;
+  Listener waits, other;
   REQUIRE(system->submit(turn_request(kNames[1]), waits.sink()).ok());
   two.second->wait_until_read();
   REQUIRE(system->submit(turn_request(kNames[0]), other.sink()).ok());
@@ -119,9 +119,9 @@ TEST_CASE("a server that is stopped while a model comes ends the requests for it
 TEST_CASE("draining a server answers requests whose models have yet to come") {
   Two two;
   const auto system = two.turning.start();
-  std::vector<std::unique_ptr<TurnListener>> listeners;
+  std::vector<std::unique_ptr<Listener>> listeners;
   for (size_t i = 0; i < 6; ++i) {
-    listeners.push_back(std::make_unique<TurnListener>());
+    listeners.push_back(std::make_unique<Listener>());
     REQUIRE(system->submit(turn_request(kNames[i % 2]), listeners.back()->sink()).ok());
   }
   system->stop(ServingSystem::Stop::kDrain);

@@ -72,7 +72,7 @@ TEST_CASE("a card that has less memory than it had ends who cannot be loaded, an
     std::vector<std::unique_ptr<DeviceBuffer>> taken;
     for (size_t bytes = before; bytes >= 1024; bytes /= 2)
       if (auto memory = device->allocate(bytes); memory.ok()) taken.push_back(*std::move(memory));
-    const TurnAnswer lost = ask(*system, kNames[2]);
+    const Answer lost = ask(*system, kNames[2]);
     CHECK(lost.finish == FinishReason::kError);
     REQUIRE(lost.error);
     CHECK(lost.error->code == ErrorCode::kResourceExhausted);
