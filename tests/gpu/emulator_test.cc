@@ -10,6 +10,7 @@
 #include "gpu/kernels/reduce.cuh"
 #include "gpu/launch.h"
 #include "gpu/simt/tensor_core.h"
+#include "tests/gpu/emulator_rules.h"
 
 namespace fastserve::gpu {
 namespace {
@@ -72,15 +73,6 @@ __global__ void multiply_sparse(uint32_t places, int* out) {
   for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = d[i];
 }
 
-const std::vector<Options> kOrders = {{.order = Order::kLockstep},
-                                      {.order = Order::kForward},
-                                      {.order = Order::kReverse},
-                                      {.order = Order::kShuffled, .seed = 3}};
-
-bool mentions(const std::string& text, const char* words) {
-  return text.find(words) != std::string::npos;
-}
-
 /// Two tiles, one copied while the other is added up.
 template <bool kWait, bool kBarrier>
 __global__ void add_tiles(const float* x, float* out, int tiles) {
@@ -117,13 +109,6 @@ bool tiles_add_up(const Options& options) {
     if (out[i] != static_cast<float>(4 * ((i + 32) % 128) + 6 * 128)) return false;
   return true;
 }
-
-// Races on purpose: under ThreadSanitizer they are left to a test of ctest that wants its report.
-#if defined(__SANITIZE_THREAD__)
-const auto kRaces = doctest::skip();
-#else
-const auto kRaces = doctest::skip(false);
-#endif
 
 }  // namespace
 

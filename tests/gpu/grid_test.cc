@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gpu/launch.h"
+#include "tests/gpu/emulator_rules.h"
 
 namespace fastserve::gpu {
 namespace {
@@ -64,22 +65,6 @@ Outcome passed_on(const Options& options, bool together = true) {
   if (const Status status = runtime->sync(); !status.ok()) outcome.wrong = status.error().message();
   return outcome;
 }
-
-bool mentions(const std::string& text, const char* words) {
-  return text.find(words) != std::string::npos;
-}
-
-const std::vector<Options> kOrders = {{.order = Order::kLockstep},
-                                      {.order = Order::kForward},
-                                      {.order = Order::kReverse},
-                                      {.order = Order::kShuffled, .seed = 3}};
-
-// A race on purpose, which ThreadSanitizer would report.
-#if defined(__SANITIZE_THREAD__)
-const auto kRaces = doctest::skip();
-#else
-const auto kRaces = doctest::skip(false);
-#endif
 
 }  // namespace
 
