@@ -212,6 +212,15 @@ T atomicAdd(T* to, T value) {
   static_assert(std::is_integral_v<T>);
   return std::atomic_ref<T>(*to).fetch_add(value);
 }
+namespace fastserve {
+inline const bool kHasFma = __builtin_cpu_supports("fma");
+/// For kernels; libm's is a call, which took a quarter of their time.
+inline float fmaf(float a, float b, float c) {
+  if (!kHasFma) return ::fmaf(a, b, c);
+  asm("vfmadd231ss %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+  return c;
+}
+}  // namespace fastserve
 inline int __popc(uint32_t x) { return std::popcount(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }

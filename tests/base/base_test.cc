@@ -72,6 +72,45 @@ TEST_CASE("random numbers are the same everywhere") {
   CHECK(pieces.digest() == hash128(std::as_bytes(std::span(text))));
 }
 
+#if defined(__x86_64__)
+namespace {
+
+/// All that the first sixteen registers hold beyond what narrow instructions see, or-ed together.
+__attribute__((target("avx2"), noinline)) uint64_t wide_registers() {
+  uint64_t bits[4] = {};
+  asm volatile(
+      "vorps %%ymm1, %%ymm0, %%ymm0\n vorps %%ymm2, %%ymm0, %%ymm0\n vorps %%ymm3, %%ymm0, %%ymm0\n"
+      "vorps %%ymm4, %%ymm0, %%ymm0\n vorps %%ymm5, %%ymm0, %%ymm0\n vorps %%ymm6, %%ymm0, %%ymm0\n"
+      "vorps %%ymm7, %%ymm0, %%ymm0\n vorps %%ymm8, %%ymm0, %%ymm0\n vorps %%ymm9, %%ymm0, %%ymm0\n"
+      "vorps %%ymm10, %%ymm0, %%ymm0\n vorps %%ymm11, %%ymm0, %%ymm0\n vorps %%ymm12, %%ymm0, %%ymm0\n"
+      "vorps %%ymm13, %%ymm0, %%ymm0\n vorps %%ymm14, %%ymm0, %%ymm0\n vorps %%ymm15, %%ymm0, %%ymm0\n"
+      "vmovups %%ymm0, %0"
+      : "=m"(bits)
+      :
+      : "xmm0");
+  return bits[2] | bits[3];
+}
+
+}  // namespace
+
+TEST_CASE("a hash leaves no wide register in use, which would slow the thread down") {
+  if (!__builtin_cpu_supports("avx2")) return;
+  const std::string text(5000, 'x');
+  const auto bytes = std::as_bytes(std::span(text));
+  static_cast<void>(hash64(text));
+  CHECK(wide_registers() == 0);
+  static_cast<void>(hash64(bytes));
+  CHECK(wide_registers() == 0);
+  static_cast<void>(hash128(bytes));
+  CHECK(wide_registers() == 0);
+  Hasher128 pieces;
+  pieces.update(bytes);
+  CHECK(wide_registers() == 0);
+  static_cast<void>(pieces.digest());
+  CHECK(wide_registers() == 0);
+}
+#endif
+
 TEST_CASE("a mistyped name finds the names it may have meant, the nearest first") {
   const std::vector<std::string> names = {"train", "compress", "chat", "generate", "models"};
   CHECK(near_names("trian", names) == std::vector<std::string>{"train"});
