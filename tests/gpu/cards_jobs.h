@@ -3,6 +3,7 @@
 
 #include "gpu_jobs.h"
 #include "train/cards_backend.h"
+#include "train/checkpoint.h"
 
 namespace fastserve {
 
@@ -39,6 +40,41 @@ inline std::string description_of(const TrainingSystem::Config& config) {
 
 inline bool has(const std::string& text, const char* words) {
   return text.find(words) != std::string::npos;
+}
+
+/// Loses each of two cards after ever more launches, `ratio` times as many, until the job needs no
+/// more. Each time it ends with that, and goes on from its checkpoint, if it has one, on `again` to
+/// the weights that it would have had.
+template <class MakeJob>
+void lose_each_card(const MakeJob& job, const std::vector<DeviceFactory>& again, double ratio) {
+  const uint64_t expected = hash_of(run(job(again)).weights);
+  for (const size_t lost : {size_t{0}, size_t{1}}) {
+    int began = 0, ended = 0;
+    for (int64_t launches = 20; launches < 8000; launches = int64_t(double(launches) * ratio)) {
+      Folder folder;
+      std::vector<DeviceFactory> cards(2, emulated());
+      cards[lost] = emulated({launches});
+      TrainingSystem::Config config = job(cards);
+      config.checkpoint_directory = folder.path;
+      const Status status = end_of(config);
+      CAPTURE(launches);
+      CAPTURE(lost);
+      if (status.ok()) {
+        ended++;
+        break;
+      }
+      CHECK(status.error().code == ErrorCode::kUnavailable);
+      CHECK(has(status.error().message(), "is lost"));
+      if (!CheckpointDirectory::holds_any(folder.path)) continue;
+      began++;
+      config = job(again);
+      config.checkpoint_directory = folder.path;
+      config.resume = TrainingSystem::Resume::kRequired;
+      CHECK(hash_of(run(std::move(config)).weights) == expected);
+    }
+    CHECK(began > 0);
+    CHECK(ended == 1);
+  }
 }
 
 }  // namespace fastserve

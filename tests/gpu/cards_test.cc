@@ -1,7 +1,6 @@
 // Whole training jobs that several emulated GPUs of one host share out.
 #include "cards_jobs.h"
 #include "gpu/matmul_engine.h"
-#include "train/checkpoint.h"
 #include "train/device_memory.h"
 
 namespace fastserve {
@@ -73,34 +72,7 @@ TEST_CASE(
     config.dataset = made_up_dataset(5000, 0);
     return config;
   };
-  const uint64_t expected = hash_of(run(job({emulated()})).weights);
-  for (const size_t lost : {size_t{0}, size_t{1}}) {
-    int began = 0, ended = 0;
-    for (int64_t launches = 20; launches < 4000; launches = launches * 3 / 2) {
-      Folder folder;
-      std::vector<DeviceFactory> cards(2, emulated());
-      cards[lost] = emulated({launches});
-      TrainingSystem::Config config = job(cards);
-      config.checkpoint_directory = folder.path;
-      const Status status = end_of(config);
-      CAPTURE(launches);
-      CAPTURE(lost);
-      if (status.ok()) {  // it needed no more
-        ended++;
-        break;
-      }
-      CHECK(status.error().code == ErrorCode::kUnavailable);
-      CHECK(has(status.error().message(), "is lost"));
-      if (!CheckpointDirectory::holds_any(folder.path)) continue;
-      began++;
-      config = job({emulated()});
-      config.checkpoint_directory = folder.path;
-      config.resume = TrainingSystem::Resume::kRequired;
-      CHECK(hash_of(run(std::move(config)).weights) == expected);
-    }
-    CHECK(began > 0);
-    CHECK(ended == 1);
-  }
+  lose_each_card(job, {emulated()}, 1.5);
 }
 
 TEST_CASE("two cards have room for what one has not, since each holds half of the optimiser") {

@@ -1,6 +1,5 @@
 // Whole training jobs whose emulated GPUs add their gradients up over a ring.
 #include "cards_jobs.h"
-#include "train/checkpoint.h"
 
 namespace fastserve {
 namespace {
@@ -192,34 +191,7 @@ TEST_CASE("whichever card is lost wherever in a ring's step, the job ends with t
     config.dataset = made_up_dataset(5000, 0);
     return config;
   };
-  const uint64_t expected = hash_of(run(job({emulated(), emulated()})).weights);
-  for (const size_t lost : {size_t{0}, size_t{1}}) {
-    int began = 0, ended = 0;
-    for (int64_t launches = 20; launches < 8000; launches *= 2) {
-      Folder folder;
-      std::vector<DeviceFactory> cards(2, emulated());
-      cards[lost] = emulated({launches});
-      TrainingSystem::Config config = job(cards);
-      config.checkpoint_directory = folder.path;
-      const Status status = end_of(config);
-      CAPTURE(launches);
-      CAPTURE(lost);
-      if (status.ok()) {  // it needed no more
-        ended++;
-        break;
-      }
-      CHECK(status.error().code == ErrorCode::kUnavailable);
-      CHECK(has(status.error().message(), "is lost"));
-      if (!CheckpointDirectory::holds_any(folder.path)) continue;
-      began++;
-      config = job({emulated(), emulated()});
-      config.checkpoint_directory = folder.path;
-      config.resume = TrainingSystem::Resume::kRequired;
-      CHECK(hash_of(run(std::move(config)).weights) == expected);
-    }
-    CHECK(began > 0);
-    CHECK(ended == 1);
-  }
+  lose_each_card(job, {emulated(), emulated()}, 2);
 }
 
 TEST_CASE("a lost trainer's run is another card's, and its own card adds nothing") {
