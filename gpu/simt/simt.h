@@ -77,6 +77,9 @@ FS_DEVICE void sync_first() {
 // is seen behind wait_for_grid() by the threads that call that, of any block. `arrived`: a word of
 // the card's memory for this kernel alone, 0 before its first launch.
 constexpr uint32_t kGridTurned = 0x80000000u;  ///< changes when all have come; the rest is 0 again
+/// Looks at `arrived`, a minute or more: a block that does not come by then never will, and a
+/// launch that fails is better than one that stays.
+constexpr uint32_t kGridPatience = 1u << 28;
 /// Release in front of an arrival, acquire behind a wait. Enough, and less of a halt than
 /// __threadfence(), which also puts the fences of all blocks into one order.
 FS_DEVICE void order_in_grid() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
@@ -91,8 +94,9 @@ FS_DEVICE uint32_t arrive_at_grid(uint32_t* arrived) {
 template <int kThreads>
 FS_DEVICE void wait_for_grid(const uint32_t* arrived, uint32_t before) {
   if (threadIdx.x == 0) {
-    uint32_t now;
+    uint32_t now, asked = 0;
     do {
+      if (++asked == kGridPatience) __trap();
       asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(arrived) : "memory");
     } while (((before ^ now) & kGridTurned) == 0);
     order_in_grid();
