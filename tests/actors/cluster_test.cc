@@ -168,6 +168,18 @@ TEST_CASE("a drained node is done without, and a job on no node at all can be ca
   CHECK(idle.end().error().code == ErrorCode::kCancelled);
 }
 
+TEST_CASE("a job whose gradients a ring is to sum is refused, since that is for one process") {
+  InProcessCluster cluster(log_of_test());
+  Folder folder;
+  TrainingSystem::Config config = job_in(folder);
+  config.spec.reduce = GradientReduce::kRing;
+  const auto refused = cluster.coordinator().train(std::move(config), "job", {});
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == ErrorCode::kInvalidArgument);
+  CHECK(refused.error().where == "reduce");
+  CHECK(refused.error().message().find("--reduce tree") != std::string::npos);
+}
+
 TEST_CASE("a node whose certificate is due gets its next one from the coordinator") {
   InProcessCluster cluster(log_of_test());
   cluster.add("one");
