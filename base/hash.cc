@@ -9,17 +9,13 @@
 #include <xxhash.h>
 #endif
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "base/check.h"
 
 namespace fastserve {
 namespace {
 
 #if defined(__x86_64__)
-__attribute__((target("avx"))) void clear_wide_registers() { _mm256_zeroupper(); }
+__attribute__((target("avx"))) void clear_wide_registers() { __builtin_ia32_vzeroupper(); }
 #endif
 
 /// Around each call that reads bytes. The library leaves wide registers in use (0.8.1 of Debian and
