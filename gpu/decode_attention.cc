@@ -198,7 +198,7 @@ void decode_attention(Runtime& runtime, Workspace& workspace, DecodeGathering* g
       .key_scales = cache.key_scales(op.layer),
       .value_scales = cache.value_scales(op.layer),
       .slots = GpuKvCache::slots(kv),
-      .block_tokens = kv.block_tokens,
+      .block_tokens = Divisor::of(kv.block_tokens),
       .rope_table = op.rope_table,
       .q_norm = op.q_norm,
       .k_norm = op.k_norm,

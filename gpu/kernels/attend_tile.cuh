@@ -19,9 +19,7 @@ constexpr int kTileSteps = 4;  ///< of a warp in a unit
 constexpr int kTileUnit = kTileStep * kTileSteps * kTileWarps;  ///< positions; begins at multiples
 constexpr int kTileColumns = 64;                                ///< that warps join at a time
 constexpr int kTileColumnsLd = kTileColumns + 8;                ///< rows lie in other banks
-constexpr float kLeastScale = 0x1p-60f;  ///< of int8 values: its inverse is still finite
-/// Weights are up to 2^15, so that as halves the small ones keep their digits.
-constexpr float kWeightBits = 15;
+constexpr float kLeastScale = 0x1p-60f;  ///< of int8 values: a weight by it is still a number
 
 /// Rows of a batch that lie in blocks of `each`, from block `block` on: neighbours in a sequence.
 struct TileSpan {
@@ -42,9 +40,12 @@ struct TileWork : CacheHead<Kv> {
   int rows, heads, dim, window;
   int kv, head;  ///< of the key-value heads; first query head
   bool writes;   ///< of the blocks that append a key and value, this one stores them
+  int inverse;   ///< 256 / heads, rounded up
 
   FS_DEVICE int used() const { return rows * heads; }
-  FS_DEVICE int position(int tile_row) const { return me.position + tile_row / heads; }
+  /// tile_row / heads: exact, since both are at most kTileRows.
+  FS_DEVICE int row_of(int tile_row) const { return tile_row * inverse >> 8; }
+  FS_DEVICE int position(int tile_row) const { return me.position + row_of(tile_row); }
   FS_DEVICE int last() const { return me.position + rows - 1; }
   /// First position that one at `position` sees.
   FS_DEVICE int first(int position) const {
@@ -60,17 +61,24 @@ constexpr int tile_blocks(int dim) { return dim <= 64 ? 4 : dim <= 128 ? 2 : 1; 
 /// `used` rows of queries.
 constexpr size_t tile_bytes(int number, int dim, int stages, int used) {
   const int step = kTileStep * dim * number, queries = kTileRows * dim * 2;
-  const int scaled = number == 1 ? kTileWarps * stages * 3 * kTileStep + 2 : 0;
+  const int scaled = number == 1 ? kTileWarps * stages * 4 * kTileStep + 2 : 0;
   const int floats = used * (kTileWarps * kTileColumnsLd + dim) +
                      kTileRows * (1 + 2 * kTileWarps + 4 + 2 * (kTileWarps + 1)) + 3 * dim + scaled;
   return size_t(kTileWarps * stages * 2 * step + 2 * queries + 2 * dim * number + 4 * floats);
 }
+
+/// What a step has of a position's scales: the key's; of the value's the exponent, the mantissa,
+/// and 2^-exponent.
+enum Scale { kKey, kExponent, kMantissa, kInverse, kScales };
 
 /// Shared memory. Rows of keys, values and queries are pieces of 16 bytes that change places, so
 /// that those of eight rows lie in other banks.
 template <class Kv, int kDim, int kStages>
 struct AttendTile {
   static constexpr bool kScaled = sizeof(Kv) == 1;
+  /// Weights are up to 2^15, so that as halves the small ones keep their digits: by the mantissa of
+  /// a scale, which is up to 2, where there are scales.
+  static constexpr float kWeightBits = kScaled ? 14 : 15;
   static constexpr int kPer = 16 / int(sizeof(Kv)), kPieces = kDim / kPer;
   static constexpr int kRowBytes = kDim * int(sizeof(Kv)), kStepBytes = kTileStep * kRowBytes;
   static constexpr int kQueryBytes = kTileRows * kDim * 2;
@@ -84,7 +92,7 @@ struct AttendTile {
   Softmax* found;          ///< [kTileWarps][kTileRows]: of a unit
   Softmax* all;            ///< [2][kTileRows]: of the units so far, and of the last one
   float *keep, *take;      ///< [kTileWarps + 1][kTileRows]; take below 0: nothing was seen
-  float* scales;           ///< int8: [kTileWarps][kStages][3][kTileStep]
+  float* scales;           ///< int8: [kTileWarps][kStages][Scale][kTileStep]
   float* own_room;         ///< [key, value][kDim] as the product left them
   float* rope;             ///< [kDim]: the row's
   float* own_scales;       ///< int8: [2]
@@ -103,7 +111,7 @@ struct AttendTile {
     own_room = take + (kTileWarps + 1) * kTileRows;
     rope = own_room + 2 * kDim;
     scales = rope + kDim;
-    own_scales = scales + (kScaled ? kTileWarps * kStages * 3 * kTileStep : 0);
+    own_scales = scales + (kScaled ? kTileWarps * kStages * kScales * kTileStep : 0);
   }
 
   static FS_DEVICE int place(int row, int piece) {
@@ -112,25 +120,34 @@ struct AttendTile {
   static FS_DEVICE int query_place(int row, int piece) {
     return row * kDim * 2 + (piece ^ (row & 7)) * 16;
   }
-  FS_DEVICE unsigned char* step_room(int step) const {
-    return ring + (threadIdx.x / 32 * kStages + step % kStages) * 2 * kStepBytes;
+  /// Where a lane's piece of fragment `d` lies is that of fragment 0, whose piece is 0 or 1, with
+  /// these bits of the address turned.
+  static FS_DEVICE int turned(int first, int d) { return first ^ d * 32; }
+  FS_DEVICE unsigned char* step_room(int stage) const {
+    return ring + (threadIdx.x / 32 * kStages + stage) * 2 * kStepBytes;
   }
-  FS_DEVICE float* step_scales(int step) const {
-    return scales + (threadIdx.x / 32 * kStages + step % kStages) * 3 * kTileStep;
+  FS_DEVICE float* step_scales(int stage) const {
+    return scales + (threadIdx.x / 32 * kStages + stage) * kScales * kTileStep;
   }
+  static FS_DEVICE int next_stage(int stage) { return stage + 1 == kStages ? 0 : stage + 1; }
 
   /// Starts the copies of a step; `slot`: of position lane % 16 of it. What has none becomes 0.
-  FS_DEVICE void fetch(const TileWork<Kv>& work, int step, uint32_t slot) const {
-    const int lane = threadIdx.x & 31;
-    unsigned char* const to = step_room(step);
+  FS_DEVICE void fetch(const TileWork<Kv>& work, int stage, uint32_t slot) const {
+    static_assert(32 % kPieces == 0);
+    constexpr int kRows = 32 / kPieces;  // at once: a lane's are kRows apart, and its piece is one
+    const int lane = threadIdx.x & 31, piece = lane % kPieces;
+    const bool mine = piece * kPer < work.dim;
+    const Kv *const keys = work.keys + piece * kPer, *const values = work.values + piece * kPer;
+    unsigned char* const to = step_room(stage);
+    const int first = place(lane / kPieces, piece);
     FS_UNROLL
-    for (int done = 0; done < kTileStep * kPieces; done += 32) {
-      const int row = (done + lane) / kPieces, piece = (done + lane) % kPieces;
-      const uint32_t at = __shfl_sync(kWholeWarp, slot, row);
-      const bool there = at != kNoSlot && piece * kPer < work.dim;
-      const size_t from = there ? size_t(at) * size_t(work.dim) + size_t(piece * kPer) : 0;
-      copy_async(to + place(row, piece), work.keys + from, there ? 16 : 0);
-      copy_async(to + kStepBytes + place(row, piece), work.values + from, there ? 16 : 0);
+    for (int row = 0; row < kTileStep; row += kRows) {
+      const uint32_t at = __shfl_sync(kWholeWarp, slot, row + lane / kPieces);
+      const int bytes = mine && at != kNoSlot ? 16 : 0;
+      const size_t from = size_t(at) * size_t(work.dim);
+      const int there = (first ^ place(row, 0) % kRowBytes) + row * kRowBytes;
+      copy_async(to + there, keys + from, bytes);
+      copy_async(to + kStepBytes + there, values + from, bytes);
     }
   }
   /// Scales come by way of a register, from one step to the next: lanes below 16 keys', the others
@@ -139,24 +156,30 @@ struct AttendTile {
     if (!kScaled || slot == kNoSlot) return 1;
     return ((threadIdx.x & 16) == 0 ? work.key_scales : work.value_scales)[slot];
   }
-  FS_DEVICE void place_scale(int step, int i, bool of_key, float scale) const {
-    float* const to = step_scales(step) + i;
-    if (of_key) return void(to[0] = scale);
-    const float least = scale < kLeastScale ? kLeastScale : scale;
-    to[kTileStep] = log2f(least);
-    to[2 * kTileStep] = 1 / least;
+  /// A value's scale v is 2^exponent mantissa. The exponent is added to a score, so that the
+  /// largest weight is close to 2^kWeightBits whatever the scales, and the mantissa is in the
+  /// weight. A scale that is not finite spoils every row that sees it.
+  FS_DEVICE void place_scale(int stage, int i, bool of_key, float scale) const {
+    float* const to = step_scales(stage) + i;
+    const uint32_t bits = float_bits(scale < kLeastScale ? kLeastScale : scale);
+    const bool finite = (bits >> 23) < 254;  // a finite value's scale is below 2^122
+    const int exponent = finite ? int(bits >> 23) - 127 : 0;
+    to[of_key ? kKey : kExponent * kTileStep] = of_key ? scale : float(exponent);
+    if (of_key) return;
+    to[kMantissa * kTileStep] = bits_float(finite ? 0x3f800000u : 0x7fc00000u);
+    to[kInverse * kTileStep] = bits_float(uint32_t(127 - exponent) << 23);
   }
-  FS_DEVICE void place_scale(int step, float scale) const {
-    if constexpr (kScaled) place_scale(step, threadIdx.x & 15, (threadIdx.x & 16) == 0, scale);
+  FS_DEVICE void place_scale(int stage, float scale) const {
+    if constexpr (kScaled) place_scale(stage, threadIdx.x & 15, (threadIdx.x & 16) == 0, scale);
   }
   /// The row's own key and value join the others of their step. By the warp that has it.
-  FS_DEVICE void place_own(int step, int row) const {
+  FS_DEVICE void place_own(int stage, int row) const {
     const int lane = threadIdx.x & 31;
     FS_NO_UNROLL
     for (int i = lane; i < 2 * kPieces; i += 32)
-      *reinterpret_cast<uint4*>(step_room(step) + i / kPieces * kStepBytes +
+      *reinterpret_cast<uint4*>(step_room(stage) + i / kPieces * kStepBytes +
                                 place(row, i % kPieces)) = reinterpret_cast<const uint4*>(own)[i];
-    if (kScaled && lane < 2) place_scale(step, row, lane == 0, own_scales[lane]);
+    if (kScaled && lane < 2) place_scale(stage, row, lane == 0, own_scales[lane]);
   }
 };
 
@@ -196,11 +219,11 @@ FS_DEVICE void tile_scores(const AttendTile<Kv, kDim, kStages>& tile, const unsi
                            float (&s)[2][4]) {
   using Tile = AttendTile<Kv, kDim, kStages>;
   const int lane = threadIdx.x & 31;
+  const int query = Tile::query_place(lane & 15, lane >> 4);
   float low[2][4] = {};
   const auto multiply = [&](int d, const uint32_t(&b)[4]) {  // b: k's halves, of keys 0.. and 8..
     uint32_t a[4];
-    const unsigned char* const from =
-        tile.queries + Tile::query_place(lane & 15, 2 * d + (lane >> 4));
+    const unsigned char* const from = tile.queries + Tile::turned(query, d);
     load_matrix(a, from);
     mma(Float16{}, s[0], a, b[0], b[1]);
     mma(Float16{}, s[1], a, b[2], b[3]);
@@ -211,20 +234,22 @@ FS_DEVICE void tile_scores(const AttendTile<Kv, kDim, kStages>& tile, const unsi
   FS_UNROLL
   for (int n = 0; n < 2; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
   if constexpr (Tile::kScaled) {
+    const int first = Tile::place(lane & 15, lane >> 4);
     FS_UNROLL
     for (int d = 0; d < kDim / 32; ++d) {
       uint32_t codes[4];
-      load_matrix(codes, keys + Tile::place(lane & 15, 2 * d + (lane >> 4)));
+      load_matrix(codes, keys + Tile::turned(first, d));
       FS_UNROLL
       for (int i = 0; i < 2; ++i)
         multiply(2 * d + i, {halves_of<0, 1>(codes[2 * i]), halves_of<2, 3>(codes[2 * i]),
                              halves_of<0, 1>(codes[2 * i + 1]), halves_of<2, 3>(codes[2 * i + 1])});
     }
   } else {
+    const int first = Tile::place((lane >> 4) * 8 + (lane & 7), lane >> 3 & 1);
     FS_UNROLL
     for (int d = 0; d < kDim / 16; ++d) {
       uint32_t b[4];
-      load_matrix(b, keys + Tile::place((lane >> 4) * 8 + (lane & 7), 2 * d + (lane >> 3 & 1)));
+      load_matrix(b, keys + Tile::turned(first, d));
       multiply(d, b);
     }
   }
@@ -241,7 +266,7 @@ template <class Kv, int kDim, int kStages>
 FS_DEVICE void add_step(const unsigned char* values, const uint32_t (&high)[4],
                         const uint32_t (&low)[4], float (&acc)[kDim / 8][4]) {
   using Tile = AttendTile<Kv, kDim, kStages>;
-  const int lane = threadIdx.x & 31;
+  const int lane = threadIdx.x & 31, first = Tile::place(lane & 15, lane >> 4);
   const auto add = [&](int n, const uint32_t(&b)[4]) {
     mma(Float16{}, acc[n], high, b[0], b[1]);
     mma(Float16{}, acc[n + 1], high, b[2], b[3]);
@@ -252,7 +277,7 @@ FS_DEVICE void add_step(const unsigned char* values, const uint32_t (&high)[4],
     FS_UNROLL
     for (int d = 0; d < kDim / 32; ++d) {
       uint32_t codes[4];
-      load_matrix_transposed(codes, values + Tile::place(lane & 15, 2 * d + (lane >> 4)));
+      load_matrix_transposed(codes, values + Tile::turned(first, d));
       FS_UNROLL
       for (int i = 0; i < 2; ++i)
         add(4 * d + 2 * i, {halves_of<0, 2>(codes[2 * i]), halves_of<0, 2>(codes[2 * i + 1]),
@@ -262,7 +287,7 @@ FS_DEVICE void add_step(const unsigned char* values, const uint32_t (&high)[4],
     FS_UNROLL
     for (int d = 0; d < kDim / 16; ++d) {
       uint32_t b[4];
-      load_matrix_transposed(b, values + Tile::place(lane & 15, 2 * d + (lane >> 4)));
+      load_matrix_transposed(b, values + Tile::turned(first, d));
       add(2 * d, b);
     }
   }

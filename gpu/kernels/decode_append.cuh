@@ -1,6 +1,8 @@
 // Keys and values on their way into the paged cache.
 #pragma once
 
+#include <bit>
+
 #include "gpu/kernels/rotary.cuh"
 #include "gpu/kernels/wide.cuh"
 #include "model/decode_ops.h"
@@ -8,6 +10,25 @@
 namespace fastserve::gpu {
 
 using DecodeRow = RowPlace;
+
+/// Quotients by a number that is known when a kernel is started: a product instead of a division.
+/// Source: Granlund and Montgomery, Division by invariant integers using multiplication, 1994.
+struct Divisor {
+  int by;
+  uint32_t factor;  ///< 2^(31 + shift) / by, rounded up
+  int shift;        ///< log 2 of `by`, rounded up
+
+  /// Of a positive number.
+  static Divisor of(int number) {
+    const int shift = std::bit_width(static_cast<unsigned>(number - 1));
+    const uint64_t power = uint64_t{1} << (31 + shift), n = static_cast<uint64_t>(number);
+    return {number, static_cast<uint32_t>((power + n - 1) / n), shift};
+  }
+  /// n / by. Requires n >= 0.
+  FS_DEVICE int quotient(int n) const {
+    return int(high_product(uint32_t(n) * 2, factor) >> shift);
+  }
+};
 
 struct DecodeAttentionArguments {
   int heads, kv_heads, head_dim, rows;
@@ -17,7 +38,7 @@ struct DecodeAttentionArguments {
   void *keys, *values;               ///< of the layer: [kv_head][slots][head_dim]
   float *key_scales, *value_scales;  ///< of int8 ones, [kv_head][slots]; or null
   size_t slots;                      ///< of the pool
-  int block_tokens;
+  Divisor block_tokens;
   const float *rope_table, *q_norm, *k_norm;
   float epsilon;
   int window;
@@ -30,8 +51,8 @@ struct DecodeAttentionArguments {
 };
 
 FS_DEVICE size_t slot_of(const DecodeAttentionArguments& p, const DecodeRow& row, int position) {
-  const int block = p.blocks[row.table + position / p.block_tokens];
-  return size_t(block) * size_t(p.block_tokens) + size_t(position % p.block_tokens);
+  const int n = p.block_tokens.quotient(position), block = p.blocks[row.table + n];
+  return size_t(block) * size_t(p.block_tokens.by) + size_t(position - n * p.block_tokens.by);
 }
 
 /// Codes of a head whose lane-th pairs of numbers this lane wrote: put(i, code). Their scale.

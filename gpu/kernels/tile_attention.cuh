@@ -23,15 +23,17 @@ struct TileState {
 struct TileSight {
   int first[2], last[2];
   float factor[2];
-  int all_from, all_to;  ///< what all rows see, where there are several
+  bool there[2];         ///< the row is a query's
+  int all_from, all_to;  ///< what all rows see
+  bool several;          ///< which may not see all that others do
   template <class Kv, class Tile>
   FS_DEVICE TileSight(const TileWork<Kv>& work, const Tile& tile)
-      : all_from(work.rows > 1 ? work.first(work.last()) : 0),
-        all_to(work.rows > 1 ? work.me.position : 0x7fffffff) {
+      : all_from(work.first(work.last())), all_to(work.me.position), several(work.rows > 1) {
     FS_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int row = (threadIdx.x & 31) / 4 + 8 * i;
-      last[i] = row < work.used() ? work.position(row) : -1;
+      there[i] = row < work.used();
+      last[i] = there[i] ? work.position(row) : -1;
       first[i] = work.first(last[i]);
       factor[i] = tile.factors[row];
     }
@@ -39,29 +41,29 @@ struct TileSight {
   FS_DEVICE bool sees(int i, int position) const {
     return position >= first[i] && position <= last[i];
   }
+  /// Whether every row sees all of a step; others may then be taken to see it, too.
+  FS_DEVICE bool all(int step_first) const {
+    return step_first >= all_from && step_first + kTileStep - 1 <= all_to;
+  }
 };
 
-/// One step: scores, weights against the peaks so far, values. A row that sees nothing of it keeps
-/// its state: it is scaled by 1, and zeros are added to it.
-template <class Kv, int kDim, int kStages>
-FS_DEVICE void attend_step(const AttendTile<Kv, kDim, kStages>& tile, const TileSight& sight,
-                           int step, int first, TileState<kDim>& state) {
-  using Tile = AttendTile<Kv, kDim, kStages>;
+/// A step's scores become weights against the peaks so far, of which the rows' sums are taken.
+template <bool kAll, class Tile, int kDim>
+FS_DEVICE void weigh_step(const TileSight& sight, const float* scales, int first, float (&s)[2][4],
+                          float (&kept)[2], TileState<kDim>& state) {
   const int column = (threadIdx.x & 3) * 2;
-  unsigned char* const room = tile.step_room(step);
-  const float* const scales = tile.step_scales(step);
-  float s[2][4], kept[2];
-  tile_scores(tile, room, s);
   FS_UNROLL
   for (int i = 0; i < 2; ++i) {
+    const auto sees = [&](int key) { return kAll || sight.sees(i, first + key); };
     float top = state.peak[i];
     FS_UNROLL
     for (int k = 0; k < 4; ++k) {  // of the row, in order
       float& x = s[k / 2][2 * i + k % 2];
       const int key = k / 2 * 8 + column + k % 2;
       x *= sight.factor[i];
-      if constexpr (Tile::kScaled) x = fmaf(x, scales[key], scales[kTileStep + key]);
-      x = sight.sees(i, first + key) ? x : -INFINITY;
+      if constexpr (Tile::kScaled)
+        x = fmaf(x, scales[kKey * kTileStep + key], scales[kExponent * kTileStep + key]);
+      x = sees(key) ? x : -INFINITY;
       top = fmaxf(top, x);
     }
     top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 1));
@@ -74,16 +76,36 @@ FS_DEVICE void attend_step(const AttendTile<Kv, kDim, kStages>& tile, const Tile
     for (int k = 0; k < 4; ++k) {
       float& x = s[k / 2][2 * i + k % 2];
       const int key = k / 2 * 8 + column + k % 2;
-      x = fast_exp2(x - (base - kWeightBits));
-      // A value's scale is in the weight, and not in the sum.
-      if constexpr (Tile::kScaled)
-        state.sum[i] += sight.sees(i, first + key) ? x * scales[2 * kTileStep + key] : 0.0f;
-      else
+      x = fast_exp2(x - (base - Tile::kWeightBits));
+      if constexpr (Tile::kScaled) {  // a value's scale is in the weight, and not in the sum
+        const float weight = x * scales[kMantissa * kTileStep + key];
+        state.sum[i] = fmaf(x, scales[kInverse * kTileStep + key], state.sum[i]);
+        x = sees(key) ? weight : 0.0f;
+      } else {
         state.sum[i] += x;
+      }
     }
   }
+}
+
+/// One step: scores, weights, values. A row that sees nothing of it keeps its state: it is scaled
+/// by 1, and zeros are added to it. `stage`: the step's.
+template <class Kv, int kDim, int kStages>
+FS_DEVICE void attend_step(const AttendTile<Kv, kDim, kStages>& tile, const TileSight& sight,
+                           int stage, int first, TileState<kDim>& state) {
+  using Tile = AttendTile<Kv, kDim, kStages>;
+  unsigned char* const room = tile.step_room(stage);
+  const float* const scales = tile.step_scales(stage);
+  float s[2][4], kept[2];
+  tile_scores(tile, room, s);
+  const bool all = sight.all(first);
+  if (all)
+    weigh_step<true, Tile>(sight, scales, first, s, kept, state);
+  else
+    weigh_step<false, Tile>(sight, scales, first, s, kept, state);
   // Peaks seldom rise after the first steps. No -0 comes of it: adding zeros would change that.
-  if (__ballot_sync(kWholeWarp, kept[0] != 1 || kept[1] != 1) != 0) {
+  const bool rises = (kept[0] != 1 && sight.there[0]) || (kept[1] != 1 && sight.there[1]);
+  if (__ballot_sync(kWholeWarp, rises) != 0) {
     FS_UNROLL
     for (int n = 0; n < kDim / 8; ++n) {
       FS_UNROLL
@@ -100,7 +122,7 @@ FS_DEVICE void attend_step(const AttendTile<Kv, kDim, kStages>& tile, const Tile
     low[r] = pack_two<Float16>(a - top_a, b - top_b);
   }
   if constexpr (!Tile::kScaled)
-    if (first < sight.all_from || first + kTileStep - 1 > sight.all_to)
+    if (sight.several && !all)
       add_spoilt<Tile, kDim>(
           room + Tile::kStepBytes, high, low,
           [&](int i, int key) { return sight.sees(i, first + key); }, state.acc);
@@ -171,12 +193,15 @@ FS_DEVICE void finish_unit(const DecodeAttentionArguments& p, const TileWork<Kv>
       }
     }
     sync_first<kTileThreads>();
+    // A thread has a column, of every so many rows.
+    static_assert(kTileThreads % kTileColumns == 0);
+    const int column = threadIdx.x % kTileColumns, d = from + column;
     FS_NO_UNROLL
-    for (int i = threadIdx.x; i < used * kTileColumns; i += kTileThreads) {
-      const int row = i / kTileColumns, d = from + i % kTileColumns;
-      if (d >= work.dim) continue;
-      const int head = work.head + row % work.heads, batch_row = work.row + row / work.heads;
-      const float sum = join_warps(tile, used, row, i % kTileColumns);
+    for (int row = threadIdx.x / kTileColumns; row < used && d < work.dim;
+         row += kTileThreads / kTileColumns) {
+      const int of = work.row_of(row), head = work.head + row - of * work.heads;
+      const int batch_row = work.row + of;
+      const float sum = join_warps(tile, used, row, column);
       if (p.partials) {
         float* const part =
             p.partials +
@@ -274,21 +299,23 @@ FS_DEVICE void bring_queries(const DecodeAttentionArguments& p, const TileWork<K
 template <class Kv, int kDim, int kStages, class Wait>
 FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv>& work, int begin,
                             int end, const AttendTile<Kv, kDim, kStages>& tile, const Wait& wait) {
+  using Tile = AttendTile<Kv, kDim, kStages>;
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int first = work.first(work.me.position), last = work.last();
   const bool appends = p.appends && end == last / kTileUnit + 1;
   const int cached = appends ? last : last + 1, stop = end * kTileSteps;
   const auto position_of = [&](int step) { return (step * kTileWarps + warp) * kTileStep; };
-  const auto seen = [&](int step) {
-    return step < stop && position_of(step) <= last && position_of(step) + kTileStep > first;
-  };
+  // The warp's steps of which something is seen.
+  const int seen_from = (first / kTileStep - warp + kTileWarps - 1) / kTileWarps;
+  const int seen_to = last / kTileStep < warp ? 0 : (last / kTileStep - warp) / kTileWarps + 1;
+  const auto seen = [&](int step) { return step >= seen_from && step < seen_to && step < stop; };
   const auto find = [&](int step) {
     const int position = position_of(step) + (lane & 15);
     if (step >= stop || position < first || position >= cached) return kNoSlot;
     return uint32_t(slot_of(p, work.me, position));
   };
-  const auto fetch = [&](int step, uint32_t slot) {
-    if (seen(step)) tile.fetch(work, step, slot);
+  const auto fetch = [&](int step, int stage, uint32_t slot) {
+    if (seen(step)) tile.fetch(work, stage, slot);
     copy_commit();
     return tile.load_scale(work, slot);
   };
@@ -298,7 +325,7 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
   FS_UNROLL
   for (int i = 0; i <= kStages; ++i) slots[i] = find(start + i);
   FS_UNROLL
-  for (int i = 0; i < kStages; ++i) scales[i] = fetch(start + i, slots[i]);
+  for (int i = 0; i < kStages; ++i) scales[i] = fetch(start + i, i, slots[i]);
   if (p.appends) {
     if (const float* const rope = rope_of(p, work.me))
       for (int i = threadIdx.x; i < work.dim; i += kTileThreads) tile.rope[i] = rope[i];
@@ -306,7 +333,7 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
   }
   bring_queries(p, work, appends, tile);
   FS_UNROLL
-  for (int i = 0; i < kStages; ++i) tile.place_scale(start + i, scales[i]);
+  for (int i = 0; i < kStages; ++i) tile.place_scale(i, scales[i]);
   sync_first<kTileThreads>();
   const TileSight sight(work, tile);
   uint32_t slot = slots[kStages];  // of the step that is fetched next
@@ -314,21 +341,23 @@ FS_DEVICE void attend_units(const DecodeAttentionArguments& p, const TileWork<Kv
   TileState<kDim> state;
   state.clear();
   FS_NO_UNROLL
-  for (int step = start; step < stop; ++step) {
-    tile.place_scale(step + kStages - 1, scale);
+  for (int step = start, stage = 0, before = kStages - 1; step < stop; ++step) {
+    tile.place_scale(before, scale);
     copy_wait<kStages - 1>();
     __syncwarp();
     if (seen(step)) {
       const int own = last - position_of(step);
       if (appends && own >= 0 && own < kTileStep) {
-        tile.place_own(step, own);
+        tile.place_own(stage, own);
         __syncwarp();
       }
-      attend_step(tile, sight, step, position_of(step), state);
+      attend_step(tile, sight, stage, position_of(step), state);
     }
     __syncwarp();  // the step's room is filled next
-    scale = fetch(step + kStages, slot);
+    scale = fetch(step + kStages, stage, slot);
     slot = find(step + kStages + 1);
+    before = stage;
+    stage = Tile::next_stage(stage);
     if (step % kTileSteps == kTileSteps - 1)
       finish_unit(p, work, tile, step / kTileSteps, step == stop - 1, state);
   }
@@ -352,7 +381,8 @@ FS_DEVICE void attend_rows(const DecodeAttentionArguments& p, int row, int rows,
     return;
   }
   const TileWork<Kv> work{
-      cache_head<Kv>(p, kv), me, row, rows, mine, dim, p.window, kv, head, ahead == 0};
+      cache_head<Kv>(p, kv),  me, row, rows, mine, dim, p.window, kv, head, ahead == 0,
+      (256 + mine - 1) / mine};
   int begin = work.first(me.position) / kTileUnit, end = work.last() / kTileUnit + 1;
   if (p.partials) {
     if (begin < turn * p.units) begin = turn * p.units;

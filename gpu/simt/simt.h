@@ -137,6 +137,8 @@ FS_DEVICE Float16 from_float<Float16>(float x) {
 }
 /// Off by two units of the last place at most; 0 where b is above 2^126.
 FS_DEVICE float divide_fast(float a, float b) { return __fdividef(a, b); }
+/// The upper half of a product.
+FS_DEVICE uint32_t high_product(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 FS_DEVICE uint32_t float_bits(float x) { return __float_as_uint(x); }
 FS_DEVICE float bits_float(uint32_t x) { return __uint_as_float(x); }
 #else
@@ -158,6 +160,9 @@ inline Float16 from_float<Float16>(float x) {
   return to_float16(x);
 }
 inline float divide_fast(float a, float b) { return a / b; }
+inline uint32_t high_product(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
 inline uint32_t float_bits(float x) { return std::bit_cast<uint32_t>(x); }
 inline float bits_float(uint32_t x) { return std::bit_cast<float>(x); }
 #endif
