@@ -26,45 +26,61 @@ struct ManyRows {
 
 /// Starts the copies of one stage. Rows past the end become zeros, and past the last tile of
 /// outputs that one comes again: zeros are no places for a sparse product. Neither is stored.
+///
+/// Instructions here are as many as those that multiply: where a thread's pieces lie is known to
+/// the compiler but for one number each.
 template <class Many>
 FS_DEVICE void fetch_stage(const DecodeProductArguments& p, int index, int stages, int tiles,
                            unsigned char* stage) {
   using Unit = typename Many::Unit;
+  constexpr int kAtOnce = Many::kThreads * 16;  // bytes
+  const int thread = threadIdx.x;
   const int first_tile = blockIdx.y * Many::kOutputTiles, first = blockIdx.x * Many::kRows;
-  const auto* const weights = static_cast<const unsigned char*>(p.weights);
   const auto tile_at = [&](int i) {
     const int tile = first_tile + i < tiles ? first_tile + i : tiles - 1;
-    return size_t(tile) * size_t(stages) + size_t(index);
+    return uint32_t(tile) * uint32_t(stages) + uint32_t(index);
   };
-  for (int i = threadIdx.x * 16; i < Many::kWeights; i += Many::kThreads * 16)
+  const auto* const weights = static_cast<const unsigned char*>(p.weights);
+  constexpr bool kWhole = kAtOnce % Many::kTileBytes == 0;  // then all its pieces lie alike
+  FS_UNROLL
+  for (int done = 0; done < Many::kWeights; done += kAtOnce) {
+    const int i = done + thread * 16, from = kWhole ? thread * 16 : i;
+    if (done + kAtOnce > Many::kWeights && i >= Many::kWeights) break;
+    const int tile = from / Many::kTileBytes + (kWhole ? done / Many::kTileBytes : 0);
     copy_async(stage + i,
-               weights + tile_at(i / Many::kTileBytes) * Many::kTileBytes + i % Many::kTileBytes,
-               16);
+               weights + from % Many::kTileBytes + size_t(tile_at(tile)) * Many::kTileBytes, 16);
+  }
   stage += Many::kWeights;
-  const auto* const x = static_cast<const unsigned char*>(p.x);
-  for (int i = threadIdx.x; i < Many::kRows * 8; i += Many::kThreads) {
-    const int row = i / 8, chunk = i % 8;
-    const bool there = first + row < p.rows;
-    const size_t from = at(there ? first + row : 0, p.x_ld) * Unit::kNumberBytes;
-    copy_async(stage + row * 128 + (chunk ^ (row & 7)) * 16,  // eight rows, eight columns of banks
-               x + from + size_t(index) * 128 + chunk * 16, there ? 16 : 0);
+  const auto* const x = static_cast<const unsigned char*>(p.x) + index * 128 + thread % 8 * 16;
+  unsigned char* const to =  // eight rows, eight columns of banks
+      stage + thread / 8 * 128 + (thread % 8 ^ (thread / 8 & 7)) * 16;
+  static_assert(Many::kX % kAtOnce == 0 && kAtOnce / 128 % 8 == 0);
+  FS_UNROLL
+  for (int done = 0; done < Many::kX; done += kAtOnce) {
+    const int row = first + done / 128 + thread / 8;
+    const bool there = row < p.rows;
+    copy_async(
+        to + done,
+        x + size_t(uint32_t(there ? row : 0)) * size_t(uint32_t(p.x_ld * Unit::kNumberBytes)),
+        there ? 16 : 0);
   }
   stage += Many::kX;
+  static_assert(Many::kScales <= kAtOnce && Unit::kXGroups * Many::kRows / 4 <= Many::kThreads);
   if constexpr (Many::kScales > 0) {
-    const auto* const scales = static_cast<const unsigned char*>(p.weight_scales);
-    for (int i = threadIdx.x * 16; i < Many::kScales; i += Many::kThreads * 16)
-      copy_async(
-          stage + i,
-          scales + tile_at(i / Unit::kScaleBytes) * Unit::kScaleBytes + i % Unit::kScaleBytes, 16);
+    const int i = thread * 16;
+    if (i < Many::kScales)
+      copy_async(stage + i,
+                 static_cast<const unsigned char*>(p.weight_scales) +
+                     size_t(tile_at(i / Unit::kScaleBytes)) * Unit::kScaleBytes +
+                     i % Unit::kScaleBytes,
+                 16);
   }
   stage += Many::kScales;
-  for (int i = threadIdx.x; i < Unit::kXGroups * Many::kRows / 4; i += Many::kThreads) {
-    const int group = i / (Many::kRows / 4), row = i % (Many::kRows / 4) * 4;
-    const int left = p.rows - first - row, count = left < 0 ? 0 : left < 4 ? left : 4;
-    const size_t from =
-        at(index * Unit::kXGroups + group, p.x_scale_ld, count > 0 ? first + row : 0);
-    copy_async(stage + i * 16, p.x_scales + from, count * 4);
-  }
+  if (thread >= Unit::kXGroups * Many::kRows / 4) return;
+  const int group = thread / (Many::kRows / 4), row = thread % (Many::kRows / 4) * 4;
+  const int left = p.rows - first - row, count = left < 0 ? 0 : left < 4 ? left : 4;
+  const size_t from = at(index * Unit::kXGroups + group, p.x_scale_ld, count > 0 ? first + row : 0);
+  copy_async(stage + thread * 16, p.x_scales + from, count * 4);
 }
 
 /// acc += a stage of a warp's 32 outputs by 8 kRowTiles rows.
