@@ -122,6 +122,25 @@ struct HeldRows {
   }
 };
 
+/// Starts the copies of a unit of weights and its scales; `index`: of all units. By a warp.
+template <class Unit>
+FS_DEVICE void fetch_unit(unsigned char* to, const void* weights, const void* scales,
+                          uint32_t index) {
+  const int own = (threadIdx.x & 31) * 16;
+  unsigned char* const mine = to + own;
+  const auto* const from =
+      static_cast<const unsigned char*>(weights) + own + size_t(index) * Unit::kBytes;
+  FS_UNROLL
+  for (int i = 0; i < Unit::kBytes; i += 512) {
+    if (i + 512 > Unit::kBytes && own + i >= Unit::kBytes) break;
+    copy_async(mine + i, from + i, 16);
+  }
+  if (own < Unit::kScaleBytes)
+    copy_async(mine + Unit::kBytes,
+               static_cast<const unsigned char*>(scales) + own + size_t(index) * Unit::kScaleBytes,
+               16);
+}
+
 /// A warp's ring of units in shared memory, from tile to tile without a halt.
 template <class Few>
 struct UnitRing {
@@ -145,19 +164,9 @@ struct UnitRing {
   }
   FS_DEVICE int after(int one) const { return one + 1 == stages ? 0 : one + 1; }
   FS_DEVICE void fetch(const DecodeProductArguments& p) {
-    const int lane = threadIdx.x & 31;
     if (tile < p.tiles) {
-      unsigned char* const to = memory + stage * Few::kStageBytes;
-      const size_t from = size_t(tile) * size_t(p.units) + size_t(unit);
-      const auto* const weights =
-          static_cast<const unsigned char*>(p.weights) + from * Unit::kBytes;
-      FS_UNROLL
-      for (int i = lane * 16; i < Unit::kBytes; i += 512) copy_async(to + i, weights + i, 16);
-      if (lane * 16 < Unit::kScaleBytes)
-        copy_async(to + Unit::kBytes + lane * 16,
-                   static_cast<const unsigned char*>(p.weight_scales) + from * Unit::kScaleBytes +
-                       lane * 16,
-                   16);
+      fetch_unit<Unit>(memory + stage * Few::kStageBytes, p.weights, p.weight_scales,
+                       uint32_t(tile) * uint32_t(p.units) + uint32_t(unit));
       stage = after(stage);
       if (++unit == end) {
         unit = begin;

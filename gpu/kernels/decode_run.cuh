@@ -62,20 +62,10 @@ struct RunRing {
     }
   }
   FS_DEVICE void fetch() {
-    const int lane = threadIdx.x & 31;
     if (product < count) {
       const RunWeights& of = products[product];
-      unsigned char* const to = memory + stage * Run::Few::kStageBytes;
-      const size_t from = size_t(tile) * size_t(of.units) + size_t(unit);
-      const auto* const weights = static_cast<const unsigned char*>(of.weights);
-      FS_UNROLL
-      for (int i = lane * 16; i < Unit::kBytes; i += 512)
-        copy_async(to + i, weights + from * Unit::kBytes + i, 16);
-      if (lane * 16 < Unit::kScaleBytes)
-        copy_async(
-            to + Unit::kBytes + lane * 16,
-            static_cast<const unsigned char*>(of.scales) + from * Unit::kScaleBytes + lane * 16,
-            16);
+      fetch_unit<Unit>(memory + stage * Run::Few::kStageBytes, of.weights, of.scales,
+                       uint32_t(tile) * uint32_t(of.units) + uint32_t(unit));
       stage = after(stage);
       if (++unit == end) {
         unit = begin;
