@@ -77,6 +77,7 @@ bool Block::open_barrier_of_some() {
     fibers[i].state = FiberState::kReady;
     fibers[i].some = 0;
   }
+  ++barriers[some / 32].turn;
   return true;
 }
 
@@ -102,6 +103,7 @@ void Block::open_barrier() {
       return void(failure = "__syncthreads after a thread has ended: " + where(*first));
     fiber.state = FiberState::kReady;
   }
+  ++barriers[0].turn;
 }
 
 void Block::check_shared() {
@@ -154,7 +156,9 @@ std::string Block::finish() {
   const Quiet quiet;
   // Where a kernel failed, fibers that never go on are ordered before what follows by where they
   // wait.
-  for (char& order : barrier_order) acquire(&order);
+  for (Barrier& barrier : barriers)
+    for (char& order : barrier.order) acquire(&order);
+  acquire(&wait_order);
   for (Warp& warp : warps)
     for (Gathering& group : warp.gatherings)
       for (char& order : group.order) acquire(&order);
@@ -316,9 +320,12 @@ std::string Grid::run_together(dim3 grid, dim3 block, size_t shared_bytes, const
       failure = "blocks of a grid have ended while others wait for them";
   }
   for (char& token : order) acquire(&token);
-  if (!failure.empty()) return failure;  // fibers stand in the middle of the kernel
-  for (auto& one : blocks) give_back(std::move(one));
-  return {};
+  for (auto& one : blocks)
+    if (failure.empty())
+      give_back(std::move(one));
+    else
+      one->finish();  // fibers stand in the middle of the kernel: it is not used again
+  return failure;
 }
 
 }  // namespace fastserve::simt

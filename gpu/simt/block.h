@@ -67,7 +67,7 @@ struct Fiber {
   FiberState state = FiberState::kReady;
   std::source_location at;
   bool waited = false;  // for the kernels before
-  unsigned barriers = 0, arrivals = 0;
+  unsigned arrivals = 0;
   unsigned some = 0;  // threads that meet at the barrier it waits at; 0: all of the block
   void* asan_stack = nullptr;
   void* tsan_fiber = nullptr;
@@ -82,6 +82,12 @@ struct Gathering {
   unsigned generation = 0;
   char order[2];  // tokens for TSan
   void* arguments[32];
+};
+/// A barrier of so many threads, one after another. Who comes to one finds the same turn, which the
+/// last of them ends: some of a block's threads may meet more often than others.
+struct Barrier {
+  unsigned turn = 0;
+  char order[2];  // tokens for TSan
 };
 struct Warp {
   Gathering gatherings[4];  // disjoint masks may gather at once
@@ -117,8 +123,15 @@ class Block {
   std::vector<Warp> warps;
   std::vector<unsigned char> shared;
   bool early_copies = false;
-  char barrier_order[2] = {};
+  static constexpr size_t kMostWarps = 32;
+  Barrier barriers[kMostWarps + 1];  ///< of the first n warps; [0]: of all threads
+  /// For TSan, of the barrier of the first `threads` that is next, or of all (0).
+  char* order_of(unsigned threads) {
+    Barrier& barrier = barriers[threads / 32];
+    return &barrier.order[barrier.turn & 1];
+  }
   char* grid_order = nullptr;  ///< null: the blocks do not meet
+  char wait_order = 0;         ///< of fibers that wait for the grid, which may end without them
   std::string failure;
 
   /// Stops the current fiber with what is wrong, and where it stands; the block ends. The fiber

@@ -145,7 +145,7 @@ inline void __syncthreads(FS_AT) {
     fastserve::simt::Fiber& me = *block.current;
     me.at = at;
     me.state = fastserve::simt::FiberState::kAtBarrier;
-    order = &block.barrier_order[me.barriers++ & 1];
+    order = block.order_of(0);
   }
   fastserve::simt::release(order);
   block.leave();
@@ -166,7 +166,7 @@ void sync_first(FS_AT) {
     me.at = at;
     me.state = FiberState::kAtBarrier;
     me.some = kThreads;
-    order = &block.barrier_order[me.barriers++ & 1];
+    order = block.order_of(kThreads);
   }
   release(order);
   block.leave();
@@ -195,6 +195,7 @@ inline void wait_for_grid(FS_AT) {
     me.state = FiberState::kAtGrid;
     order = &block.grid_order[(me.arrivals - 1) & 1];
   }
+  release(&block.wait_order);
   block.leave();
   acquire(order);
 }
