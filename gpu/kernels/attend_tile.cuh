@@ -166,7 +166,7 @@ struct AttendTile {
     const int exponent = finite ? int(bits >> 23) - 127 : 0;
     to[of_key ? kKey : kExponent * kTileStep] = of_key ? scale : float(exponent);
     if (of_key) return;
-    to[kMantissa * kTileStep] = bits_float(finite ? 0x3f800000u : 0x7fc00000u);
+    to[kMantissa * kTileStep] = bits_float(finite ? (bits & 0x7fffffu) | 0x3f800000u : 0x7fc00000u);
     to[kInverse * kTileStep] = bits_float(uint32_t(127 - exponent) << 23);
   }
   FS_DEVICE void place_scale(int stage, float scale) const {
