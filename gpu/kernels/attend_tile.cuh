@@ -53,6 +53,10 @@ struct TileWork : CacheHead<Kv> {
   }
 };
 
+/// What a step has of a position's scales: the key's; of the value's the exponent, the mantissa,
+/// and 2^-exponent.
+enum Scale { kKey, kExponent, kMantissa, kInverse, kScales };
+
 /// The least shape of the kernel that has room for a head.
 constexpr int tile_dim(int dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256; }
 /// Blocks that a multiprocessor runs at once.
@@ -61,15 +65,11 @@ constexpr int tile_blocks(int dim) { return dim <= 64 ? 4 : dim <= 128 ? 2 : 1; 
 /// `used` rows of queries.
 constexpr size_t tile_bytes(int number, int dim, int stages, int used) {
   const int step = kTileStep * dim * number, queries = kTileRows * dim * 2;
-  const int scaled = number == 1 ? kTileWarps * stages * 4 * kTileStep + 2 : 0;
+  const int scaled = number == 1 ? kTileWarps * stages * kScales * kTileStep + 2 : 0;
   const int floats = used * (kTileWarps * kTileColumnsLd + dim) +
                      kTileRows * (1 + 2 * kTileWarps + 4 + 2 * (kTileWarps + 1)) + 3 * dim + scaled;
   return size_t(kTileWarps * stages * 2 * step + 2 * queries + 2 * dim * number + 4 * floats);
 }
-
-/// What a step has of a position's scales: the key's; of the value's the exponent, the mantissa,
-/// and 2^-exponent.
-enum Scale { kKey, kExponent, kMantissa, kInverse, kScales };
 
 /// Shared memory. Rows of keys, values and queries are pieces of 16 bytes that change places, so
 /// that those of eight rows lie in other banks.

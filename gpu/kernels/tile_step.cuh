@@ -23,7 +23,6 @@ struct TileState {
 struct TileSight {
   int first[2], last[2];
   float factor[2];
-  bool there[2];         ///< the row is a query's
   int all_from, all_to;  ///< what all rows see
   bool several;          ///< which may not see all that others do
   template <class Kv, class Tile>
@@ -32,12 +31,12 @@ struct TileSight {
     FS_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int row = (threadIdx.x & 31) / 4 + 8 * i;
-      there[i] = row < work.used();
-      last[i] = there[i] ? work.position(row) : -1;
+      last[i] = row < work.used() ? work.position(row) : -1;
       first[i] = work.first(last[i]);
       factor[i] = tile.factors[row];
     }
   }
+  FS_DEVICE bool there(int i) const { return last[i] >= 0; }  ///< the row is a query's
   FS_DEVICE bool sees(int i, int position) const {
     return position >= first[i] && position <= last[i];
   }
@@ -104,7 +103,7 @@ FS_DEVICE void attend_step(const AttendTile<Kv, kDim, kStages>& tile, const Tile
   else
     weigh_step<false, Tile>(sight, scales, first, s, kept, state);
   // Peaks seldom rise after the first steps. No -0 comes of it: adding zeros would change that.
-  const bool rises = (kept[0] != 1 && sight.there[0]) || (kept[1] != 1 && sight.there[1]);
+  const bool rises = (kept[0] != 1 && sight.there(0)) || (kept[1] != 1 && sight.there(1));
   if (__ballot_sync(kWholeWarp, rises) != 0) {
     FS_UNROLL
     for (int n = 0; n < kDim / 8; ++n) {

@@ -43,14 +43,15 @@ inline bool has(const std::string& text, const char* words) {
 }
 
 /// Loses each of two cards after ever more launches, `ratio` times as many, until the job needs no
-/// more. Each time it ends with that, and goes on from its checkpoint, if it has one, on `again` to
-/// the weights that it would have had.
+/// more, which it does before `most`. Each time it ends with that, and goes on from its checkpoint,
+/// if it has one, on `again` to the weights that it would have had.
 template <class MakeJob>
-void lose_each_card(const MakeJob& job, const std::vector<DeviceFactory>& again, double ratio) {
+void lose_each_card(const MakeJob& job, const std::vector<DeviceFactory>& again, double ratio,
+                    int64_t most) {
   const uint64_t expected = hash_of(run(job(again)).weights);
   for (const size_t lost : {size_t{0}, size_t{1}}) {
     int began = 0, ended = 0;
-    for (int64_t launches = 20; launches < 8000; launches = int64_t(double(launches) * ratio)) {
+    for (int64_t launches = 20; launches < most; launches = int64_t(double(launches) * ratio)) {
       Folder folder;
       std::vector<DeviceFactory> cards(2, emulated());
       cards[lost] = emulated({launches});

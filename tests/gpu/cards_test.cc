@@ -72,7 +72,7 @@ TEST_CASE(
     config.dataset = made_up_dataset(5000, 0);
     return config;
   };
-  lose_each_card(job, {emulated()}, 1.5);
+  lose_each_card(job, {emulated()}, 1.5, 4000);
 }
 
 TEST_CASE("two cards have room for what one has not, since each holds half of the optimiser") {

@@ -191,6 +191,7 @@ TEST_CASE("the GPU attends over a paged cache as the reference does") {
   const std::vector<std::vector<Chunk>> farther = {{{0, 0, 300}}, {{0, 300, 290}}, {{0, 590, 1}}};
   for (const KvType type : kTypes) {
     shapes.push_back({{4, 1, 64}, 16, type, 0, true, true, kMixed});
+    shapes.push_back({{6, 2, 16}, 16, type, 9, true, false, kMixed});
     shapes.push_back({{6, 2, 16}, 12, type, 9, true, false, kMixed});
     shapes.push_back({{1, 1, 10}, 16, type, 0, true, true, kMixed});
     shapes.push_back({{2, 1, 5}, 16, type, 0, false, true, kMixed});

@@ -191,7 +191,7 @@ TEST_CASE("whichever card is lost wherever in a ring's step, the job ends with t
     config.dataset = made_up_dataset(5000, 0);
     return config;
   };
-  lose_each_card(job, {emulated(), emulated()}, 2);
+  lose_each_card(job, {emulated(), emulated()}, 2, 8000);
 }
 
 TEST_CASE("a lost trainer's run is another card's, and its own card adds nothing") {
