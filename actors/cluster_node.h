@@ -29,7 +29,9 @@ class ClusterNode {
     int lanes = 1;
     DeviceFactory make_device;  ///< empty: the CPU
     DeviceFactory make_host;    ///< set when those have memory of their own: the CPU beside them
-    std::string host;           ///< where peers reach `bulk_connected`
+    /// More devices of that kind: a part of a job has a trainer on each.
+    std::vector<DeviceFactory> more_devices;
+    std::string host;  ///< where peers reach `bulk_connected`
     int port = 0;
     Path data_folder;
     Path pieces_folder;  ///< of checkpoints; empty: below data_folder

@@ -119,15 +119,7 @@ class Deputy {
     item.steps = unit.steps;
     item.attempt = unit.attempt;
     const bool evaluation = item.kind == WorkItem::Kind::kEvaluation;
-    const StepLayout layout(static_cast<uint32_t>(room_->plan.microbatches));
-    const bool chunk =
-        room_->evaluation != nullptr && unit.count == 1 && unit.first < room_->evaluation->chunks();
-    const bool run = unit.count >= 1 && unit.count <= layout.microbatches() &&
-                     unit.first <= layout.microbatches() - unit.count && unit.steps >= 1 &&
-                     unit.steps <= static_cast<uint32_t>(Consistency::kMostLocal);
-    const bool sound =
-        evaluation ? chunk : (local_ != nullptr ? run : layout.is_node(item.subtree));
-    if (!sound || room_->workers.empty())
+    if (!room_->can_compute(item))
       return fail(
           {ErrorCode::kCorrupt, "was given work that cannot be", "node " + node_->name, ""});
     if (local_ != nullptr && !evaluation)
@@ -243,6 +235,16 @@ class Deputy {
     if (gone.peer == kCoordinatorPeer) return;  // the conductor's end says so, too
     drop_peer(gone.peer);
     self_->send(conductor_, PeerLost{node_->name, gone.peer, to_fault(gone.why)});
+  }
+
+  /// An exact job goes on without: what was pushed of its piece comes again in the same bits.
+  void trainer_failed(const TrainerFailed& failed) {
+    if (exact_ == nullptr || work_->trainers() == 1) return fail(failed.error);
+    node_->log.warning(fmt::format("job {}: goes on with {} of {} trainers: {}", order_.name,
+                                   work_->trainers() - 1, trainers_.size(),
+                                   failed.error.message()));
+    work_->lose(failed.trainer.value);
+    pump();
   }
 
   void fail(const Error& error) {
@@ -369,7 +371,7 @@ DeputyActor::behavior_type deputy(DeputyActor::pointer self, std::shared_ptr<con
       [=](const Begin&) { part->begin(); },
       [=](const WorkDone& done) { part->work_done(done); },
       [=](const WorkDropped&) { part->pump(); },
-      [=](const TrainerFailed& failed) { part->fail(failed.error); },
+      [=](const TrainerFailed& failed) { part->trainer_failed(failed); },
       [=](Gathered& gathered) { part->gathered(gathered); },
       [=](const Displaced& here) {
         self->send(conductor, DisplacementHere{here.shard.value, here.step.value, here.attempt});

@@ -63,7 +63,8 @@ Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodePar
   FS_TRY(room->hold(order));
   room->node = std::move(node);
   room->order = std::move(order);
-  const int trainers = room->node->make_host ? 1 : 0;  // one for the device; the lanes' else
+  const int devices = 1 + static_cast<int>(room->node->more_devices.size());
+  const int trainers = room->node->make_host ? devices : 0;  // one for a device; the lanes' else
   room->plan = plan_training(room->spec, {trainers, room->node->lanes, 1}, room->node->lanes);
   const ParameterLayout layout(room->spec.model);
   const auto tiles = TrainWeights::tiles_of(room->spec.model, layout);
@@ -161,7 +162,8 @@ Status PartRoom::build() {
     evaluation = std::make_unique<EvaluationPlan>(dataset.validation, spec.block,
                                                   spec.evaluate_sequences, plan.max_rows);
   FS_ASSIGN(backend,
-            make_device_backend(spec.model, spec.precision, node->make_device, node->make_host));
+            make_device_backend(spec.model, spec.precision,
+                                in_turn(node->make_device, node->more_devices), node->make_host));
   gate.divide(ranges.size());
   turns.emplace(node->lanes);
   replica = std::make_unique<WeightReplica>(*backend, gate, ranges);
@@ -187,7 +189,21 @@ Status PartRoom::build() {
     // Who is apart begins a step with all weights of one kind.
     if (spec.consistency.exact()) workers.back()->wait_by_range(ParameterShard::begins(ranges));
   }
+  node->log.info(fmt::format("job {}: {} trainer{}, each on {}, {}", order.name, plan.trainers,
+                             plan.trainers == 1 ? "" : "s", backend->description(),
+                             precision_name(spec.precision)));
   return {};
+}
+
+bool PartRoom::can_compute(const WorkItem& unit) const {
+  if (workers.empty()) return false;
+  const auto [first, count] = unit.subtree;
+  if (unit.kind == WorkItem::Kind::kEvaluation)
+    return evaluation != nullptr && count == 1 && first < evaluation->chunks();
+  const StepLayout layout(static_cast<uint32_t>(plan.microbatches));
+  if (spec.consistency.exact()) return layout.is_node(unit.subtree);
+  return count >= 1 && count <= layout.microbatches() && first <= layout.microbatches() - count &&
+         unit.steps >= 1 && unit.steps <= static_cast<uint32_t>(Consistency::kMostLocal);
 }
 
 void PartRoom::publish(uint32_t index, StepId at, std::span<const float> weights,

@@ -77,6 +77,8 @@ struct PartRoom {
   }
 
   bool owns(uint32_t shard) const { return held.holds(shard); }
+  /// Whether there is such work, and this node computes.
+  bool can_compute(const WorkItem& unit) const;
   /// What the nodes hold when the job begins. Requires the weights in place.
   void make_shadows();
   /// A frame's bytes in a buffer of `frames`.

@@ -42,6 +42,7 @@ Result<ChosenDevice> opened(std::string name, std::vector<DeviceFactory> makes,
   }
   if (makes.size() > 1)
     chosen.description = fmt::format("{} x {}", makes.size(), chosen.description);
+  chosen.words = {name};
   chosen.name = std::move(name);
   chosen.make = makes.front();
   chosen.more.assign(makes.begin() + 1, makes.end());
@@ -64,6 +65,10 @@ Result<ChosenDevice> choose_gpu(const std::string& name, const CudaWord& word, I
   for (const int index : indices)
     makes.emplace_back([loader, index, plans](int) { return loader.make_device(index, plans); });
   FS_ASSIGN(ChosenDevice chosen, opened(name, std::move(makes), cpu_factory(isa), lanes));
+  if (indices.size() > 1) {
+    chosen.words.clear();
+    for (const int index : indices) chosen.words.push_back(fmt::format("cuda:{}", index));
+  }
   chosen.link = [loader](std::span<Device* const> devices) { return loader.link(devices); };
   return chosen;
 }
@@ -76,6 +81,9 @@ Result<ChosenDevice> choose_emulated(const std::string& name, const EmulatedWord
   FS_ASSIGN(ChosenDevice chosen,
             opened(name, std::vector<DeviceFactory>(static_cast<size_t>(word.cards), make),
                    cpu_factory(isa), lanes));
+  const std::string one =
+      word.bytes > 0 ? fmt::format("emulated:{}", word.bytes) : std::string("emulated");
+  if (word.cards > 1) chosen.words.assign(static_cast<size_t>(word.cards), one);
   chosen.link = link_emulated_devices;
   return chosen;
 }

@@ -20,7 +20,8 @@ struct ChosenDevice {
   /// More cards of the same kind, where several were asked for: a training job works on all of
   /// them.
   std::vector<DeviceFactory> more;
-  LinkFactory link;  ///< joins the cards
+  std::vector<std::string> words;  ///< what asks for each of them alone, make's first
+  LinkFactory link;                ///< joins the cards
 
   /// kInvalidArgument where several cards were asked for `doing` ("serving"), which works on one.
   Status one_for(const char* doing) const;

@@ -50,12 +50,17 @@ std::string waiting_name(const std::string& id) { return "duty-" + id; }
 
 NodeDuties::NodeDuties(Around around)
     : around_(std::move(around)),
-      store_(std::make_shared<SharedStore>(around_.options.root / "node-models", clock_)),
-      node_(around_.options, around_.isa, {}, store_),
-      runner_(std::make_unique<DutyRunner>(
-          [this](const DutyOrder& order, const Tell& tell, const CancelFlag& cancel) {
-            return work(order, tell, cancel);
-          })) {}
+      store_(std::make_shared<SharedStore>(around_.options.root / "node-models", clock_)) {
+  for (const std::string& device : around_.devices) {
+    NodeOptions options = around_.options;
+    options.device = device;
+    places_.push_back(std::make_unique<Place>(std::move(options), around_.isa, store_));
+  }
+  runner_ = std::make_unique<DutyRunner>(
+      [this](const DutyOrder& order, const Tell& tell, const CancelFlag& cancel) {
+        return work(order, tell, cancel);
+      });
+}
 
 NodeDuties::~NodeDuties() = default;
 
@@ -67,16 +72,24 @@ Status NodeDuties::set(const std::string& orders) {
 
 std::string NodeDuties::reports() { return encode_reports(runner_->reports()); }
 
+NodeDuties::Place& NodeDuties::begin(const DutyOrder& order) {
+  const std::lock_guard lock(mutex_);
+  in_use_[order.model]++;
+  Place& place = **std::min_element(
+      places_.begin(), places_.end(),
+      [](const auto& one, const auto& other) { return one->duties < other->duties; });
+  place.duties++;
+  return place;
+}
+
 Result<Json> NodeDuties::work(const DutyOrder& order, const Tell& tell, const CancelFlag& cancel) {
-  {
-    const std::lock_guard lock(mutex_);
-    in_use_[order.model]++;
-  }
-  auto done =
-      order.kind == DutyKind::kDeploy ? serve(order, tell, cancel) : compress(order, tell, cancel);
+  Place& place = begin(order);
+  auto done = order.kind == DutyKind::kDeploy ? serve(place.node, order, tell, cancel)
+                                              : compress(place.node, order, tell, cancel);
   if (!done.ok() && !cancel.raised())
     around_.options.log.warning(fmt::format("job {}: {}", order.id, done.error().message()));
   const std::lock_guard lock(mutex_);
+  place.duties--;
   if (--in_use_[order.model] == 0) in_use_.erase(order.model);
   return done;
 }
@@ -138,14 +151,15 @@ Status NodeDuties::fetch(const std::string& model, const Tell& tell, const Cance
   }
 }
 
-Result<Json> NodeDuties::serve(const DutyOrder& order, const Tell& tell, const CancelFlag& cancel) {
+Result<Json> NodeDuties::serve(LocalNode& node, const DutyOrder& order, const Tell& tell,
+                               const CancelFlag& cancel) {
   FS_ASSIGN(ClusterDeployRequest wanted, read_deploy_request(order.settings));
   FS_TRY(fetch(order.model, tell, cancel));
   if (cancel.raised()) return cancelled(order.id);
   wanted.deploy.models = {order.model};
   wanted.deploy.progress = [&](double fraction) { tell(doing("loading", fraction)); };
   tell(doing("loading", 0));
-  FS_ASSIGN(auto made, node_.deploy(wanted.deploy, true));
+  FS_ASSIGN(auto made, node.deploy(wanted.deploy, true));
   const std::shared_ptr<Deployment> deployment = std::move(made);
   {
     const std::lock_guard lock(mutex_);
@@ -171,7 +185,7 @@ Result<Json> NodeDuties::serve(const DutyOrder& order, const Tell& tell, const C
   return cancelled(order.id);
 }
 
-Result<Json> NodeDuties::compress(const DutyOrder& order, const Tell& tell,
+Result<Json> NodeDuties::compress(LocalNode& node, const DutyOrder& order, const Tell& tell,
                                   const CancelFlag& cancel) {
   FS_ASSIGN(CompressRequest request, read_compress_request(order.settings));
   FS_TRY(fetch(order.model, tell, cancel));
@@ -197,7 +211,7 @@ Result<Json> NodeDuties::compress(const DutyOrder& order, const Tell& tell,
   const auto progress = [&](std::string_view stage, double fraction) {
     tell(doing(std::string(stage).c_str(), fraction));
   };
-  FS_ASSIGN(CompressResult result, node_.compress(request, progress, cancel));
+  FS_ASSIGN(CompressResult result, node.compress(request, progress, cancel));
   FS_ASSIGN(const auto store, store_->open(kStorePatience));
   TransferHooks hooks;
   hooks.cancel = &cancel;

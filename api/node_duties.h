@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "api/local_node.h"
 #include "api/shared_store.h"
@@ -24,7 +25,8 @@ class NodeDuties {
   struct Around {
     NodeOptions options;  ///< root, lanes, log
     Isa isa = Isa::kPortable;
-    std::string host;  ///< by which others reach this node
+    std::vector<std::string> devices;  ///< as NodeOptions::device, each of one; a duty takes one
+    std::string host;                  ///< by which others reach this node
     /// A connection of kModelsProtocol to the coordinator; blocks for seconds at most.
     std::function<Result<TlsConnection>()> dial;
   };
@@ -39,8 +41,19 @@ class NodeDuties {
  private:
   using Tell = DutyRunner::Tell;
   Result<Json> work(const DutyOrder& order, const Tell& tell, const CancelFlag& cancel);
-  Result<Json> serve(const DutyOrder& order, const Tell& tell, const CancelFlag& cancel);
-  Result<Json> compress(const DutyOrder& order, const Tell& tell, const CancelFlag& cancel);
+  /// One device, and how many duties are at work on it.
+  struct Place {
+    Place(NodeOptions options, Isa isa, std::shared_ptr<SharedStore> store)
+        : node(std::move(options), isa, {}, std::move(store)) {}
+    LocalNode node;
+    int duties = 0;
+  };
+  /// Where it is worked on: the place with least to do. work() ends what this counts.
+  Place& begin(const DutyOrder& order);
+  Result<Json> serve(LocalNode& node, const DutyOrder& order, const Tell& tell,
+                     const CancelFlag& cancel);
+  Result<Json> compress(LocalNode& node, const DutyOrder& order, const Tell& tell,
+                        const CancelFlag& cancel);
   Status fetch(const std::string& model, const Tell& tell, const CancelFlag& cancel);
   Status fetch_once(const std::string& model, const Tell& tell, const CancelFlag& cancel);
   Status make_room();
@@ -49,8 +62,8 @@ class NodeDuties {
   const Around around_;
   const SystemClock clock_;
   const std::shared_ptr<SharedStore> store_;
-  LocalNode node_;
   std::mutex mutex_;
+  std::vector<std::unique_ptr<Place>> places_;
   std::map<std::string, std::shared_ptr<Deployment>> deployed_;  // by duty
   std::map<std::string, int> in_use_;                            // duties by model
   std::unique_ptr<DutyRunner> runner_;

@@ -222,10 +222,11 @@ class Host final : public NodeHost {
     FS_ASSIGN(const Isa isa, choose_isa());
     FS_ASSIGN(const ChosenDevice device,
               choose_device(options_.device, isa, options_.lanes, options_.root / "gpu-plans"));
-    FS_TRY(device.one_for("a cluster's node"));
     options_.log.info(device.line());
     config.make_device = with_graph_use(device.make, {.log = options_.log});
     config.make_host = device.make_host;
+    for (const DeviceFactory& make : device.more)
+      config.more_devices.push_back(with_graph_use(make, {.log = options_.log}));
     config.host = host();
     config.port = port;
     config.data_folder = options_.root / "node-data";
@@ -238,6 +239,7 @@ class Host final : public NodeHost {
     duties_ = std::make_unique<NodeDuties>(
         NodeDuties::Around{{options_.root, options_.lanes, options_.device, options_.log},
                            isa,
+                           device.more.empty() ? std::vector{options_.device} : device.words,
                            host(),
                            [this, place = place] {
                              return dial_coordinator(place.host, place.port, kModelsProtocol);

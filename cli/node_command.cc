@@ -100,6 +100,7 @@ void add_start(CLI::App& group, CommandLine& line, Body& run) {
       "Examples:\n"
       "  fsctl node start --join 10.0.0.1:7070 --token fsj1-... --address 10.0.0.2\n"
       "  fsctl node start --join 10.0.0.1:7070 --token fsj1-... --roles trainer --lanes 8\n"
+      "  fsctl node start --device cuda:all      # every GPU of this host: a trainer on each\n"
       "  fsctl node start                        # again, where it joined before\n"
       "  fsctl node start --plain-bulk --trusted-network 10.0.0.0/24\n"
       "Its identity and certificate lie in the store's folder, --store.");

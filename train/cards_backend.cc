@@ -1,6 +1,5 @@
 #include "train/cards_backend.h"
 
-#include <atomic>
 #include <mutex>
 
 namespace fastserve {
@@ -240,14 +239,6 @@ Result<std::vector<std::unique_ptr<Device>>> open_cards(const DeviceFactory& fir
   }
   FS_TRY(check_alike(devices));
   return devices;
-}
-
-DeviceFactory in_turn(const DeviceFactory& first, const std::vector<DeviceFactory>& more) {
-  if (more.empty()) return first;
-  std::vector<DeviceFactory> all = {first};
-  all.insert(all.end(), more.begin(), more.end());
-  const auto next = std::make_shared<std::atomic<size_t>>(0);
-  return [all, next](int lanes) { return all[(*next)++ % all.size()](lanes); };
 }
 
 }  // namespace fastserve

@@ -30,8 +30,6 @@ Result<std::unique_ptr<TrainBackend>> make_cards_backend(
 /// The devices that a job is to work on: one of `first`, and one of each of `more`.
 Result<std::vector<std::unique_ptr<Device>>> open_cards(const DeviceFactory& first,
                                                         const std::vector<DeviceFactory>& more);
-/// Makes a device of each in turn.
-DeviceFactory in_turn(const DeviceFactory& first, const std::vector<DeviceFactory>& more);
 
 /// kInvalidArgument, with what is unlike, unless all compute the same bits.
 Status check_alike(std::span<const std::unique_ptr<Device>> devices);

@@ -1,6 +1,7 @@
 #include "train/device_backend.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "train/split_backend.h"
 
@@ -138,6 +139,14 @@ Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& con
                                       recompute.value_or(Recompute::kNone));
   FS_TRY(backend->open());
   return std::unique_ptr<TrainBackend>(std::move(backend));
+}
+
+DeviceFactory in_turn(const DeviceFactory& first, const std::vector<DeviceFactory>& more) {
+  if (more.empty()) return first;
+  std::vector<DeviceFactory> all = {first};
+  all.insert(all.end(), more.begin(), more.end());
+  const auto next = std::make_shared<std::atomic<size_t>>(0);
+  return [all, next](int lanes) { return all[(*next)++ % all.size()](lanes); };
 }
 
 Result<std::string> training_numerics(const DeviceFactory& make_device,

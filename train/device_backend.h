@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "train/backend.h"
 #include "train/spec.h"
@@ -17,6 +18,9 @@ Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& con
                                                           DeviceFactory make_device,
                                                           const DeviceFactory& make_host = {},
                                                           std::optional<Recompute> recompute = {});
+
+/// Makes a device of each in turn, so that sources are spread over them.
+DeviceFactory in_turn(const DeviceFactory& first, const std::vector<DeviceFactory>& more);
 
 /// numerics_id() of the backend that these would make.
 Result<std::string> training_numerics(const DeviceFactory& make_device,

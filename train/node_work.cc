@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
+
+#include "base/check.h"
 
 namespace fastserve {
 namespace {
@@ -18,7 +21,15 @@ void cut(Subtree node, uint32_t size, std::vector<Subtree>& out) {
 
 }  // namespace
 
-NodeWork::NodeWork(uint32_t trainers) : trainers_(trainers) {}
+NodeWork::NodeWork(uint32_t trainers) : trainers_(trainers) {
+  std::iota(trainers_.begin(), trainers_.end(), 0U);
+}
+
+void NodeWork::lose(uint32_t trainer) {
+  FS_CHECK(trainers_.size() > 1);
+  std::erase(trainers_, trainer);
+  if (current_) ledger_.lose({trainer});
+}
 
 uint32_t NodeWork::piece_size(uint32_t microbatches, uint32_t trainers) {
   const uint32_t wanted = trainers == 1 ? 1 : 4 * trainers;
@@ -48,10 +59,11 @@ void NodeWork::begin_next() {
   round_++;
   pieces_.clear();
   const bool gradient = current_->kind == WorkItem::Kind::kGradient;
-  cut(current_->subtree, gradient ? piece_size(current_->subtree.count, trainers_) : 1, pieces_);
+  const auto trainers = static_cast<uint32_t>(trainers_.size());
+  cut(current_->subtree, gradient ? piece_size(current_->subtree.count, trainers) : 1, pieces_);
   losses_.assign(current_->subtree.count, 0);
   ledger_ = StepLedger(static_cast<uint32_t>(pieces_.size()));
-  for (uint32_t i = 0; i < trainers_; i++) ledger_.join({i});
+  for (const uint32_t trainer : trainers_) ledger_.join({trainer});
 }
 
 std::vector<NodeWork::Piece> NodeWork::hand_out(Nanoseconds now) {

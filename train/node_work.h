@@ -43,6 +43,9 @@ class NodeWork {
                                std::span<const double> losses);
   /// The unit at work, if any, is no longer asked for.
   void forget(uint64_t round);
+  /// The trainer is gone: others compute what it was at. Requires another.
+  void lose(uint32_t trainer);
+  size_t trainers() const { return trainers_.size(); }
 
   /// Pieces of a unit: small enough that trainers end at about the same time.
   static uint32_t piece_size(uint32_t microbatches, uint32_t trainers);
@@ -50,7 +53,7 @@ class NodeWork {
  private:
   void begin_next();
 
-  uint32_t trainers_;
+  std::vector<uint32_t> trainers_;
   std::optional<StepId> ready_;
   std::deque<WorkItem> waiting_;
   std::optional<WorkItem> current_;

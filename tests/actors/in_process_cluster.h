@@ -37,9 +37,11 @@ class InProcessCluster {
 
   ClusterCoordinator& coordinator() { return *coordinator_; }
   /// What nodes that are added from now on compute on, as ClusterNode::Config's.
-  void compute_on(DeviceFactory make_device, DeviceFactory make_host) {
+  void compute_on(DeviceFactory make_device, DeviceFactory make_host,
+                  std::vector<DeviceFactory> more_devices = {}) {
     make_device_ = std::move(make_device);
     make_host_ = std::move(make_host);
+    more_devices_ = std::move(more_devices);
   }
 
   void start_coordinator() {
@@ -74,6 +76,7 @@ class InProcessCluster {
     config.lanes = lanes;
     config.make_device = make_device_;
     config.make_host = make_host_;
+    config.more_devices = more_devices_;
     config.host = "in-process";
     config.data_folder = folder_.path / name;
     config.clock = &clock_;
@@ -245,6 +248,7 @@ class InProcessCluster {
   SystemClock clock_;
   Folder folder_;
   DeviceFactory make_device_, make_host_;
+  std::vector<DeviceFactory> more_devices_;
   uint64_t epoch_ = 0;
   std::mutex mutex_;  // guards coordinator_ while nodes dial
   std::unique_ptr<ClusterCoordinator> coordinator_;

@@ -41,6 +41,12 @@ add_test(NAME cli_cluster_models
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_models.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR})
 set_tests_properties(cli_cluster_models PROPERTIES TIMEOUT 600)
 
+if(FASTSERVE_EMULATED_DEVICE)
+  add_test(NAME cli_node_cards
+    COMMAND ${CMAKE_CURRENT_LIST_DIR}/node_cards.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR})
+  set_tests_properties(cli_node_cards PROPERTIES TIMEOUT 300)
+endif()
+
 # Nonsense at every port of a cluster, by strangers and by members. The long version: see the script.
 add_executable(port_noise ${CMAKE_CURRENT_LIST_DIR}/port_noise.cc)
 target_link_libraries(port_noise PRIVATE fastserve_flags fastserve_cluster fastserve_net)

@@ -204,6 +204,38 @@ TEST_CASE("nodes with GPUs train to the bits of one process, without those of ot
     CHECK((node.name == "cpu") == (node.numerics_id.find("gpu/") == std::string::npos));
 }
 
+TEST_CASE("a node with two GPUs trains on both to the bits of one, and goes on with either") {
+  const uint64_t expected = hash_of(run(gpu_job(1, Precision::kBFloat16, emulated())).weights);
+  constexpr int64_t kEarly = 60, kLate = 150;
+  for (const int64_t first : {int64_t{0}, kEarly, kLate})
+    for (const int64_t second : {int64_t{0}, kEarly}) {
+      CAPTURE(first);
+      CAPTURE(second);
+      Lines lines;
+      InProcessCluster cluster(lines.log());
+      const auto traffic = std::make_shared<simt::Traffic>();
+      // Of the first: two devices to tell what it is, one that pins, and its trainer's.
+      cluster.compute_on(emulated({0, 0, 0, first}), portable_cpu(),
+                         {emulated({second}, size_t{1} << 30, traffic)});
+      cluster.add("both");
+      cluster.compute_on(emulated(), portable_cpu());
+      cluster.add("one");
+      cluster.wait_for_nodes(2);
+      for (const NodeStatus& node : cluster.coordinator().nodes())
+        CHECK((node.name == "both") == node.device.starts_with("2 x "));
+      Folder folder;
+      TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
+      config.checkpoint_directory = folder.path;
+      config.log = lines.log();
+      const auto outcome = cluster.coordinator().train(std::move(config), "job", {});
+      REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
+      CHECK(hash_of(outcome->weights) == expected);
+      CHECK(traffic->in > 0);
+      CHECK(lines.mention("goes on with 1 of 2 trainers") == (first + second > 0));
+      CHECK(lines.mention("emulated GPU: is lost") == (first + second > 0));
+    }
+}
+
 TEST_CASE("a job that the GPU's memory cannot hold is refused with what fits, and that does fit") {
   TrainingSystem::Config config = gpu_job(1, Precision::kFloat32, emulated({}, 1400 << 10));
   config.spec.batch = 64;
