@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "model/device.h"
+#include "model/device_parts.h"
 
 namespace fastserve::gpu {
 
@@ -93,11 +93,11 @@ class Runtime {
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual void fill_zero(void* device, size_t bytes) = 0;
   /// As Device's.
-  virtual Device::CopyMark copy_out_beside(void* host, const void* device, size_t bytes) {
+  virtual DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) {
     copy_out(host, device, bytes);
     return 0;
   }
-  virtual bool wait_for(Device::CopyMark) { return !failed(); }
+  virtual bool wait_for(DeviceCopyMark) { return !failed(); }
   /// As Device's; the host's bytes may change once a later mark() has been waited for, too.
   virtual void copy_in_beside(void* device, const void* host, size_t bytes) {
     copy_in(device, host, bytes);

@@ -11,25 +11,9 @@
 #include "base/log.h"
 #include "model/decode_ops.h"
 #include "model/train_ops.h"
+#include "model/device_parts.h"
 
 namespace fastserve {
-
-/// Memory with one owner; 64-byte aligned and zeroed.
-class DeviceBuffer {
- public:
-  virtual ~DeviceBuffer() = default;
-  virtual void* data() = 0;
-  virtual size_t bytes() const = 0;
-};
-
-/// Work that was captured and can be started again as one: operations and copies with the arguments
-/// that they had. What the arguments point to is read and written anew at each start.
-///
-/// Owns: nothing of what the work uses, which must outlive it. Gone before its device is.
-class DeviceGraph {
- public:
-  virtual ~DeviceGraph() = default;
-};
 
 /// What its host wants of the graphs that passes and steps make on a device.
 struct GraphUse {
@@ -37,9 +21,6 @@ struct GraphUse {
   Log log = {};        ///< told once that there are, or why not
   std::shared_ptr<std::atomic<int64_t>> started = nullptr;  ///< counts them, when set
 };
-
-/// A place in a device's ordered work; 0 lies before all of it.
-using DeviceTicket = uint64_t;
 
 /// One processor's share that one actor drives: some CPU lanes, or a GPU.
 ///
@@ -82,8 +63,7 @@ class Device {
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual void fill_zero(void* device, size_t bytes) = 0;
 
-  /// Names a copy that goes on beside the device's work; 0: one that is done.
-  using CopyMark = uint64_t;
+  using CopyMark = DeviceCopyMark;
   /// Begins to copy out what is ordered before it, beside what is ordered after. Until wait_for(),
   /// or sync(), the source must stay as it is, and the host's bytes mean nothing.
   virtual CopyMark copy_out_beside(void* host, const void* device, size_t bytes) {

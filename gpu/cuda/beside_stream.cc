@@ -26,8 +26,8 @@ cudaEvent_t BesideStream::take_event() {
   return event;
 }
 
-Device::CopyMark BesideStream::copy_out(cudaStream_t work, void* host, const void* device,
-                                        size_t bytes) {
+DeviceCopyMark BesideStream::copy_out(cudaStream_t work, void* host, const void* device,
+                                      size_t bytes) {
   const std::lock_guard lock(mutex_);
   const cudaEvent_t done = take_event();
   if (done == nullptr) {
@@ -56,7 +56,7 @@ void BesideStream::copy_in(cudaStream_t work, void* device, const void* host, si
   idle_.push_back(there);  // who waits for it has its place in the other stream
 }
 
-void BesideStream::wait_for(Device::CopyMark mark, const std::function<bool()>& failed) {
+void BesideStream::wait_for(DeviceCopyMark mark, const std::function<bool()>& failed) {
   const std::lock_guard lock(mutex_);
   for (; !copies_.empty() && copies_.front().mark <= mark; copies_.pop_front()) {
     const Copy& copy = copies_.front();
@@ -68,7 +68,7 @@ void BesideStream::wait_for(Device::CopyMark mark, const std::function<bool()>& 
 
 void BesideStream::sync(const std::function<bool()>& failed) {
   keep(cudaStreamSynchronize(stream_), "copies beside the card's work");
-  wait_for(~Device::CopyMark{0}, failed);
+  wait_for(~DeviceCopyMark{0}, failed);
 }
 
 }  // namespace fastserve::gpu

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "model/device.h"
+#include "model/device_parts.h"
 
 namespace fastserve::gpu {
 
@@ -27,17 +27,17 @@ class BesideStream {
 
   cudaError_t open() { return cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking); }
   /// Behind what is on `work` now. The mark of the copy, or 0 if it cannot be had: zeros.
-  Device::CopyMark copy_out(cudaStream_t work, void* host, const void* device, size_t bytes);
+  DeviceCopyMark copy_out(cudaStream_t work, void* host, const void* device, size_t bytes);
   /// Before what will be on `work`.
   void copy_in(cudaStream_t work, void* device, const void* host, size_t bytes);
   /// Where `failed` the host gets zeros: nobody computes with what happened to lie there.
-  void wait_for(Device::CopyMark mark, const std::function<bool()>& failed);
+  void wait_for(DeviceCopyMark mark, const std::function<bool()>& failed);
   /// Waits for both directions.
   void sync(const std::function<bool()>& failed);
 
  private:
   struct Copy {
-    Device::CopyMark mark;
+    DeviceCopyMark mark;
     void* host;
     size_t bytes;
     cudaEvent_t done;
@@ -53,7 +53,7 @@ class BesideStream {
   std::mutex mutex_;         // guards what follows
   std::deque<Copy> copies_;  // out, that nobody has waited for
   std::vector<cudaEvent_t> idle_;
-  Device::CopyMark last_ = 0;
+  DeviceCopyMark last_ = 0;
 };
 
 }  // namespace fastserve::gpu

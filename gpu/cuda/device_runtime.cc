@@ -177,7 +177,7 @@ class CudaRuntime final : public Runtime {
     keep(code, [&] { return "copying " + human_bytes(bytes) + " from the card"; });
   }
 
-  Device::CopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
+  DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return 0;
     if (failed() || refused("a copy beside it")) {
       std::memset(host, 0, bytes);
@@ -186,7 +186,7 @@ class CudaRuntime final : public Runtime {
     make_current();
     return beside_.copy_out(stream_, host, device, bytes);
   }
-  bool wait_for(Device::CopyMark mark) override {
+  bool wait_for(DeviceCopyMark mark) override {
     if (refused("to wait")) return false;
     make_current();
     beside_.wait_for(mark, [this] { return failed(); });

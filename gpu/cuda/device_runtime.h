@@ -5,7 +5,7 @@
 #include <string>
 
 #include "gpu/runtime.h"
-#include "model/device.h"
+#include "model/device_parts.h"
 
 namespace fastserve::gpu {
 

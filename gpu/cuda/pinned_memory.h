@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "gpu/pinned_ranges.h"
-#include "model/device.h"
+#include "model/device_parts.h"
 
 namespace fastserve::gpu {
 

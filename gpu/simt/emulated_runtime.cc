@@ -109,14 +109,14 @@ class EmulatedRuntime final : public LinkedCard {
 
   /// As late as it may be: the host sees nothing until it waits, and what has become of the source
   /// by then is what it gets.
-  Device::CopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
+  DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
     if (bytes == 0 || refused("a copy beside it")) return 0;
     std::memset(host, 0xff, bytes);
     const std::lock_guard lock(mutex_);
     copies_.push_back({++last_copy_, host, device, bytes});
     return last_copy_;
   }
-  bool wait_for(Device::CopyMark mark) override {
+  bool wait_for(DeviceCopyMark mark) override {
     if (refused("to wait")) return false;
     for (;;) {
       Copy late;
@@ -189,7 +189,7 @@ class EmulatedRuntime final : public LinkedCard {
   }
   Status sync() override {
     if (refused("to wait for the card")) return *capture_failure_;
-    wait_for(~Device::CopyMark{0});
+    wait_for(~DeviceCopyMark{0});
     finish(~gpu::Ticket{0});
     const std::lock_guard lock(mutex_);
     if (!failure_) return {};
@@ -215,7 +215,7 @@ class EmulatedRuntime final : public LinkedCard {
   }
 
   struct Copy {
-    Device::CopyMark mark;
+    DeviceCopyMark mark;
     void* host;
     const void* device;
     size_t bytes;
@@ -231,7 +231,7 @@ class EmulatedRuntime final : public LinkedCard {
   mutable std::mutex mutex_;
   std::optional<Error> failure_;
   std::deque<Copy> copies_;  // beside the work, that nobody has waited for
-  Device::CopyMark last_copy_ = 0;
+  DeviceCopyMark last_copy_ = 0;
 };
 
 /// A pointer to memory of the process, as far as eight bytes can tell. Numbers that happen to lie
