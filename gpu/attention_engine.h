@@ -27,6 +27,8 @@ class AttentionEngine {
   virtual bool supports(const AttentionBackward& op, Precision precision) = 0;
   /// Part of TrainOps::scratch_version().
   virtual uint64_t scratch_version() const { return 0; }
+  /// Bytes of the card's memory that it may take when it runs, some MB more or less.
+  virtual uint64_t most_scratch() { return 0; }
   /// `op.stats` become what kernels/attention.cuh says of them.
   virtual void forward(const AttentionForward& op, Precision precision) = 0;
   /// Reads such stats, whoever left them.

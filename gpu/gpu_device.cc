@@ -48,6 +48,7 @@ class GpuDevice final : public Device {
   }
   bool host_memory() const override { return false; }
   uint64_t available_memory() const override { return runtime_->available(); }
+  uint64_t library_memory() const override { return attention_ ? attention_->most_scratch() : 0; }
   Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) override {
     return runtime_->allocate_host(bytes);
   }

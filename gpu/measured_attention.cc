@@ -32,6 +32,12 @@ class MeasuredAttention final : public AttentionEngine {
   }
 
   uint64_t scratch_version() const override { return engine_->scratch_version(); }
+  uint64_t most_scratch() override {
+    const auto& choices = choices_of();
+    const bool any = std::any_of(choices.begin(), choices.end(),
+                                 [](const Choice& c) { return c.forward || c.backward; });
+    return any ? engine_->most_scratch() : 0;
+  }
   bool supports(const AttentionForward& op, Precision precision) override {
     return choice_of(op).forward && engine_->supports(op, precision);
   }

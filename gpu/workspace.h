@@ -22,6 +22,8 @@ class Workspace {
   static size_t room(size_t n) {
     return (n * sizeof(T) + kAlign - 1) / kAlign * kAlign;
   }
+  /// What begin() takes of the card for so many bytes.
+  static size_t grown(size_t bytes) { return bytes + bytes / 4; }
   /// begin() would give nothing back.
   bool has(size_t bytes) const { return bytes <= memory_.bytes(); }
   bool begin(size_t bytes) {
@@ -29,7 +31,7 @@ class Workspace {
     if (has(bytes)) return true;
     memory_ = Memory();  // first, so that both need not fit at once
     ++version_;
-    Result<Memory> larger = Memory::allocate(runtime_, bytes + bytes / 4);
+    Result<Memory> larger = Memory::allocate(runtime_, grown(bytes));
     if (!larger.ok()) {
       runtime_.report(larger.error());
       return false;

@@ -43,6 +43,8 @@ class Device {
   /// Bytes that allocate() can still give.
   virtual uint64_t available_memory() const = 0;
   /// Memory of the host that copies reach fastest (pinned, for a GPU). May outlive the device.
+  /// Of these, what libraries may take for themselves while a training pass is at work.
+  virtual uint64_t library_memory() const { return 0; }
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) = 0;
   /// True: these bytes lie in memory of allocate_host() that is pinned. What is told to load from
   /// there copies from where they lie, at the link's speed, and reads them until it says that it is

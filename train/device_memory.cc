@@ -40,7 +40,9 @@ Result<Recompute> choose_recompute(const Device& device, const ModelConfig& conf
   const uint64_t have = device.available_memory();
   const Recompute least = wanted.value_or(Recompute::kLayer);
   const auto need_of = [&](int tokens, Recompute recompute) {
-    return device_need(config, layout, precision, tokens, share, recompute);
+    DeviceNeed need = device_need(config, layout, precision, tokens, share, recompute);
+    need.scratch += device.library_memory();
+    return need;
   };
   for (const Recompute recompute : {wanted.value_or(Recompute::kNone), least})
     if (need_of(rows, recompute).total() <= have) return recompute;

@@ -71,6 +71,10 @@ class CudnnAttention final : public AttentionEngine {
 
   std::string name() override { return name_; }
   uint64_t scratch_version() const override { return workspace_.version(); }
+  uint64_t most_scratch() override {
+    if (runtime_.properties().major != kMajorBackward) return 0;
+    return Workspace::grown(runtime_.properties().memory / kPartBackward);
+  }
 
   bool supports(const AttentionForward& op, Precision precision) override {
     if (!takes(op, precision)) return false;

@@ -26,6 +26,7 @@ class StandIn final : public AttentionEngine {
   StandIn(gpu::Runtime& runtime, Calls& calls, std::string name = "stand-in-1")
       : runtime_(runtime), calls_(calls), name_(std::move(name)) {}
   std::string name() override { return name_; }
+  uint64_t most_scratch() override { return 1000; }
   bool supports(const AttentionForward& op, Precision precision) override {
     return calls_.takes_forward && takes(op, precision);
   }
@@ -137,6 +138,7 @@ TEST_CASE(
   const auto chosen = measured("stand-in-1", clock);
   CHECK(chosen->name() == "stand-in-1:10b01");
   CHECK(clock.done());
+  CHECK(chosen->most_scratch() == 1000);
   const auto takes = [&](AttentionEngine& engine, int tokens, int head_dim) {
     const std::vector<int32_t> starts = {0, tokens};
     AttentionBackward op{};
@@ -170,6 +172,7 @@ TEST_CASE(
   const auto engine = gpu::make_measured_attention(std::make_unique<StandIn>(*runtime, calls),
                                                    *runtime, {}, kShortAndLong, clock);
   CHECK(engine->name() == "stand-in-1:00b00");
+  CHECK(engine->most_scratch() == 0);
   CHECK(runtime->sync().ok());
 }
 

@@ -1,6 +1,7 @@
 // Whole training jobs that stay in the emulated GPU's memory: gradients, optimiser and all.
 #include "gpu_jobs.h"
 #include "train/checkpoint.h"
+#include "train/device_memory.h"
 #include "train/resident_backend.h"
 #include "train/split_backend.h"
 
@@ -203,6 +204,44 @@ TEST_CASE(
     (ends_well(middle) ? enough : too_few) = middle;
   }
   CHECK(too_few > 100);
+}
+
+TEST_CASE("what a library may take of a card's memory is counted before a job begins") {
+  struct Greedy final : gpu::AttentionEngine {
+    explicit Greedy(uint64_t bytes) : scratch(bytes) {}
+    std::string name() override { return "greedy"; }
+    bool supports(const AttentionForward&, Precision) override { return false; }
+    bool supports(const AttentionBackward&, Precision) override { return false; }
+    void forward(const AttentionForward&, Precision) override {}
+    void backward(const AttentionBackward&, Precision) override {}
+    uint64_t most_scratch() override { return scratch; }
+    uint64_t scratch;
+  };
+  const ModelConfig model = gpu_job(1, Precision::kFloat32, {}, OptimiserPlace::kDevice).spec.model;
+  const ParameterLayout layout(model);
+  constexpr int kRows = 96;
+  const DeviceShare all{1, true};
+  const auto need = [&](Recompute recompute) {
+    return device_need(model, layout, Precision::kFloat32, kRows, all, recompute).total();
+  };
+  const uint64_t saved = need(Recompute::kNone) - need(Recompute::kLayer);
+  const auto device_beside = [&](uint64_t bytes) {
+    simt::Options options;
+    options.memory = 2 * need(Recompute::kNone);
+    return gpu::make_gpu_device(simt::make_emulated_runtime(options), nullptr,
+                                std::make_unique<Greedy>(bytes));
+  };
+  const uint64_t spare = device_beside(0)->available_memory() - need(Recompute::kNone);
+  const auto chosen_beside = [&](uint64_t bytes) {
+    return choose_recompute(*device_beside(spare + bytes), model, layout, Precision::kFloat32,
+                            kRows, all, {});
+  };
+  CHECK(chosen_beside(0).value() == Recompute::kNone);
+  CHECK(chosen_beside(1).value() == Recompute::kLayer);
+  CHECK(chosen_beside(saved).value() == Recompute::kLayer);
+  const auto refused = chosen_beside(saved + 1);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().message().find("microbatches of 95 tokens fit") != std::string::npos);
 }
 
 TEST_CASE("what the memory of a card cannot hold is recomputed, then left to the host, and told") {
