@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "base/log.h"
 #include "model/decode_ops.h"
-#include "model/train_ops.h"
 #include "model/device_parts.h"
+#include "model/train_ops.h"
 
 namespace fastserve {
 
@@ -42,9 +43,9 @@ class Device {
   virtual bool host_memory() const = 0;
   /// Bytes that allocate() can still give.
   virtual uint64_t available_memory() const = 0;
-  /// Memory of the host that copies reach fastest (pinned, for a GPU). May outlive the device.
   /// Of these, what libraries may take for themselves while a training pass is at work.
   virtual uint64_t library_memory() const { return 0; }
+  /// Memory of the host that copies reach fastest (pinned, for a GPU). May outlive the device.
   virtual Result<std::unique_ptr<DeviceBuffer>> allocate_host(size_t bytes) = 0;
   /// True: these bytes lie in memory of allocate_host() that is pinned. What is told to load from
   /// there copies from where they lie, at the link's speed, and reads them until it says that it is
@@ -99,14 +100,20 @@ class Device {
   virtual void launch(DeviceGraph&) {}
 
   /// Set before passes and decoders are made.
-  void set_graph_use(GraphUse use) { graph_use_ = std::move(use); }
+  void set_graph_use(GraphUse use) {
+    graph_use_ = std::move(use);
+    told_.clear();
+  }
   const GraphUse& graph_use() const { return graph_use_; }
+  /// Whether its log has not been told this line: one is told once, whoever comes to say it.
+  bool untold(const std::string& line) { return told_.insert(line).second; }
 
   virtual std::unique_ptr<TrainOps> make_train_ops(Precision precision) = 0;
   virtual std::unique_ptr<DecodeOps> make_decode_ops() = 0;
 
  private:
   GraphUse graph_use_;
+  std::set<std::string> told_;
 };
 
 /// Makes one device, of `lanes` lanes where it has such. All that it makes have one numerics_id.

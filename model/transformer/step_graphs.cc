@@ -15,13 +15,18 @@ Result<std::unique_ptr<DeviceGraph>> graph_of(Device& device, const std::functio
   return device.end_capture();
 }
 
-void tell_of_graphs(const Device& device, const char* what, const Status& made) {
+void tell_of_graphs(Device& device, const char* what, const Status& made) {
   const Log& log = device.graph_use().log;
+  const std::string line =
+      made.ok()
+          ? std::string(what) + " are started as graphs"
+          : std::string(what) + " start their kernels one by one, since no graph can be had: " +
+                made.error().message();
+  if (!device.untold(line)) return;
   if (made.ok())
-    log.info(std::string(what) + " are started as graphs");
+    log.info(line);
   else
-    log.warning(std::string(what) + " start their kernels one by one, since no graph can be had: " +
-                made.error().message());
+    log.warning(line);
 }
 
 size_t fastest(Device& device, std::span<const std::unique_ptr<DeviceGraph>> graphs,

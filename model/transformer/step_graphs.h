@@ -21,8 +21,8 @@ struct WorkWay {
 
 /// Records `work`; as Device::end_capture().
 Result<std::unique_ptr<DeviceGraph>> graph_of(Device& device, const std::function<void()>& work);
-/// Tells the device's log that `what` are started as graphs, or with an error that they are not.
-void tell_of_graphs(const Device& device, const char* what, const Status& made);
+/// Tells the device's log, once, that `what` are started as graphs, or why they are not.
+void tell_of_graphs(Device& device, const char* what, const Status& made);
 /// The index of the graph that takes the least time, in which the device is left as each leaves it;
 /// told to the log as `what`.
 size_t fastest(Device& device, std::span<const std::unique_ptr<DeviceGraph>> graphs,
