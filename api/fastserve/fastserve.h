@@ -117,6 +117,11 @@ struct DeployOptions {
   int context_tokens = 0;     ///< tokens of KV cache over all requests; 0: chosen
   int max_queue = 256;        ///< requests waiting before new ones are refused
   uint64_t model_memory = 0;  ///< bytes of the device it may take; 0: what the device has
+  std::string kv = {};        ///< keys and values are kept as f16 (empty), f32 or int8
+  /// More models of the store, deployed beside this one; requests name theirs.
+  std::vector<std::string> others = {};
+  bool turns = false;        ///< those that do not fit together take turns in the device's memory
+  uint64_t host_memory = 0;  ///< with turns on a GPU: bytes of pinned memory that weights lie in
 };
 
 struct GenerateOptions {
@@ -131,7 +136,8 @@ struct GenerateOptions {
   double timeout_seconds = 0;  ///< from submission, waiting included; 0: none
   int top_logprobs = -1;       ///< -1: none; n: of each chosen token and of the n likeliest, to 20
   const std::atomic<bool>* cancel = nullptr;  ///< set it from any thread to end the answer
-  std::string model = {};  ///< for a Client of a deployment of several models: which one
+  /// Which one, of several that are deployed together; empty: a FastServe's own.
+  std::string model = {};
 };
 
 struct TokenLikelihood {

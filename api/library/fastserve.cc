@@ -105,7 +105,7 @@ auto only_our_errors(const Body& body) {
 class FastServe::State {
  public:
   State(std::string model, const SystemOptions& options) : model_(std::move(model)) {
-    value_or_raise(ModelRef::parse(model_));
+    name_ = value_or_raise(ModelRef::parse(model_)).name;
     NodeOptions node;
     node.root = options.store_path;
     node.lanes = options.lanes;
@@ -122,11 +122,13 @@ class FastServe::State {
 
   Node& node() { return *node_; }
   const std::string& model() const { return model_; }
+  const std::string& name() const { return name_; }  ///< without its version
 
   /// `listen` false: for generate() alone, until something newer is published.
   void deploy(const DeployOptions& o, bool listen) {
     DeployRequest r;
     r.models = {model_};
+    r.models.insert(r.models.end(), o.others.begin(), o.others.end());
     r.address = o.address;
     r.port = o.port;
     r.allow_remote = o.allow_remote;
@@ -134,6 +136,9 @@ class FastServe::State {
     r.context_tokens = o.context_tokens;
     r.max_queue = o.max_queue;
     r.model_memory = o.model_memory;
+    if (!o.kv.empty()) r.kv = value_or_raise(parse_kv_type(o.kv));
+    r.turns = o.turns;
+    r.host_memory = o.host_memory;
     stop();  // its port and its memory may be needed
     std::shared_ptr<Deployment> fresh = value_or_raise(node_->deploy(r, listen));
     const std::lock_guard lock(mutex_);
@@ -183,7 +188,7 @@ class FastServe::State {
   }
 
  private:
-  std::string model_;
+  std::string model_, name_;
   std::unique_ptr<Node> node_;
   mutable std::mutex mutex_;  // of all below
   std::shared_ptr<Deployment> deployment_;
@@ -255,6 +260,7 @@ Generation FastServe::generate(const std::string& prompt, const GenerateOptions&
   Result<Answer> answer = only_our_errors([&] {
     GenerateRequest request = to_request(options);
     request.prompt = prompt;
+    if (request.model.empty()) request.model = state_->name();
     const State::Answering answering(*state_, host.flag());
     return generate_and_wait(answering.service(), request, on_text, host.flag());
   });

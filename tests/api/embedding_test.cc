@@ -165,6 +165,36 @@ TEST_CASE("training stops at the host's word and goes on from there") {
   CHECK(code_of([&] { fs.train(options); }) == kCancelled);
 }
 
+TEST_CASE("several models are deployed together, and take turns where they are to") {
+  const Folder folder;
+  const fastserve::SystemOptions options = {.store_path = folder.store(), .lanes = 1};
+  FastServe fs{"first", options};
+  fs.train(short_training(folder));
+  FastServe second{"second", options};
+  auto longer = short_training(folder);
+  longer.steps = 60;
+  longer.learning_rate = 1e-2;
+  second.train(longer);
+  const auto greedy = [](const char* model) {
+    return fastserve::GenerateOptions{
+        .max_tokens = 12, .temperature = 0, .ignore_eos = true, .model = model};
+  };
+  const auto one = fs.generate("The", greedy("")).tokens;
+  const auto other = second.generate("The", greedy("")).tokens;
+  CHECK(one != other);
+  CHECK(code_of([&] { fs.generate("The", greedy("second")); }) == kNotFound);
+  for (const bool turns : {false, true}) {
+    fs.deploy({.port = 0, .kv = "f32", .others = {"second@1"}, .turns = turns});
+    for (int round = 0; round < 2; round++) {
+      CHECK(fs.generate("The", greedy("")).tokens == one);
+      CHECK(fs.generate("The", greedy("second")).tokens == other);
+    }
+  }
+  CHECK(code_of([&] { fs.deploy({.port = 0, .kv = "f12"}); }) == kInvalidArgument);
+  CHECK(code_of([&] { fs.deploy({.port = 0, .others = {"third"}}); }) == kNotFound);
+  CHECK(code_of([&] { fs.deploy({.port = 0, .host_memory = 1}); }) == kInvalidArgument);
+}
+
 TEST_CASE("stop() from another thread ends an answer as cancelled") {
   const Folder folder;
   FastServe fs{"m", {.store_path = folder.store(), .lanes = 1}};
