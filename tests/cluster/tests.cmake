@@ -7,4 +7,4 @@ fastserve_test(cluster_folder SOURCES ${CMAKE_CURRENT_LIST_DIR}/cluster_folder_t
   USES api cluster net LABELS sanitized)
 add_test(NAME cluster_life
   COMMAND ${CMAKE_CURRENT_LIST_DIR}/cluster_life.sh $<TARGET_FILE:fsctl> ${PROJECT_SOURCE_DIR})
-set_tests_properties(cluster_life PROPERTIES TIMEOUT 300)
+set_tests_properties(cluster_life PROPERTIES PROCESSORS 2 TIMEOUT 300)

@@ -10,7 +10,8 @@ function(trouble_test name)
     COMMAND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/trouble.sh $<TARGET_FILE:fsctl>
             ${PROJECT_SOURCE_DIR}/data/tinyshakespeare ${ARGN})
   set(tools FASTSERVE_WIRE=$<TARGET_FILE:netns_wire> FASTSERVE_MACHINE=$<TARGET_FILE:netns_machine>)
-  set_tests_properties(trouble_${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 ENVIRONMENT "${tools}")
+  set_tests_properties(trouble_${name} PROPERTIES PROCESSORS 2 RESOURCE_LOCK networks TIMEOUT 300
+                       SKIP_RETURN_CODE 77 ENVIRONMENT "${tools}")
 endfunction()
 trouble_test(network slow capped worker minority apart stopped frozen)
 trouble_test(machine full slow-disk clock)
