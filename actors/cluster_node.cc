@@ -151,14 +151,15 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::start(Config config) {
   }
   FS_ASSIGN(at->numerics, training_numerics(at->config.make_device, at->config.make_host));
   FS_ASSIGN(const auto device, at->config.make_device(at->config.lanes));
-  const size_t devices = 1 + at->config.more_devices.size();
-  at->device = (devices > 1 ? fmt::format("{} x ", devices) : "") + device->description();
+  std::vector<DeviceFactory> devices = at->config.more_devices;
+  devices.insert(devices.begin(), at->config.make_device);
+  at->device =
+      (devices.size() > 1 ? fmt::format("{} x ", devices.size()) : "") + device->description();
   auto parts = std::make_shared<NodeParts>();
   parts->name = at->config.name;
   parts->lanes = at->config.lanes;
-  parts->make_device = at->config.make_device;
+  parts->devices = std::move(devices);
   parts->make_host = at->config.make_host;
-  parts->more_devices = at->config.more_devices;
   parts->data_folder = at->config.data_folder;
   const Path& pieces = at->config.pieces_folder;
   FS_ASSIGN(parts->pieces,

@@ -96,8 +96,8 @@ namespace fastserve {
 struct NodeParts {
   std::string name;
   int lanes = 1;
-  DeviceFactory make_device, make_host;     ///< as make_device_backend()'s
-  std::vector<DeviceFactory> more_devices;  ///< of make_device's kind
+  std::vector<DeviceFactory> devices;  ///< one of each computes
+  DeviceFactory make_host;             ///< as make_device_backend()'s
   Path data_folder;                    ///< token files that jobs have brought, by their fingerprint
   std::shared_ptr<PieceStore> pieces;  ///< of checkpoints
   LaneHub* hub = nullptr;

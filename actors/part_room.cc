@@ -63,8 +63,9 @@ Result<std::shared_ptr<PartRoom>> PartRoom::create(std::shared_ptr<const NodePar
   FS_TRY(room->hold(order));
   room->node = std::move(node);
   room->order = std::move(order);
-  const int devices = 1 + static_cast<int>(room->node->more_devices.size());
-  const int trainers = room->node->make_host ? devices : 0;  // one for a device; the lanes' else
+  FS_ASSIGN(room->devices, that_open(room->node->devices, room->node->log));
+  int trainers = 0;  // as many as there are lanes; with memory of their own one for a device
+  if (room->node->make_host) trainers = static_cast<int>(room->devices.size());
   room->plan = plan_training(room->spec, {trainers, room->node->lanes, 1}, room->node->lanes);
   const ParameterLayout layout(room->spec.model);
   const auto tiles = TrainWeights::tiles_of(room->spec.model, layout);
@@ -162,8 +163,7 @@ Status PartRoom::build() {
     evaluation = std::make_unique<EvaluationPlan>(dataset.validation, spec.block,
                                                   spec.evaluate_sequences, plan.max_rows);
   FS_ASSIGN(backend,
-            make_device_backend(spec.model, spec.precision,
-                                in_turn(node->make_device, node->more_devices), node->make_host));
+            make_device_backend(spec.model, spec.precision, in_turn(devices), node->make_host));
   gate.divide(ranges.size());
   turns.emplace(node->lanes);
   replica = std::make_unique<WeightReplica>(*backend, gate, ranges);

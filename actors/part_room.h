@@ -94,6 +94,7 @@ struct PartRoom {
 
   std::shared_ptr<const NodeParts> node;
   wire_messages::PartOrder order;
+  std::vector<DeviceFactory> devices;  ///< of the node's, those that are fit
   TrainSpec spec;
   TrainPlan plan;
   std::vector<ParameterShard::Range> ranges;

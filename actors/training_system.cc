@@ -32,6 +32,11 @@ struct TrainingSystem::State {
   ~State();
 
   Status open();
+  std::vector<DeviceFactory> all_devices() const {
+    std::vector<DeviceFactory> all = config.more_devices;
+    all.insert(all.begin(), config.make_device);
+    return all;
+  }
   Status check_counts() const;
   Status make_plan();
   Status open_backend();
@@ -126,7 +131,7 @@ Status TrainingSystem::State::check_counts() const {
 Status TrainingSystem::State::make_plan() {
   TrainSpec& spec = config.spec;
   if (config.make_host) {
-    FS_ASSIGN(devices, open_cards(config.make_device, config.more_devices));
+    FS_ASSIGN(devices, open_cards(all_devices()));
     FS_CHECK(!devices.front()->host_memory());
     if (config.placement.trainers == 0)  // one for a device; of cores each may have its own
       config.placement.trainers = static_cast<int>(devices.size());
@@ -199,8 +204,7 @@ Result<std::shared_ptr<TrainBackend>> TrainingSystem::State::make_backend() {
                                          plan, wanted)
       : !devices.empty()
           ? make_split_backend(spec.model, spec.precision, std::move(devices.front()),
-                               in_turn(config.make_device, config.more_devices), config.make_host,
-                               wanted)
+                               in_turn(all_devices()), config.make_host, wanted)
           : make_device_backend(spec.model, spec.precision, config.make_device, {}, recompute);
   devices.clear();
   if (!made.ok()) return made.error();

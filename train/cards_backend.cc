@@ -228,14 +228,11 @@ Result<std::unique_ptr<TrainBackend>> make_cards_backend(
   return std::unique_ptr<TrainBackend>(std::move(backend));
 }
 
-Result<std::vector<std::unique_ptr<Device>>> open_cards(const DeviceFactory& first,
-                                                        const std::vector<DeviceFactory>& more) {
+Result<std::vector<std::unique_ptr<Device>>> open_cards(const std::vector<DeviceFactory>& all) {
   std::vector<std::unique_ptr<Device>> devices;
-  FS_ASSIGN(auto device, first(1));
-  devices.push_back(std::move(device));
-  for (const DeviceFactory& make : more) {
-    FS_ASSIGN(auto another, make(1));
-    devices.push_back(std::move(another));
+  for (const DeviceFactory& make : all) {
+    FS_ASSIGN(auto device, make(1));
+    devices.push_back(std::move(device));
   }
   FS_TRY(check_alike(devices));
   return devices;

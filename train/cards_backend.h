@@ -27,9 +27,8 @@ Result<std::unique_ptr<TrainBackend>> make_cards_backend(
     const LinkFactory& link, const TrainPlan& plan, std::optional<Recompute> recompute,
     const Log& log);
 
-/// The devices that a job is to work on: one of `first`, and one of each of `more`.
-Result<std::vector<std::unique_ptr<Device>>> open_cards(const DeviceFactory& first,
-                                                        const std::vector<DeviceFactory>& more);
+/// One device of each, on which a job is to work together.
+Result<std::vector<std::unique_ptr<Device>>> open_cards(const std::vector<DeviceFactory>& all);
 
 /// kInvalidArgument, with what is unlike, unless all compute the same bits.
 Status check_alike(std::span<const std::unique_ptr<Device>> devices);

@@ -141,12 +141,26 @@ Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& con
   return std::unique_ptr<TrainBackend>(std::move(backend));
 }
 
-DeviceFactory in_turn(const DeviceFactory& first, const std::vector<DeviceFactory>& more) {
-  if (more.empty()) return first;
-  std::vector<DeviceFactory> all = {first};
-  all.insert(all.end(), more.begin(), more.end());
+DeviceFactory in_turn(std::vector<DeviceFactory> all) {
+  if (all.size() == 1) return all.front();
   const auto next = std::make_shared<std::atomic<size_t>>(0);
-  return [all, next](int lanes) { return all[(*next)++ % all.size()](lanes); };
+  return [all = std::move(all), next](int lanes) { return all[(*next)++ % all.size()](lanes); };
+}
+
+Result<std::vector<DeviceFactory>> that_open(const std::vector<DeviceFactory>& all,
+                                             const Log& log) {
+  std::vector<DeviceFactory> open;
+  std::vector<Error> others;
+  for (const DeviceFactory& make : all) {
+    const auto device = make(1);
+    if (device.ok())
+      open.push_back(make);
+    else
+      others.push_back(device.error());
+  }
+  if (open.empty()) return others.back();
+  for (const Error& error : others) log.warning("goes on without a device: " + error.message());
+  return open;
 }
 
 Result<std::string> training_numerics(const DeviceFactory& make_device,

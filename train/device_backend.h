@@ -20,7 +20,9 @@ Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& con
                                                           std::optional<Recompute> recompute = {});
 
 /// Makes a device of each in turn, so that sources are spread over them.
-DeviceFactory in_turn(const DeviceFactory& first, const std::vector<DeviceFactory>& more);
+DeviceFactory in_turn(std::vector<DeviceFactory> all);
+/// Those that make a device now. `log` is told of the others; the last one's error where none does.
+Result<std::vector<DeviceFactory>> that_open(const std::vector<DeviceFactory>& all, const Log& log);
 
 /// numerics_id() of the backend that these would make.
 Result<std::string> training_numerics(const DeviceFactory& make_device,

@@ -188,8 +188,8 @@ TEST_CASE("nodes with GPUs train to the bits of one process, without those of ot
   cluster.compute_on(emulated(), portable_cpu());
   cluster.add("one");
   cluster.add("two");
-  // Two devices to tell what it is, one that pins for its part, and the one that is lost.
-  cluster.compute_on(emulated({0, 0, 0, 150}), portable_cpu());
+  // Two devices to tell what it is, two of its part that open and pin, and the one that is lost.
+  cluster.compute_on(emulated({0, 0, 0, 0, 150}), portable_cpu());
   cluster.add("lost", 1, {"trainer"});
   cluster.wait_for_nodes(4);
   Folder folder;
@@ -214,9 +214,9 @@ TEST_CASE("a node with two GPUs trains on both to the bits of one, and goes on w
       Lines lines;
       InProcessCluster cluster(lines.log());
       const auto traffic = std::make_shared<simt::Traffic>();
-      // Of the first: two devices to tell what it is, one that pins, and its trainer's.
-      cluster.compute_on(emulated({0, 0, 0, first}), portable_cpu(),
-                         {emulated({second}, size_t{1} << 30, traffic)});
+      // Of the first: two devices to tell what it is, two that open and pin, and its trainer's.
+      cluster.compute_on(emulated({0, 0, 0, 0, first}), portable_cpu(),
+                         {emulated({0, second}, size_t{1} << 30, traffic)});
       cluster.add("both");
       cluster.compute_on(emulated(), portable_cpu());
       cluster.add("one");
@@ -234,6 +234,32 @@ TEST_CASE("a node with two GPUs trains on both to the bits of one, and goes on w
       CHECK(lines.mention("goes on with 1 of 2 trainers") == (first + second > 0));
       CHECK(lines.mention("emulated GPU: is lost") == (first + second > 0));
     }
+}
+
+TEST_CASE("a node whose second GPU does not open works with the first, and with none says why") {
+  const uint64_t expected = hash_of(run(gpu_job(1, Precision::kBFloat16, emulated())).weights);
+  const Error lost{ErrorCode::kUnavailable, "fell off the bus", "GPU 1", ""};
+  const DeviceFactory gone = [lost](int) -> Result<std::unique_ptr<Device>> { return lost; };
+  const auto opened = std::make_shared<std::atomic<int>>(0);
+  const DeviceFactory soon_gone = [=, make = emulated()](int lanes) {
+    return (*opened)++ < 2 ? make(lanes) : gone(lanes);  // it tells what it is
+  };
+  for (const bool any : {true, false}) {
+    Lines lines;
+    InProcessCluster cluster(lines.log());
+    cluster.compute_on(any ? emulated() : soon_gone, portable_cpu(), {gone});
+    cluster.add("half");
+    cluster.wait_for_nodes(1);
+    Folder folder;
+    TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
+    config.checkpoint_directory = folder.path;
+    config.log = lines.log();
+    const auto outcome = cluster.coordinator().train(std::move(config), "job", {});
+    CHECK(lines.mention("GPU 1: fell off the bus"));
+    CHECK(lines.mention("goes on without a device") == any);
+    REQUIRE(outcome.ok() == any);
+    if (any) CHECK(hash_of(outcome->weights) == expected);
+  }
 }
 
 TEST_CASE("a job that the GPU's memory cannot hold is refused with what fits, and that does fit") {
