@@ -21,7 +21,8 @@ Result<std::unique_ptr<TrainBackend>> make_device_backend(const ModelConfig& con
 
 /// Makes a device of each in turn, so that sources are spread over them.
 DeviceFactory in_turn(std::vector<DeviceFactory> all);
-/// Those that make a device now. `log` is told of the others; the last one's error where none does.
+/// Those that make a device now; the one there is, untried. `log` is told of the others; the last
+/// one's error where none does.
 Result<std::vector<DeviceFactory>> that_open(const std::vector<DeviceFactory>& all, const Log& log);
 
 /// numerics_id() of the backend that these would make.

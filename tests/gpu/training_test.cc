@@ -11,6 +11,15 @@ TrainingSystem::Config gpu_job(int trainers, Precision precision, DeviceFactory 
   return gpu_job(trainers, precision, std::move(devices), OptimiserPlace::kHost);
 }
 
+/// What the cluster makes of a job that one process would run on one GPU; `lines` is told.
+Result<TrainOutcome> train_on(InProcessCluster& cluster, Lines& lines) {
+  Folder folder;
+  TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
+  config.checkpoint_directory = folder.path;
+  config.log = lines.log();
+  return cluster.coordinator().train(std::move(config), "job", {});
+}
+
 }  // namespace
 
 TEST_CASE(
@@ -188,15 +197,11 @@ TEST_CASE("nodes with GPUs train to the bits of one process, without those of ot
   cluster.compute_on(emulated(), portable_cpu());
   cluster.add("one");
   cluster.add("two");
-  // Two devices to tell what it is, two of its part that open and pin, and the one that is lost.
-  cluster.compute_on(emulated({0, 0, 0, 0, 150}), portable_cpu());
+  // Two devices to tell what it is, one that pins for its part, and the one that is lost.
+  cluster.compute_on(emulated({0, 0, 0, 150}), portable_cpu());
   cluster.add("lost", 1, {"trainer"});
   cluster.wait_for_nodes(4);
-  Folder folder;
-  TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
-  config.checkpoint_directory = folder.path;
-  config.log = lines.log();
-  const auto outcome = cluster.coordinator().train(std::move(config), "job", {});
+  const auto outcome = train_on(cluster, lines);
   REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
   CHECK(hash_of(outcome->weights) == expected);
   CHECK(lines.mention("emulated GPU: is lost"));
@@ -223,11 +228,7 @@ TEST_CASE("a node with two GPUs trains on both to the bits of one, and goes on w
       cluster.wait_for_nodes(2);
       for (const NodeStatus& node : cluster.coordinator().nodes())
         CHECK((node.name == "both") == node.device.starts_with("2 x "));
-      Folder folder;
-      TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
-      config.checkpoint_directory = folder.path;
-      config.log = lines.log();
-      const auto outcome = cluster.coordinator().train(std::move(config), "job", {});
+      const auto outcome = train_on(cluster, lines);
       REQUIRE_MESSAGE(outcome.ok(), outcome.error().message());
       CHECK(hash_of(outcome->weights) == expected);
       CHECK(traffic->in > 0);
@@ -250,11 +251,7 @@ TEST_CASE("a node whose second GPU does not open works with the first, and with 
     cluster.compute_on(any ? emulated() : soon_gone, portable_cpu(), {gone});
     cluster.add("half");
     cluster.wait_for_nodes(1);
-    Folder folder;
-    TrainingSystem::Config config = gpu_job(1, Precision::kBFloat16, emulated());
-    config.checkpoint_directory = folder.path;
-    config.log = lines.log();
-    const auto outcome = cluster.coordinator().train(std::move(config), "job", {});
+    const auto outcome = train_on(cluster, lines);
     CHECK(lines.mention("GPU 1: fell off the bus"));
     CHECK(lines.mention("goes on without a device") == any);
     REQUIRE(outcome.ok() == any);
