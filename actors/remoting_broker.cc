@@ -33,6 +33,10 @@ class LocalScribe final : public io::network::scribe_impl {
     hdl_ = handle_of(number);
     msg().handle = hdl_;
   }
+  bool consume(caf::execution_unit* unit, const void* bytes, size_t n) override {
+    if (!detached()) static_cast<RemotingBroker*>(parent())->note_answer(hdl());
+    return scribe_impl::consume(unit, bytes, n);
+  }
   std::string addr() const override { return "tunnel"; }
   uint16_t port() const override { return 0; }
   void flush() override {
@@ -114,23 +118,45 @@ caf::strong_actor_ptr RemotingBroker::make_proxy(caf::node_id node, caf::actor_i
   // An actor of a third node, whom CAF would reach by way of the one that told of it.
   const auto connection = instance.tbl().lookup_direct(node);
   if (!connection || actor == caf::invalid_actor_id) return nullptr;
-  auto& alive = actors_[node];
-  if (alive == nullptr) alive = std::make_shared<std::atomic<size_t>>(0);
-  if (*alive >= kMostActors) {
+  auto& peer = peers_[node];
+  if (peer == nullptr) peer = std::make_shared<AskedPeer>();
+  if (peer->actors >= kMostActors) {
     if (auto scribe = by_id(*connection))
       static_cast<LocalScribe&>(*scribe).exceed(
           fmt::format("speaks in the name of more than {} actors", kMostActors));
     return nullptr;
   }
-  auto proxy = basp_broker::make_proxy(std::move(node), actor);
-  ++*alive;
-  proxy->get()->attach_functor([alive = alive](const caf::error&) { --*alive; });
+  caf::actor_config config;
+  auto proxy = caf::make_actor<RemoteActor, caf::strong_actor_ptr>(actor, node, &system(), config,
+                                                                   caf::actor(this), peer);
+  ++peer->actors;
+  // What is forgotten must not be found again; the proxy is kept until then, under its number.
+  proxy->get()->attach_functor(
+      [this, proxy, peer, self = caf::strong_actor_ptr(ctrl())](const caf::error& why) {
+        --peer->actors;
+        system().middleman().backend().post([this, proxy, self, why] {
+          if (!getf(caf::abstract_actor::is_terminated_flag))
+            proxies().erase(proxy->node(), proxy->id(), why);
+        });
+      });
   return proxy;
+}
+
+/// CAF reads the payload of a message in the call that brings it, so nothing comes between this and
+/// the answer. One that CAF then cannot read is lost: its asker's time runs out.
+void RemotingBroker::note_answer(io::connection_handle handle) {
+  const auto at = ctx.find(handle);
+  if (at == ctx.end() || at->second.cstate != io::basp::await_payload) return;
+  const io::basp::header& header = at->second.hdr;
+  const caf::message_id id(header.operation_data);
+  if (header.operation != io::basp::message_type::direct_message || !id.is_response()) return;
+  const auto peer = peers_.find(instance.tbl().lookup_direct(handle));
+  if (peer != peers_.end()) peer->second->answered(header.dest_actor, id);
 }
 
 void RemotingBroker::purge_state(const caf::node_id& node) {
   basp_broker::purge_state(node);
-  actors_.erase(node);
+  peers_.erase(node);
 }
 
 void RemotingBroker::finalize_handshake(const caf::node_id& node, caf::actor_id actor,

@@ -2,7 +2,6 @@
 // here.
 #pragma once
 
-#include <atomic>
 #include <caf/all.hpp>
 #include <caf/io/all.hpp>
 #include <caf/io/network/default_multiplexer.hpp>
@@ -13,6 +12,7 @@
 #include <set>
 #include <string>
 
+#include "actors/asked_peer.h"
 #include "base/fd.h"
 #include "base/result.h"
 
@@ -58,8 +58,10 @@ class RemotingBroker final : public caf::io::basp_broker {
   /// Speaks first. `found` gets the actor that the peer has published, if it has (else null), once
   /// there is a connection; it is dropped when there never is.
   void call(caf::io::scribe_ptr scribe, Found found);
-  /// Forgets a connection and whoever was reached by it: monitors are told.
+  /// Forgets a connection and whoever was reached by it: who monitors or has asked them is told.
   void drop(int64_t number);
+  /// What is about to be read by this connection, if it is an answer, has come.
+  void note_answer(caf::io::connection_handle handle);
 
   // What CAF asks of a broker.
   caf::strong_actor_ptr make_proxy(caf::node_id node, caf::actor_id actor) override;
@@ -75,8 +77,8 @@ class RemotingBroker final : public caf::io::basp_broker {
  private:
   void add(caf::io::scribe_ptr scribe);
 
-  std::map<int64_t, Found> calling_;                                     // by connection
-  std::map<caf::node_id, std::shared_ptr<std::atomic<size_t>>> actors_;  // how many are known
+  std::map<int64_t, Found> calling_;  // by connection
+  std::map<caf::node_id, std::shared_ptr<AskedPeer>> peers_;
 };
 
 }  // namespace fastserve
