@@ -207,21 +207,21 @@ Result<BenchResult> result_of(const BenchContext& context, const std::vector<dou
 
 struct DecodeRates {
   std::vector<double> tokens;  ///< a second, of each repetition
-  double host_share = 0;       ///< of the time: what was not spent waiting for the device
+  double host_share = 0;       ///< of the time: in which the device may have stood still
 };
 Result<DecodeRates> decode_rates(const BenchContext& context, const DecodeShape& shape, int prompt,
                                  Streams& streams) {
   for (int s = 0; s < shape.streams && prompt > 0; s++) FS_TRY(streams.prefill(s, 0, prompt));
   const SystemClock clock;
-  double waited = 0, spent = 0;
+  double idle = 0, spent = 0;
   bool warm = false;  // the first repetition captures its steps
   const auto repetition = [&]() -> Status {
-    const double before = streams.decoder().waited_seconds();
+    const double before = streams.decoder().idle_seconds();
     const Nanoseconds start = clock.now();
     for (int t = 0; t < shape.tokens; t++) FS_TRY(streams.decode(prompt + t));
     if (warm) {
       spent += std::chrono::duration<double>(clock.now() - start).count();
-      waited += streams.decoder().waited_seconds() - before;
+      idle += streams.decoder().idle_seconds() - before;
     }
     warm = true;
     return {};
@@ -229,7 +229,7 @@ Result<DecodeRates> decode_rates(const BenchContext& context, const DecodeShape&
   DecodeRates rates;
   FS_ASSIGN(rates.tokens,
             measure(context, static_cast<double>(shape.streams) * shape.tokens, repetition));
-  rates.host_share = 1 - waited / spent;
+  rates.host_share = idle / spent;
   return rates;
 }
 

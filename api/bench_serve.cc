@@ -26,7 +26,7 @@ Result<std::shared_ptr<const Tokenizer>> word_tokenizer(int vocab) {
 
 /// What one repetition saw: steps of decodes alone.
 struct Decoding {
-  double seconds = 0, waited = 0;
+  double seconds = 0, idle = 0;
   int64_t tokens = 0;
 };
 
@@ -47,7 +47,7 @@ Result<Decoding> serve(Engine& engine, const DecodeShape& shape, uint64_t& last_
   const auto all = static_cast<size_t>(shape.streams);
   bool decoding = false;  // every request has had a token
   while (engine.has_work()) {
-    const double waited = engine.decoder().waited_seconds();
+    const double idle = engine.decoder().idle_seconds();
     const Nanoseconds start = clock.now();
     const std::vector<GenerateEvent> events = engine.step(start);
     const bool whole = events.size() == all;
@@ -55,7 +55,7 @@ Result<Decoding> serve(Engine& engine, const DecodeShape& shape, uint64_t& last_
       if (event.error) return *event.error;
     if (decoding && whole) {
       sum.seconds += std::chrono::duration<double>(clock.now() - start).count();
-      sum.waited += engine.decoder().waited_seconds() - waited;
+      sum.idle += engine.decoder().idle_seconds() - idle;
       sum.tokens += shape.streams;
     }
     decoding = whole;
@@ -176,7 +176,7 @@ Result<BenchResult> bench_serving(const BenchContext& context, const DecodeShape
     FS_ASSIGN(const Decoding one, serve(engine, shape, last_id, rng));
     rates.push_back(static_cast<double>(one.tokens) / one.seconds);
     all.seconds += one.seconds;
-    all.waited += one.waited;
+    all.idle += one.idle;
   } while (!context.cancel.raised() &&
            (rates.size() < 3 ||
             std::chrono::duration<double>(clock.now() - start).count() < context.seconds));
@@ -189,7 +189,7 @@ Result<BenchResult> bench_serving(const BenchContext& context, const DecodeShape
                                 {"repetitions", rates.size()},
                                 {"weight_bytes", engine.decoder().weight_bytes()},
                                 {"graph_steps", engine.decoder().graph_steps()}});
-  if (engine.decoder().draws()) result.detail.set("host_share", 1 - all.waited / all.seconds);
+  if (engine.decoder().draws()) result.detail.set("host_share", all.idle / all.seconds);
   return result;
 }
 

@@ -87,15 +87,28 @@ class Decoder {
 
   /// True: the device draws tokens, and logits need not come to the host.
   virtual bool draws() const { return false; }
-  /// As step(), but the result is a token for each row of `wanted`, drawn as `draws` says of it; -1
-  /// where its logits are not finite. Requires draws().
-  virtual Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> /*tokens*/,
-                                                         std::span<const Segment> /*segments*/,
-                                                         std::span<const int32_t> /*wanted*/,
-                                                         std::span<const TokenDraw> /*draws*/) {
+  /// As step(), but its result is a token for each row of `wanted`, drawn as `draws` says of it,
+  /// and is had from drawn(), which is to be called before any other step: this only hands the work
+  /// over. Requires draws(). Errors: that there is nothing to be had.
+  virtual Status begin_drawing(std::span<const int32_t> /*tokens*/,
+                               std::span<const Segment> /*segments*/,
+                               std::span<const int32_t> /*wanted*/,
+                               std::span<const TokenDraw> /*draws*/) {
     return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
   }
-  /// The logits of the last step_and_draw()'s row wanted[i]; valid until the next call.
+  /// Waits for the tokens of the step that was begun; -1 where logits are not finite. Valid until
+  /// the next step. Errors: step()'s.
+  virtual Result<std::span<const int32_t>> drawn() {
+    return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
+  }
+  Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> tokens,
+                                                 std::span<const Segment> segments,
+                                                 std::span<const int32_t> wanted,
+                                                 std::span<const TokenDraw> draws) {
+    FS_TRY(begin_drawing(tokens, segments, wanted, draws));
+    return drawn();
+  }
+  /// The logits of the last drawing step's row wanted[i]; valid until the next call.
   virtual Result<std::span<const float>> logits_of(size_t /*i*/) {
     return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
   }
@@ -106,9 +119,10 @@ class Decoder {
   virtual Status move_blocks(std::span<const BlockMove> /*moves*/) { return {}; }
   /// Steps that ran as one captured graph so far.
   virtual int64_t graph_steps() const { return 0; }
-  /// Seconds in which drawing steps had nothing to do but to wait for the device so far: between
-  /// the rest of their time and the next of these the device may stand still.
-  virtual double waited_seconds() const { return 0; }
+  /// Seconds so far in which the device may have stood still between two drawing steps: from the
+  /// end of the one, or from its beginning where its tokens were there when they were asked for,
+  /// until the other was handed over.
+  virtual double idle_seconds() const { return 0; }
 
   /// -log p of tokens[i+1] given tokens[0..i], tokens.size()-1 values; needs enough free blocks,
   /// passed in `blocks`. For perplexity and logprobs of prompts.

@@ -62,7 +62,9 @@ struct Engine::Live : Sequence {
   StopMatcher stops;
   int prompt_tokens = 0;
   std::optional<Nanoseconds> deadline;
-  int event = -1;  ///< index in events_ of this step's event
+  std::optional<GeneratedToken> unwritten;  ///< the last token, while it is no text yet
+  int64_t batch = -1;                       ///< of events that has one of this request
+  size_t event = 0;                         ///< its index there
 };
 
 Engine::Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer> tokenizer,
@@ -89,7 +91,9 @@ Engine::Engine(std::unique_ptr<Decoder>&& decoder, ModelConfig config, DecoderOp
   tokens_.reserve(static_cast<size_t>(options_.max_rows));
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  if (drawing_) (void)decoder_->drawn();
+}
 
 Status Engine::come() {
   FS_CHECK(make_ && !here());
@@ -159,25 +163,38 @@ Status Engine::submit(RequestId id, GenerateRequest checked, Nanoseconds now) {
 }
 
 void Engine::cancel(RequestId id) {
+  if (drawing_) {
+    cancelled_.push_back(id);
+    return;
+  }
   const auto it = live_.find(id);
   if (it != live_.end()) end(*it->second, FinishReason::kCancelled);
 }
 
 void Engine::cancel_all() {
-  while (!live_.empty()) end(*live_.begin()->second, FinishReason::kCancelled);
+  if (drawing_)
+    for (const auto& [id, live] : live_) cancelled_.push_back(id);
+  else
+    while (!live_.empty()) end(*live_.begin()->second, FinishReason::kCancelled);
 }
 
 std::vector<GenerateEvent> Engine::step(Nanoseconds now) {
+  collect();
   expire(now);
   if (loading() && (live_.empty() || !decoder_->steps_while_loading()))
     take_weights(decoder_->load_more());
   else if (here())
     if (const auto turns = scheduler_.plan(); !turns.empty()) run(turns);
-  for (Live* live : answering_) live->event = -1;
+  write_all();
+  ++batch_;
   return std::exchange(events_, {});
 }
 
-void Engine::settle() { take_weights(decoder_->settle()); }
+void Engine::settle() {
+  collect();
+  write_all();
+  if (loading()) take_weights(decoder_->settle());
+}
 
 /// A decoder that could not be loaded answers nobody.
 void Engine::take_weights(const Status& taken) {
@@ -187,19 +204,20 @@ void Engine::take_weights(const Status& taken) {
 }
 
 void Engine::expire(Nanoseconds now) {
-  answering_.clear();
+  std::vector<Live*> late;
   for (const auto& [id, live] : live_)
-    if (live->deadline && *live->deadline <= now) answering_.push_back(live.get());
-  std::sort(answering_.begin(), answering_.end(),
+    if (live->deadline && *live->deadline <= now) late.push_back(live.get());
+  std::sort(late.begin(), late.end(),
             [](const Live* a, const Live* b) { return a->arrival < b->arrival; });
-  for (Live* live : answering_) end(*live, FinishReason::kDeadline);
-  answering_.clear();
+  for (Live* live : late) end(*live, FinishReason::kDeadline);
 }
 
 void Engine::run(std::span<const Scheduler::Turn> turns) {
+  turns_ = turns;
   tokens_.clear();
   segments_.clear();
   wanted_.clear();
+  answering_.clear();
   for (const Scheduler::Turn& turn : turns) {
     Live& live = static_cast<Live&>(*turn.sequence);
     const int first = static_cast<int>(tokens_.size());
@@ -216,46 +234,58 @@ void Engine::run(std::span<const Scheduler::Turn> turns) {
     if (const Status moved = decoder_->move_blocks(moves); !moved.ok())
       return abandon_all(moved.error());
   }
-  sampled_.clear();
-  const bool was_loading = loading();
-  const Status stepped = decoder_->draws() ? draw_answers() : sample_answers();
-  if (!stepped.ok()) return was_loading ? take_weights(stepped) : abandon(turns, stepped.error());
+  took_weights_ = loading();
+  if (!decoder_->draws()) return finish(sample_answers());
+  if (const Status begun = begin_drawing(); !begun.ok()) return finish(begun);
+  drawing_ = true;
+  if (took_weights_) collect();  // who waits for weights that are wrong is to be told at once
+}
+
+/// What the device was left at work on.
+void Engine::collect() {
+  if (!drawing_) return;
+  drawing_ = false;
+  finish(take_drawn());
+  for (const RequestId id : std::exchange(cancelled_, {})) cancel(id);
+}
+
+void Engine::finish(const Status& stepped) {
+  if (!stepped.ok()) return took_weights_ ? take_weights(stepped) : abandon(stepped.error());
   scheduler_.advance();
-  size_t kept = 0;
-  for (size_t i = 0; i < answering_.size(); ++i) {
-    const RequestId id = answering_[i]->id;
-    take_token(*answering_[i], std::move(sampled_[i]));
-    if (live_.contains(id)) answering_[kept++] = answering_[i];
-  }
-  answering_.resize(kept);
+  for (size_t i = 0; i < answering_.size(); ++i) take_token(*answering_[i], std::move(sampled_[i]));
 }
 
 Status Engine::sample_answers() {
   FS_ASSIGN(const std::span<const float> logits, decoder_->step(tokens_, segments_, wanted_));
   const size_t vocab = static_cast<size_t>(config_.vocab_size);
+  sampled_.clear();
   for (size_t i = 0; i < answering_.size(); ++i)
     sampled_.push_back(sample(*answering_[i], logits.subspan(i * vocab, vocab)));
   return {};
 }
 
-/// Only tokens come from the device, and the logits of those that want more of them than that.
-Status Engine::draw_answers() {
+/// Only tokens will come from the device, and the logits of those that want more of them than that.
+Status Engine::begin_drawing() {
   draws_.clear();
-  std::vector<size_t> here;
+  sampled_here_.clear();
   for (size_t i = 0; i < answering_.size(); ++i) {
     const auto draw = draw_on_device(answering_[i]->request.sampling, answering_[i]->generated());
-    if (!draw) here.push_back(i);
+    if (!draw) sampled_here_.push_back(i);
     draws_.push_back(draw.value_or(TokenDraw{}));
   }
-  FS_ASSIGN(const std::span<const int32_t> tokens,
-            decoder_->step_and_draw(tokens_, segments_, wanted_, draws_));
+  return decoder_->begin_drawing(tokens_, segments_, wanted_, draws_);
+}
+
+Status Engine::take_drawn() {
+  FS_ASSIGN(const std::span<const int32_t> tokens, decoder_->drawn());
+  sampled_.clear();
   for (const int32_t token : tokens) {
     if (token < 0)
       sampled_.push_back(logits_not_finite());
     else
       sampled_.push_back(GeneratedToken{token, 0, {}});
   }
-  for (const size_t i : here) {
+  for (const size_t i : sampled_here_) {
     FS_ASSIGN(const std::span<const float> logits, decoder_->logits_of(i));
     sampled_[i] = sample(*answering_[i], logits);
   }
@@ -267,15 +297,13 @@ Result<GeneratedToken> Engine::sample(const Live& live, std::span<const float> l
 }
 
 /// A device that has failed answers none of the requests it was at work on.
-void Engine::abandon(std::span<const Scheduler::Turn> turns, const Error& error) {
-  answering_.clear();
-  const std::vector<Scheduler::Turn> all(turns.begin(), turns.end());  // end() forgets the plan
+void Engine::abandon(const Error& error) {
+  const std::vector<Scheduler::Turn> all(turns_.begin(), turns_.end());  // end() forgets the plan
   for (const Scheduler::Turn& turn : all)
     end(static_cast<Live&>(*turn.sequence), FinishReason::kError, error);
 }
 
 void Engine::abandon_all(const Error& error) {
-  answering_.clear();
   const FinishReason reason =
       error.code == ErrorCode::kCancelled ? FinishReason::kCancelled : FinishReason::kError;
   while (!live_.empty()) end(*live_.begin()->second, reason, error);
@@ -286,11 +314,24 @@ void Engine::take_token(Live& live, Result<GeneratedToken> sampled) {
   const int32_t token = sampled->token;
   live.tokens.push_back(token);
   ++tokens_generated_;
-  GenerateEvent& event = event_of(live);
-  event.tokens.push_back(*std::move(sampled));
-  event.text += live.stops.push(live.decoder.push(token));
+  live.unwritten = *std::move(sampled);
+  if (!live.request.stop.empty()) write(live);  // whether it goes on depends on what it says
   const FinishReason reason = finish_of(live, token);
-  if (reason != FinishReason::kNone) end(live, reason);
+  if (reason != FinishReason::kNone) return end(live, reason);
+  if (live.unwritten) unwritten_.push_back(&live);
+}
+
+/// Makes its last token text.
+void Engine::write(Live& live) {
+  if (!live.unwritten) return;
+  GenerateEvent& event = event_of(live);
+  event.text += live.stops.push(live.decoder.push(live.unwritten->token));
+  event.tokens.push_back(*std::exchange(live.unwritten, std::nullopt));
+}
+
+void Engine::write_all() {
+  for (Live* live : unwritten_) write(*live);
+  unwritten_.clear();
 }
 
 FinishReason Engine::finish_of(const Live& live, int32_t token) const {
@@ -304,6 +345,9 @@ FinishReason Engine::finish_of(const Live& live, int32_t token) const {
 }
 
 void Engine::end(Live& live, FinishReason reason, std::optional<Error> error) {
+  FS_CHECK(!drawing_);
+  write(live);
+  std::erase(unwritten_, &live);
   GenerateEvent& event = event_of(live);
   event.text += live.stops.push(live.decoder.finish());
   event.text += live.stops.finish();
@@ -321,11 +365,12 @@ void Engine::end(Live& live, FinishReason reason, std::optional<Error> error) {
 }
 
 GenerateEvent& Engine::event_of(Live& live) {
-  if (live.event < 0) {
-    live.event = static_cast<int>(events_.size());
+  if (live.batch != batch_) {
+    live.batch = batch_;
+    live.event = events_.size();
     events_.emplace_back().request = live.id;
   }
-  return events_[static_cast<size_t>(live.event)];
+  return events_[live.event];
 }
 
 EngineHealth Engine::health() const {

@@ -34,6 +34,9 @@ using DecoderMaker = std::function<Result<std::unique_ptr<Decoder>>()>;
 /// meanwhile: they run beside the load where the decoder does that, and else wait for it. When it
 /// fails, they and all later ones end with its error.
 ///
+/// Where the device draws tokens, a step hands over the next ones before it returns what the last
+/// ones were, and the device is at work while those are made text and handed out.
+///
 /// With a DecoderMaker it may be without a decoder: requests are let in and wait. It gets one by
 /// come(), and gives it up by leave(), with all that the device holds of the model.
 ///
@@ -91,7 +94,8 @@ class Engine {
   /// One ragged batch, or some of the weights: every event since the last step, at most one for
   /// each request.
   std::vector<GenerateEvent> step(Nanoseconds now);
-  /// Before another engine's decoder on the same device steps: see Decoder::settle().
+  /// Waits for what is at work. Before another engine's decoder on the same device steps or comes,
+  /// which would be told of what went wrong here.
   void settle();
 
   EngineHealth health() const;
@@ -103,11 +107,16 @@ class Engine {
   void expire(Nanoseconds now);
   void take_weights(const Status& taken);
   void run(std::span<const Scheduler::Turn> turns);
-  void abandon(std::span<const Scheduler::Turn> turns, const Error& error);
+  void collect();
+  void finish(const Status& stepped);
+  void abandon(const Error& error);
   Status sample_answers();
-  Status draw_answers();
+  Status begin_drawing();
+  Status take_drawn();
   Result<GeneratedToken> sample(const Live& live, std::span<const float> logits);
   void take_token(Live& live, Result<GeneratedToken> sampled);
+  void write(Live& live);
+  void write_all();
   FinishReason finish_of(const Live& live, int32_t token) const;
   void end(Live& live, FinishReason reason, std::optional<Error> error = {});
   GenerateEvent& event_of(Live& live);
@@ -126,11 +135,18 @@ class Engine {
   std::optional<Error> load_failure_;
   int64_t tokens_generated_ = 0, requests_finished_ = 0;
   // The batch of one step, kept to be filled again.
+  std::span<const Scheduler::Turn> turns_;
   std::vector<int32_t> tokens_, wanted_;
   std::vector<Segment> segments_;
   std::vector<TokenDraw> draws_;
   std::vector<Live*> answering_;
+  std::vector<size_t> sampled_here_;             // of those: whom drawing does not do for
   std::vector<Result<GeneratedToken>> sampled_;  // of those that are answering
+  bool drawing_ = false;                         // it is at work
+  bool took_weights_ = false;                    // some were still to come when it began
+  std::vector<RequestId> cancelled_;             // meanwhile
+  std::vector<Live*> unwritten_;                 // they go on, and have a token that is no text yet
+  int64_t batch_ = 0;                            // of events
 };
 
 }  // namespace fastserve

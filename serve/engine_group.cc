@@ -57,14 +57,18 @@ void EngineGroup::step(Nanoseconds now) {
   for (const auto& engine : engines_) {
     if (!engine->has_work() && !engine->loading()) continue;
     if (engine->loading() && another_loads) continue;
+    if (stepped_ != engine.get()) settle();
+    stepped_ = engine.get();
     std::vector<GenerateEvent> events = engine->step(now);
-    if (engine->loading()) {
-      another_loads = true;
-      if (engines_.size() > 1) engine->settle();
-    }
+    another_loads = another_loads || engine->loading();
     for (GenerateEvent& event : events) deliver(std::move(event));
     if (turn_ && engine == engines_[turn_->came] && !engine->loading()) end_turn();
   }
+}
+
+/// Of the device, so that each engine hears of its own failures alone.
+void EngineGroup::settle() {
+  if (stepped_ != nullptr) std::exchange(stepped_, nullptr)->settle();
 }
 
 void EngineGroup::begin_turn(Nanoseconds now) {
@@ -73,6 +77,7 @@ void EngineGroup::begin_turn(Nanoseconds now) {
   const ModelTurns::Plan plan = turns_->order.plan(uses, turns_->available, now);
   for (size_t i = 0; i < engines_.size(); ++i) engines_[i]->set_closed(plan.closed[i]);
   if (!plan.come) return;
+  settle();
   turn_.emplace();
   turn_->came = *plan.come;
   turn_->left = plan.leave;

@@ -73,12 +73,14 @@ class EngineGroup {
   };
   void begin_turn(Nanoseconds now);
   void end_turn();
+  void settle();
   void deliver(GenerateEvent event);
 
   std::vector<std::unique_ptr<Engine>> engines_;
   std::function<void(size_t)> ended_;
   std::optional<Turns> turns_;
-  std::optional<Turn> turn_;  ///< that is not over
+  std::optional<Turn> turn_;   ///< that is not over
+  Engine* stepped_ = nullptr;  ///< the last that did, and may have left the device at work
   std::unordered_map<RequestId, Listener> listeners_;
 };
 

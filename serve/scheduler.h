@@ -67,11 +67,12 @@ class Scheduler {
     Sequence* sequence;
     int rows;  ///< tokens from sequence->computed on
   };
-  /// The next step; empty when nobody has work. Valid until the next call of any function.
+  /// The next step; empty when nobody has work. Valid until the next call of any function but
+  /// add().
   std::span<const Turn> plan();
   /// What has to be moved before that step runs, in this order; once.
   std::vector<BlockMove> take_moves() { return parking_.take_moves(); }
-  /// After the step ran: counts its turns as computed. No add or remove may come between.
+  /// After the step ran: counts its turns as computed. No remove() may come between.
   void advance();
 
   /// The pool is another one, with so many places on the host beside it. Requires !begun().

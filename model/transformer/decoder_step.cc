@@ -12,6 +12,8 @@ namespace {
 constexpr int kScoreRows = 64;
 /// Captured steps reach so many positions, or twice, four times as many...
 constexpr unsigned kLeastReach = 256;
+/// Bringing tokens to the host takes less when the device has nothing else to do.
+constexpr Nanoseconds kAtOnce = std::chrono::microseconds(20);
 
 }  // namespace
 
@@ -188,17 +190,27 @@ Result<std::span<const float>> TransformerDecoder::step(std::span<const int32_t>
       answer_ != nullptr ? static_cast<const float*>(answer_->data()) : logits_, n);
 }
 
-Result<std::span<const int32_t>> TransformerDecoder::step_and_draw(
-    std::span<const int32_t> tokens, std::span<const Segment> segments,
-    std::span<const int32_t> wanted, std::span<const TokenDraw> draws) {
+Status TransformerDecoder::begin_drawing(std::span<const int32_t> tokens,
+                                         std::span<const Segment> segments,
+                                         std::span<const int32_t> wanted,
+                                         std::span<const TokenDraw> draws) {
   FS_CHECK(inputs_ != nullptr && draws.size() == wanted.size());
   FS_TRY(run(tokens, segments, wanted, draws));
+  drawing_ = wanted.size();
+  begun_ = SystemClock().now();
+  if (ended_) idle_ += *begun_ - *ended_;
+  return {};
+}
+
+Result<std::span<const int32_t>> TransformerDecoder::drawn() {
+  FS_CHECK(begun_);
   const SystemClock clock;
-  const Nanoseconds start = clock.now();
-  device_.copy_out(drawn_answer_->data(), drawn_->data(), wanted.size() * sizeof(int32_t));
+  const Nanoseconds asked = clock.now();
+  device_.copy_out(drawn_answer_->data(), drawn_->data(), drawing_ * sizeof(int32_t));
   FS_TRY(settle());
-  waited_ += clock.now() - start;
-  return std::span(static_cast<const int32_t*>(drawn_answer_->data()), wanted.size());
+  ended_ = clock.now();
+  if (*ended_ - asked < kAtOnce) idle_ += asked - *begun_;
+  return std::span(static_cast<const int32_t*>(drawn_answer_->data()), drawing_);
 }
 
 Result<std::span<const float>> TransformerDecoder::logits_of(size_t i) {

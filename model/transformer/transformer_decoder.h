@@ -42,17 +42,16 @@ class TransformerDecoder final : public Decoder {
                                       std::span<const Segment> segments,
                                       std::span<const int32_t> wanted) override;
   bool draws() const override { return inputs_ != nullptr; }
-  Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> tokens,
-                                                 std::span<const Segment> segments,
-                                                 std::span<const int32_t> wanted,
-                                                 std::span<const TokenDraw> draws) override;
+  Status begin_drawing(std::span<const int32_t> tokens, std::span<const Segment> segments,
+                       std::span<const int32_t> wanted, std::span<const TokenDraw> draws) override;
+  Result<std::span<const int32_t>> drawn() override;
   Result<std::span<const float>> logits_of(size_t i) override;
   int host_places() const override { return host_blocks_ ? host_blocks_->places() : 0; }
   Status move_blocks(std::span<const BlockMove> moves) override {
     return host_blocks_ ? host_blocks_->move(moves) : Status();
   }
   int64_t graph_steps() const override { return graphs_ ? graphs_->started() : 0; }
-  double waited_seconds() const override { return std::chrono::duration<double>(waited_).count(); }
+  double idle_seconds() const override { return std::chrono::duration<double>(idle_).count(); }
   Result<std::vector<double>> score(std::span<const int32_t> tokens,
                                     std::span<const int32_t> blocks) override;
 
@@ -91,7 +90,9 @@ class TransformerDecoder final : public Decoder {
         *logits_ = nullptr;
   int rows_ = 0;
   std::vector<int32_t> positions_, wanted_;
-  Nanoseconds waited_{0};
+  size_t drawing_ = 0;                        ///< tokens that are to come of the step at work
+  std::optional<Nanoseconds> begun_, ended_;  ///< when the last drawing step was
+  Nanoseconds idle_{0};
 };
 
 }  // namespace fastserve

@@ -178,6 +178,7 @@ TEST_CASE("a pool smaller than the model's context is the context") {
 }
 
 TEST_CASE("a request's tokens do not depend on who shares its steps") {
+  constexpr int kSampled = 20, kAll = 30;
   const auto wish = [](int i) {
     GenerateRequest r =
         request(std::string(1 + static_cast<size_t>(i * 5 % 23), char('a' + i)), 5 + i % 9);
@@ -185,10 +186,11 @@ TEST_CASE("a request's tokens do not depend on who shares its steps") {
     r.sampling.top_k = i % 4 == 0 ? 0 : 20;
     r.sampling.repetition_penalty = 1.1;
     r.sampling.seed = static_cast<uint64_t>(i % 2);
+    if (i >= kSampled) r.sampling = {.temperature = 0};  // a device that draws draws these
     return r;
   };
   std::vector<Answer> alone;
-  for (int i = 0; i < 20; ++i) alone.push_back(Stage().alone(wish(i)));
+  for (int i = 0; i < kAll; ++i) alone.push_back(Stage().alone(wish(i)));
   struct Case {
     FakeShape shape;
     SchedulerLimits limits;
@@ -200,16 +202,20 @@ TEST_CASE("a request's tokens do not depend on who shares its steps") {
         Case{{.blocks = 400, .max_rows = 8}, {.step_rows = 8, .prefill_chunk = 3}},
         Case{{.blocks = 18, .max_rows = 64}, {.prefill_chunk = 2}},
         Case{{.blocks = 18, .max_rows = 64, .host_places = 5}, {.prefill_chunk = 2}},
-        Case{{.blocks = 18, .max_rows = 64, .host_places = 90}, {.prefill_chunk = 2}}}) {
+        Case{{.blocks = 18, .max_rows = 64, .host_places = 90}, {.prefill_chunk = 2}},
+        Case{{.blocks = 400, .max_rows = 64, .draws = true}, {}},
+        Case{{.blocks = 18, .max_rows = 64, .draws = true}, {.prefill_chunk = 2}},
+        Case{{.blocks = 18, .max_rows = 64, .draws = true, .host_places = 5},
+             {.prefill_chunk = 2}}}) {
     Stage stage(c.shape, c.limits);
     Rng rng(9);
     std::map<int, uint64_t> ids;
-    for (int i = 0; i < 20; ++i) {
+    for (int i = 0; i < kAll; ++i) {
       ids[i] = stage.ask(wish(i));
       for (uint64_t n = rng.below(4); n > 0; --n) stage.step();
     }
     stage.run();
-    for (int i = 0; i < 20; ++i) {
+    for (int i = 0; i < kAll; ++i) {
       CHECK(stage.answers[ids[i]].tokens == alone[static_cast<size_t>(i)].tokens);
       CHECK(stage.answers[ids[i]].text == alone[static_cast<size_t>(i)].text);
     }

@@ -39,6 +39,7 @@ struct FakeRecord {
   int moves = 0;                      ///< of blocks
   std::optional<Error> move_failure;  ///< what moving them ends with
   int logits_read = 0;                ///< rows of which it had to give the logits as well
+  bool at_work = false;               ///< on a step whose tokens nobody has asked for yet
   int parts_taken = 0;                ///< of the weights, by load_more() or steps
   std::optional<Error> load_failure;  ///< what taking the last of them ends with
 };
@@ -71,6 +72,7 @@ class FakeDecoder final : public Decoder {
                                       std::span<const int32_t> wanted) override {
     REQUIRE(static_cast<int>(tokens.size()) <= options_.max_rows);
     REQUIRE((loaded() || beside_));
+    REQUIRE_FALSE(record_->at_work);
     while (!loaded()) FS_TRY(load_more());
     ++record_->steps;
     record_->rows += static_cast<int64_t>(tokens.size());
@@ -100,6 +102,7 @@ class FakeDecoder final : public Decoder {
     return static_cast<int>(host_.size()) / options_.block_tokens;
   }
   Status move_blocks(std::span<const BlockMove> moves) override {
+    REQUIRE_FALSE(record_->at_work);
     if (record_->move_failure) return *record_->move_failure;
     const auto size = static_cast<std::ptrdiff_t>(options_.block_tokens);
     for (const BlockMove& m : moves) {
@@ -114,22 +117,29 @@ class FakeDecoder final : public Decoder {
   }
   bool draws() const override { return draws_; }
   /// The likeliest, whatever is asked for.
-  Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> tokens,
-                                                 std::span<const Segment> segments,
-                                                 std::span<const int32_t> wanted,
-                                                 std::span<const TokenDraw> draws) override {
-    FS_ASSIGN(const std::span<const float> logits, step(tokens, segments, wanted));
+  Status begin_drawing(std::span<const int32_t> tokens, std::span<const Segment> segments,
+                       std::span<const int32_t> wanted, std::span<const TokenDraw> draws) override {
+    const auto stepped = step(tokens, segments, wanted);
+    drawing_ = stepped.ok() ? Status() : Status(stepped.error());
     record_->draws.insert(record_->draws.end(), draws.begin(), draws.end());
+    record_->at_work = true;
+    return {};
+  }
+  Result<std::span<const int32_t>> drawn() override {
+    REQUIRE(drawing_);
+    record_->at_work = false;
+    FS_TRY(*std::exchange(drawing_, std::nullopt));
     drawn_.clear();
     const size_t vocab = static_cast<size_t>(config_.vocab_size);
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      const auto row = logits.subspan(i * vocab, vocab);
+    for (size_t first = 0; first < logits_.size(); first += vocab) {
+      const auto row = std::span<const float>(logits_).subspan(first, vocab);
       const auto best = std::max_element(row.begin(), row.end());
       drawn_.push_back(std::isfinite(*best) ? static_cast<int32_t>(best - row.begin()) : -1);
     }
     return std::span<const int32_t>(drawn_);
   }
   Result<std::span<const float>> logits_of(size_t i) override {
+    REQUIRE_FALSE(record_->at_work);
     ++record_->logits_read;
     const size_t vocab = static_cast<size_t>(config_.vocab_size);
     return std::span<const float>(logits_).subspan(i * vocab, vocab);
@@ -170,6 +180,7 @@ class FakeDecoder final : public Decoder {
   std::vector<int32_t> memory_;
   std::vector<float> logits_;
   std::vector<int32_t> drawn_;
+  std::optional<Status> drawing_;  // how the step that is at work will end
 };
 
 /// One token a byte; ids from 256 on are special and print as nothing.

@@ -3,6 +3,7 @@ fastserve_test(serve
     ${CMAKE_CURRENT_LIST_DIR}/chat_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/jinja_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/engine_test.cc
+    ${CMAKE_CURRENT_LIST_DIR}/engine_drawing_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/engine_loading_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/engine_turns_test.cc
     ${CMAKE_CURRENT_LIST_DIR}/kv_pages_test.cc

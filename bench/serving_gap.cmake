@@ -1,0 +1,2 @@
+add_executable(serving_gap ${CMAKE_CURRENT_LIST_DIR}/serving_gap.cc)
+target_link_libraries(serving_gap PRIVATE fastserve_flags fastserve_actors fastserve_rpc)
