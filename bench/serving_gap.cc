@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <thread>
 
 #include "actors/serving_system.h"
@@ -51,33 +52,46 @@ class StandIn final : public Decoder {
     return std::vector<double>();
   }
   bool draws() const override { return true; }
+  bool draws_ahead() const override { return true; }
   Status begin_drawing(std::span<const int32_t> tokens, std::span<const Segment>,
                        std::span<const int32_t> wanted, std::span<const TokenDraw>) override {
-    const Time begun = now();
+    const Time begins = std::max(now(), ends_);
     const bool whole = wanted.size() == requests_ && tokens.size() == requests_;
     if (whole && last_whole_)
-      gaps_.push_back(std::chrono::duration<double, std::micro>(begun - ended_).count());
+      gaps_.push_back(std::chrono::duration<double, std::micro>(begins - ends_).count());
     last_whole_ = whole;
-    ended_ = begun + step_;
-    drawn_.clear();
-    for (const int32_t row : wanted)
-      drawn_.push_back((tokens[static_cast<size_t>(row)] * 7 + 13) % kVocab);
+    ends_ = begins + step_;
+    std::vector<int32_t> drawn;
+    for (const int32_t row : wanted) {
+      int32_t token = tokens[static_cast<size_t>(row)];
+      if (token < 0) token = at_work_.back().tokens[static_cast<size_t>(~token)];
+      drawn.push_back((token * 7 + 13) % kVocab);
+    }
+    at_work_.push_back({std::move(drawn), ends_});
     return {};
   }
   Result<std::span<const int32_t>> drawn() override {
-    std::this_thread::sleep_until(ended_ - kWatched);
-    while (now() < ended_) continue;
+    const Drawing first = std::move(at_work_.front());
+    at_work_.pop_front();
+    std::this_thread::sleep_until(first.ends - kWatched);
+    while (now() < first.ends) continue;
+    drawn_ = first.tokens;
     return std::span<const int32_t>(drawn_);
   }
 
  private:
+  struct Drawing {
+    std::vector<int32_t> tokens;
+    Time ends;
+  };
   ModelConfig config_;
   DecoderOptions options_;
   const size_t requests_;
   const std::chrono::microseconds step_;
   std::vector<double>& gaps_;
+  std::deque<Drawing> at_work_;
   std::vector<int32_t> drawn_;
-  Time ended_;
+  Time ends_;
   bool last_whole_ = false;  // with a token of every request
 };
 

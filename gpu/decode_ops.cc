@@ -92,6 +92,7 @@ class GpuDecodeOps final : public DecodeOps {
   }
 
   bool resident() const override { return true; }
+  void feed(const DecodeFeed& op) override { feed_tokens(runtime_, op.tokens, op.drawn, op.rows); }
   void draw(const DecodeDraw& op) override {
     gathering_.flush();
     start_sampling(runtime_, op.logits, op.rows, op.vocab, op.ld, op.draws, op.tokens);

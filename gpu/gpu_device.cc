@@ -67,6 +67,9 @@ class GpuDevice final : public Device {
     runtime_->copy_out(host, device, bytes);
   }
   void fill_zero(void* device, size_t bytes) override { runtime_->fill_zero(device, bytes); }
+  CopyMark copy_out_async(void* host, const void* device, size_t bytes) override {
+    return runtime_->copy_out_async(host, device, bytes);
+  }
   CopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
     return runtime_->copy_out_beside(host, device, bytes);
   }

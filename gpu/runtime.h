@@ -93,6 +93,10 @@ class Runtime {
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual void fill_zero(void* device, size_t bytes) = 0;
   /// As Device's.
+  virtual DeviceCopyMark copy_out_async(void* host, const void* device, size_t bytes) {
+    copy_out(host, device, bytes);
+    return 0;
+  }
   virtual DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) {
     copy_out(host, device, bytes);
     return 0;

@@ -15,6 +15,12 @@ void start_sampling(Runtime& runtime, const float* logits, int rows, int vocab, 
       sample_rows, logits, vocab, ld, how, tokens);
 }
 
+void feed_tokens(Runtime& runtime, int32_t* tokens, const int32_t* drawn, int rows) {
+  constexpr unsigned kThreads = 128;
+  const unsigned blocks = (static_cast<unsigned>(rows) + kThreads - 1) / kThreads;
+  launch(runtime, {"feed_drawn", {blocks}, {kThreads}}, feed_drawn, tokens, drawn, rows);
+}
+
 void sample_tokens(Runtime& runtime, Workspace& workspace, const float* logits, int vocab, int ld,
                    std::span<const SampleRow> rows, std::span<int32_t> tokens) {
   std::fill(tokens.begin(), tokens.end(), -1);

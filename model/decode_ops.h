@@ -88,8 +88,9 @@ struct RowPlace {
 };
 
 /// A step's rows in device memory, where DecodeOps::resident(); copied there before the step begins,
-/// and written by no operation. Operations read them as they run, so that captured ones have the
-/// rows of then; only the number of rows and their reach are told beforehand.
+/// and written by no operation but feed(), before the others. Operations read them as they run, so
+/// that captured ones have the rows of then; only the number of rows and their reach are told
+/// beforehand.
 struct ResidentRows {
   const int32_t *tokens, *positions;  ///< [rows]
   const RowPlace* places;             ///< [rows]
@@ -112,6 +113,13 @@ struct DecodeDraw {
   int rows, vocab, ld;
   const TokenDraw* draws;  ///< device [rows]
   int32_t* tokens;         ///< device [rows]; -1 where a row's logits are not finite
+};
+
+/// tokens[i] = drawn[~tokens[i]] for each that is below 0; 0 where that is below 0 itself.
+struct DecodeFeed {
+  int32_t* tokens;       ///< device [rows]
+  const int32_t* drawn;  ///< device
+  int rows;
 };
 
 struct DecodeEmbed {
@@ -210,9 +218,10 @@ class DecodeOps {
   virtual void cross_entropy(const float* logits, int rows, int vocab, int ld,
                              std::span<const int32_t> targets, double* losses) = 0;
 
-  /// True: operations take their rows from device memory, and draw() is there.
+  /// True: operations take their rows from device memory, and draw() and feed() are there.
   virtual bool resident() const { return false; }
   virtual void draw(const DecodeDraw&) {}
+  virtual void feed(const DecodeFeed&) {}
   /// Another number when scratch memory that captured operations work in has been given back: what
   /// was captured before must not be started any more.
   virtual uint64_t scratch_version() const { return 0; }

@@ -88,19 +88,21 @@ class Decoder {
   /// True: the device draws tokens, and logits need not come to the host.
   virtual bool draws() const { return false; }
   /// As step(), but its result is a token for each row of `wanted`, drawn as `draws` says of it,
-  /// and is had from drawn(), which is to be called before any other step: this only hands the work
-  /// over. Requires draws(). Errors: that there is nothing to be had.
+  /// and is had from drawn(): this only hands the work over. Nothing else may be asked for before
+  /// that but, where the decoder draws_ahead(), one more such step, in which the token ~i is what
+  /// row wanted[i] of the first draws. Requires draws(). Errors: that there is nothing to be had.
   virtual Status begin_drawing(std::span<const int32_t> /*tokens*/,
                                std::span<const Segment> /*segments*/,
                                std::span<const int32_t> /*wanted*/,
                                std::span<const TokenDraw> /*draws*/) {
     return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
   }
-  /// Waits for the tokens of the step that was begun; -1 where logits are not finite. Valid until
-  /// the next step. Errors: step()'s.
+  /// Waits for the tokens of the step at work that was begun first; -1 where logits are not finite.
+  /// Valid until two more have been begun. Errors: step()'s; nothing is at work any more then.
   virtual Result<std::span<const int32_t>> drawn() {
     return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
   }
+  virtual bool draws_ahead() const { return false; }
   Result<std::span<const int32_t>> step_and_draw(std::span<const int32_t> tokens,
                                                  std::span<const Segment> segments,
                                                  std::span<const int32_t> wanted,
@@ -108,7 +110,8 @@ class Decoder {
     FS_TRY(begin_drawing(tokens, segments, wanted, draws));
     return drawn();
   }
-  /// The logits of the last drawing step's row wanted[i]; valid until the next call.
+  /// The logits of the last drawing step's row wanted[i]; valid until the next call. Requires that
+  /// nothing is at work.
   virtual Result<std::span<const float>> logits_of(size_t /*i*/) {
     return Error{ErrorCode::kUnsupported, "does not draw tokens", "the device", ""};
   }

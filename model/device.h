@@ -67,6 +67,12 @@ class Device {
   virtual void fill_zero(void* device, size_t bytes) = 0;
 
   using CopyMark = DeviceCopyMark;
+  /// As copy_out(), but returns at once: until wait_for(), or sync(), the host's bytes mean
+  /// nothing.
+  virtual CopyMark copy_out_async(void* host, const void* device, size_t bytes) {
+    copy_out(host, device, bytes);
+    return 0;
+  }
   /// Begins to copy out what is ordered before it, beside what is ordered after. Until wait_for(),
   /// or sync(), the source must stay as it is, and the host's bytes mean nothing.
   virtual CopyMark copy_out_beside(void* host, const void* device, size_t bytes) {

@@ -1,10 +1,8 @@
-#include "serve/engine.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "serve/stop_matcher.h"
+#include "serve/engine_live.h"
 
 namespace fastserve {
 namespace {
@@ -44,29 +42,6 @@ Status check_stops(const std::vector<std::string>& stops) {
 
 }  // namespace
 
-/// One request from submission to its last event.
-struct Engine::Live : Sequence {
-  Live(RequestId request_id, GenerateRequest asked, std::shared_ptr<const Tokenizer> tokenizer)
-      : id(request_id),
-        request(std::move(asked)),
-        decoder(std::move(tokenizer), /*skip_special_tokens=*/true),
-        stops(request.stop) {
-    tokens = std::move(request.prompt_tokens);
-    prompt_tokens = static_cast<int>(tokens.size());
-  }
-  int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
-
-  RequestId id;
-  GenerateRequest request;
-  StreamDecoder decoder;
-  StopMatcher stops;
-  int prompt_tokens = 0;
-  std::optional<Nanoseconds> deadline;
-  std::optional<GeneratedToken> unwritten;  ///< the last token, while it is no text yet
-  int64_t batch = -1;                       ///< of events that has one of this request
-  size_t event = 0;                         ///< its index there
-};
-
 Engine::Engine(std::unique_ptr<Decoder> decoder, std::shared_ptr<const Tokenizer> tokenizer,
                SchedulerLimits limits)
     : Engine(std::move(decoder), decoder->config(), decoder->options(), {}, std::move(tokenizer),
@@ -92,7 +67,10 @@ Engine::Engine(std::unique_ptr<Decoder>&& decoder, ModelConfig config, DecoderOp
 }
 
 Engine::~Engine() {
-  if (drawing_) (void)decoder_->drawn();
+  while (!at_work_.empty()) {
+    (void)decoder_->drawn();
+    at_work_.pop_front();
+  }
 }
 
 Status Engine::come() {
@@ -106,7 +84,8 @@ Status Engine::come() {
 
 void Engine::leave() {
   FS_CHECK(make_ && here() && !answering());
-  (void)decoder_->settle();  // what went wrong with it is not the next one's
+  while (!at_work_.empty()) collect();  // for requests that ended since
+  (void)decoder_->settle();             // what went wrong with it is not the next one's
   decoder_.reset();
   load_failure_.reset();
 }
@@ -163,19 +142,12 @@ Status Engine::submit(RequestId id, GenerateRequest checked, Nanoseconds now) {
 }
 
 void Engine::cancel(RequestId id) {
-  if (drawing_) {
-    cancelled_.push_back(id);
-    return;
-  }
   const auto it = live_.find(id);
   if (it != live_.end()) end(*it->second, FinishReason::kCancelled);
 }
 
 void Engine::cancel_all() {
-  if (drawing_)
-    for (const auto& [id, live] : live_) cancelled_.push_back(id);
-  else
-    while (!live_.empty()) end(*live_.begin()->second, FinishReason::kCancelled);
+  while (!live_.empty()) end(*live_.begin()->second, FinishReason::kCancelled);
 }
 
 std::vector<GenerateEvent> Engine::step(Nanoseconds now) {
@@ -183,16 +155,19 @@ std::vector<GenerateEvent> Engine::step(Nanoseconds now) {
   expire(now);
   if (loading() && (live_.empty() || !decoder_->steps_while_loading()))
     take_weights(decoder_->load_more());
-  else if (here())
+  else if (here() && at_work_.empty())
     if (const auto turns = scheduler_.plan(); !turns.empty()) run(turns);
+  if (at_work_.size() == 1) run_ahead();
   write_all();
-  ++batch_;
+  ++events_given_;
   return std::exchange(events_, {});
 }
 
 void Engine::settle() {
-  collect();
-  write_all();
+  while (!at_work_.empty()) {
+    collect();
+    write_all();
+  }
   if (loading()) take_weights(decoder_->settle());
 }
 
@@ -212,161 +187,9 @@ void Engine::expire(Nanoseconds now) {
   for (Live* live : late) end(*live, FinishReason::kDeadline);
 }
 
-void Engine::run(std::span<const Scheduler::Turn> turns) {
-  turns_ = turns;
-  tokens_.clear();
-  segments_.clear();
-  wanted_.clear();
-  answering_.clear();
-  for (const Scheduler::Turn& turn : turns) {
-    Live& live = static_cast<Live&>(*turn.sequence);
-    const int first = static_cast<int>(tokens_.size());
-    const auto begin = live.tokens.begin() + live.computed;
-    tokens_.insert(tokens_.end(), begin, begin + turn.rows);
-    segments_.push_back({first, turn.rows, live.computed, live.blocks});
-    if (turn.rows < live.pending()) continue;
-    wanted_.push_back(first + turn.rows - 1);
-    answering_.push_back(&live);
-  }
-  const std::vector<BlockMove> moves = scheduler_.take_moves();
-  if (!moves.empty()) {
-    // Whose blocks came through is not known then: nobody's are trusted.
-    if (const Status moved = decoder_->move_blocks(moves); !moved.ok())
-      return abandon_all(moved.error());
-  }
-  took_weights_ = loading();
-  if (!decoder_->draws()) return finish(sample_answers());
-  if (const Status begun = begin_drawing(); !begun.ok()) return finish(begun);
-  drawing_ = true;
-  if (took_weights_) collect();  // who waits for weights that are wrong is to be told at once
-}
-
-/// What the device was left at work on.
-void Engine::collect() {
-  if (!drawing_) return;
-  drawing_ = false;
-  finish(take_drawn());
-  for (const RequestId id : std::exchange(cancelled_, {})) cancel(id);
-}
-
-void Engine::finish(const Status& stepped) {
-  if (!stepped.ok()) return took_weights_ ? take_weights(stepped) : abandon(stepped.error());
-  scheduler_.advance();
-  for (size_t i = 0; i < answering_.size(); ++i) take_token(*answering_[i], std::move(sampled_[i]));
-}
-
-Status Engine::sample_answers() {
-  FS_ASSIGN(const std::span<const float> logits, decoder_->step(tokens_, segments_, wanted_));
-  const size_t vocab = static_cast<size_t>(config_.vocab_size);
-  sampled_.clear();
-  for (size_t i = 0; i < answering_.size(); ++i)
-    sampled_.push_back(sample(*answering_[i], logits.subspan(i * vocab, vocab)));
-  return {};
-}
-
-/// Only tokens will come from the device, and the logits of those that want more of them than that.
-Status Engine::begin_drawing() {
-  draws_.clear();
-  sampled_here_.clear();
-  for (size_t i = 0; i < answering_.size(); ++i) {
-    const auto draw = draw_on_device(answering_[i]->request.sampling, answering_[i]->generated());
-    if (!draw) sampled_here_.push_back(i);
-    draws_.push_back(draw.value_or(TokenDraw{}));
-  }
-  return decoder_->begin_drawing(tokens_, segments_, wanted_, draws_);
-}
-
-Status Engine::take_drawn() {
-  FS_ASSIGN(const std::span<const int32_t> tokens, decoder_->drawn());
-  sampled_.clear();
-  for (const int32_t token : tokens) {
-    if (token < 0)
-      sampled_.push_back(logits_not_finite());
-    else
-      sampled_.push_back(GeneratedToken{token, 0, {}});
-  }
-  for (const size_t i : sampled_here_) {
-    FS_ASSIGN(const std::span<const float> logits, decoder_->logits_of(i));
-    sampled_[i] = sample(*answering_[i], logits);
-  }
-  return {};
-}
-
-Result<GeneratedToken> Engine::sample(const Live& live, std::span<const float> logits) {
-  return sampler_.sample(logits, live.request.sampling, live.tokens, live.generated());
-}
-
-/// A device that has failed answers none of the requests it was at work on.
-void Engine::abandon(const Error& error) {
-  const std::vector<Scheduler::Turn> all(turns_.begin(), turns_.end());  // end() forgets the plan
-  for (const Scheduler::Turn& turn : all)
-    end(static_cast<Live&>(*turn.sequence), FinishReason::kError, error);
-}
-
-void Engine::abandon_all(const Error& error) {
-  const FinishReason reason =
-      error.code == ErrorCode::kCancelled ? FinishReason::kCancelled : FinishReason::kError;
-  while (!live_.empty()) end(*live_.begin()->second, reason, error);
-}
-
-void Engine::take_token(Live& live, Result<GeneratedToken> sampled) {
-  if (!sampled.ok()) return end(live, FinishReason::kError, std::move(sampled).error());
-  const int32_t token = sampled->token;
-  live.tokens.push_back(token);
-  ++tokens_generated_;
-  live.unwritten = *std::move(sampled);
-  if (!live.request.stop.empty()) write(live);  // whether it goes on depends on what it says
-  const FinishReason reason = finish_of(live, token);
-  if (reason != FinishReason::kNone) return end(live, reason);
-  if (live.unwritten) unwritten_.push_back(&live);
-}
-
-/// Makes its last token text.
-void Engine::write(Live& live) {
-  if (!live.unwritten) return;
-  GenerateEvent& event = event_of(live);
-  event.text += live.stops.push(live.decoder.push(live.unwritten->token));
-  event.tokens.push_back(*std::exchange(live.unwritten, std::nullopt));
-}
-
-void Engine::write_all() {
-  for (Live* live : unwritten_) write(*live);
-  unwritten_.clear();
-}
-
-FinishReason Engine::finish_of(const Live& live, int32_t token) const {
-  const auto& eos = config_.eos_tokens;
-  if (live.stops.matched()) return FinishReason::kStop;
-  if (!live.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())
-    return FinishReason::kEos;
-  if (live.generated() >= live.request.max_tokens) return FinishReason::kLength;
-  if (static_cast<int>(live.tokens.size()) > context_length_) return FinishReason::kContext;
-  return FinishReason::kNone;
-}
-
-void Engine::end(Live& live, FinishReason reason, std::optional<Error> error) {
-  FS_CHECK(!drawing_);
-  write(live);
-  std::erase(unwritten_, &live);
-  GenerateEvent& event = event_of(live);
-  event.text += live.stops.push(live.decoder.finish());
-  event.text += live.stops.finish();
-  // The held-back text of a natural end may complete a stop string.
-  const bool natural = reason == FinishReason::kEos || reason == FinishReason::kLength ||
-                       reason == FinishReason::kContext;
-  event.finish = natural && live.stops.matched() ? FinishReason::kStop : reason;
-  event.error = std::move(error);
-  event.prompt_tokens = live.prompt_tokens;
-  event.generated_tokens = live.generated();
-  ++requests_finished_;
-  scheduler_.remove(live);
-  const RequestId id = live.id;
-  live_.erase(id);
-}
-
 GenerateEvent& Engine::event_of(Live& live) {
-  if (live.batch != batch_) {
-    live.batch = batch_;
+  if (live.events_of != events_given_) {
+    live.events_of = events_given_;
     live.event = events_.size();
     events_.emplace_back().request = live.id;
   }

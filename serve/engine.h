@@ -1,6 +1,7 @@
 // One model answering many requests at once.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -35,7 +36,9 @@ using DecoderMaker = std::function<Result<std::unique_ptr<Decoder>>()>;
 /// fails, they and all later ones end with its error.
 ///
 /// Where the device draws tokens, a step hands over the next ones before it returns what the last
-/// ones were, and the device is at work while those are made text and handed out.
+/// ones were, and the device is at work while those are made text and handed out. While nobody
+/// comes and no prompt is read, it even has the step behind that: a request that an end token or a
+/// stop string ends has then a row in one more step, which nobody looks at.
 ///
 /// With a DecoderMaker it may be without a decoder: requests are let in and wait. It gets one by
 /// come(), and gives it up by leave(), with all that the device holds of the model.
@@ -86,8 +89,8 @@ class Engine {
   /// Ends every request with an error, kCancelled as cancelled.
   void abandon_all(const Error& error);
 
-  /// Requests are waiting or running, or events wait to be handed out.
-  bool has_work() const { return !live_.empty() || !events_.empty(); }
+  /// Requests are waiting or running, events wait to be handed out, or the device is at work.
+  bool has_work() const { return !live_.empty() || !events_.empty() || !at_work_.empty(); }
   /// The decoder's weights are still to come: steps are needed though there be no request.
   bool loading() const { return here() && !load_failure_ && !decoder_->loaded(); }
   const std::optional<Error>& load_failure() const { return load_failure_; }
@@ -106,13 +109,15 @@ class Engine {
          DecoderMaker make, std::shared_ptr<const Tokenizer> tokenizer, SchedulerLimits limits);
   void expire(Nanoseconds now);
   void take_weights(const Status& taken);
+  struct Batch;
   void run(std::span<const Scheduler::Turn> turns);
+  void run_ahead();
   void collect();
-  void finish(const Status& stepped);
-  void abandon(const Error& error);
-  Status sample_answers();
-  Status begin_drawing();
-  Status take_drawn();
+  void finish(const Batch& batch, const Status& stepped);
+  void abandon(const Batch& batch, const Error& error);
+  Status sample_answers(const Batch& batch);
+  Status begin_drawing(Batch& batch, int ahead);
+  Status take_drawn(const Batch& batch);
   Result<GeneratedToken> sample(const Live& live, std::span<const float> logits);
   void take_token(Live& live, Result<GeneratedToken> sampled);
   void write(Live& live);
@@ -134,19 +139,20 @@ class Engine {
   std::vector<GenerateEvent> events_;
   std::optional<Error> load_failure_;
   int64_t tokens_generated_ = 0, requests_finished_ = 0;
-  // The batch of one step, kept to be filled again.
-  std::span<const Scheduler::Turn> turns_;
+  /// A step from its beginning to its answers. Who ends meanwhile is null in it.
+  struct Batch {
+    std::vector<Live*> all, answering;
+    std::vector<size_t> sampled_here;  ///< of those answering: whom drawing does not do for
+    bool took_weights = false;         ///< some were still to come when it began
+  };
+  std::deque<Batch> at_work_;     // on the device, two at most
+  std::vector<Live*> unwritten_;  // they go on, and have a token that is no text yet
+  int64_t events_given_ = 0;      // how often
+  // The inputs and outcome of one step, kept to be filled again.
   std::vector<int32_t> tokens_, wanted_;
   std::vector<Segment> segments_;
   std::vector<TokenDraw> draws_;
-  std::vector<Live*> answering_;
-  std::vector<size_t> sampled_here_;             // of those: whom drawing does not do for
   std::vector<Result<GeneratedToken>> sampled_;  // of those that are answering
-  bool drawing_ = false;                         // it is at work
-  bool took_weights_ = false;                    // some were still to come when it began
-  std::vector<RequestId> cancelled_;             // meanwhile
-  std::vector<Live*> unwritten_;                 // they go on, and have a token that is no text yet
-  int64_t batch_ = 0;                            // of events
 };
 
 }  // namespace fastserve

@@ -41,7 +41,9 @@ void Scheduler::remove(Sequence& sequence) {
   forget_parked(sequence);
   std::erase(running_, &sequence);
   std::erase(waiting_, &sequence);
-  turns_.clear();
+  const auto its = [&](const Turn& turn) { return turn.sequence == &sequence; };
+  std::erase_if(turns_, its);
+  std::erase_if(ahead_, its);
 }
 
 void Scheduler::restart(int host_places) {
@@ -60,6 +62,7 @@ bool Scheduler::asked() const {
 }
 
 std::span<const Scheduler::Turn> Scheduler::plan() {
+  FS_CHECK(ahead_.empty());
   ++step_;
   turns_.clear();
   rows_left_ = limits_.step_rows;
@@ -81,7 +84,31 @@ void Scheduler::advance() {
           std::span(s.tokens).subspan(b * static_cast<size_t>(size), static_cast<size_t>(size)));
     }
   }
-  turns_.clear();
+  turns_.swap(ahead_);
+  ahead_.clear();
+}
+
+std::span<const Scheduler::Turn> Scheduler::plan_ahead(
+    const std::function<bool(const Sequence&)>& goes_on) {
+  FS_CHECK(ahead_.empty());
+  const bool may_start = !waiting_.empty() && running() < limits_.max_running;
+  if (may_start || turns_.size() != running_.size()) return {};
+  const size_t size = static_cast<size_t>(pages_.block_tokens());
+  const auto full = [&](const Sequence& s) { return s.blocks.size() * size == s.tokens.size(); };
+  int wanted = 0;
+  for (const Turn& turn : turns_) {
+    const Sequence& s = *turn.sequence;
+    if (s.pending() != turn.rows) return {};
+    if (goes_on(s) && full(s)) ++wanted;
+  }
+  if (wanted > pages_.free()) return {};
+  for (const Turn& turn : turns_) {
+    if (!goes_on(*turn.sequence)) continue;
+    if (full(*turn.sequence)) turn.sequence->blocks.push_back(pages_.take());
+    ahead_.push_back({turn.sequence, 1});
+  }
+  if (!ahead_.empty()) ++step_;
+  return ahead_;
 }
 
 void Scheduler::admit() {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -60,7 +61,7 @@ class Scheduler {
   bool add(Sequence& sequence);
   /// While closed, only those that have begun go on; the others stay in the queue.
   void set_closed(bool closed) { closed_ = closed; }
-  /// Takes a sequence out and frees its blocks.
+  /// Takes a sequence out and frees its blocks, to which a step that is at work may still write.
   void remove(Sequence& sequence);
 
   struct Turn {
@@ -68,11 +69,17 @@ class Scheduler {
     int rows;  ///< tokens from sequence->computed on
   };
   /// The next step; empty when nobody has work. Valid until the next call of any function but
-  /// add().
+  /// add(). Requires that all steps that were planned have been advanced.
   std::span<const Turn> plan();
+  /// The step behind that one, which may be at work: the next token of each of its turns whose
+  /// sequence `goes_on`, though nobody knows the token before it yet. Empty, and nothing planned,
+  /// where that is not what plan() would do: a prompt has more to come, somebody could start, or
+  /// blocks are short. Valid as plan()'s.
+  std::span<const Turn> plan_ahead(const std::function<bool(const Sequence&)>& goes_on);
   /// What has to be moved before that step runs, in this order; once.
   std::vector<BlockMove> take_moves() { return parking_.take_moves(); }
-  /// After the step ran: counts its turns as computed. No remove() may come between.
+  /// After the step ran: counts its turns as computed, but for those removed since. The step
+  /// planned ahead is then the one at work.
   void advance();
 
   /// The pool is another one, with so many places on the host beside it. Requires !begun().
@@ -106,7 +113,7 @@ class Scheduler {
   std::vector<Sequence*> running_;  ///< by arrival
   std::deque<Sequence*> waiting_;   ///< by arrival
   std::vector<Sequence*> prompts_;
-  std::vector<Turn> turns_;
+  std::vector<Turn> turns_, ahead_;
   int rows_left_ = 0;
   bool closed_ = false;
   int64_t step_ = 0, next_arrival_ = 0, preemptions_ = 0, shared_tokens_ = 0, parked_tokens_ = 0;

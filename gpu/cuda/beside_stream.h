@@ -14,7 +14,8 @@
 
 namespace fastserve::gpu {
 
-/// The copies of gpu/runtime.h that have "beside" in their name.
+/// The copies of gpu/runtime.h that have "beside" in their name, and others out that are waited for
+/// later.
 ///
 /// Owns:    the stream and its events. Threads: any; the card is the calling thread's.
 /// Errors:  each code that is none of success goes to `keep`, with what was being done.
@@ -28,6 +29,8 @@ class BesideStream {
   cudaError_t open() { return cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking); }
   /// Behind what is on `work` now. The mark of the copy, or 0 if it cannot be had: zeros.
   DeviceCopyMark copy_out(cudaStream_t work, void* host, const void* device, size_t bytes);
+  /// The same on `work` itself.
+  DeviceCopyMark copy_out_on(cudaStream_t work, void* host, const void* device, size_t bytes);
   /// Before what will be on `work`.
   void copy_in(cudaStream_t work, void* device, const void* host, size_t bytes);
   /// Where `failed` the host gets zeros: nobody computes with what happened to lie there.
@@ -44,6 +47,7 @@ class BesideStream {
   };
   /// Null where none can be made.
   cudaEvent_t take_event();
+  DeviceCopyMark start(cudaStream_t on, const void* device, const Copy& copy, cudaError_t so_far);
   void keep(cudaError_t code, const std::string& doing) {
     if (code != cudaSuccess) keep_(code, doing);
   }

@@ -177,6 +177,15 @@ class CudaRuntime final : public Runtime {
     keep(code, [&] { return "copying " + human_bytes(bytes) + " from the card"; });
   }
 
+  DeviceCopyMark copy_out_async(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0) return 0;
+    if (failed() || refused("a copy from the card")) {
+      std::memset(host, 0, bytes);
+      return 0;
+    }
+    make_current();
+    return beside_.copy_out_on(work(), host, device, bytes);
+  }
   DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
     if (bytes == 0) return 0;
     if (failed() || refused("a copy beside it")) {

@@ -185,4 +185,14 @@ static __global__ void sample_rows(const float* logits, int vocab, int ld, const
   }
 }
 
+/// DecodeFeed: tokens that the step before drew, which the host has not seen yet.
+///
+/// Grid: rows / blockDim.x, rounded up. Block: any.
+__global__ void feed_drawn(int32_t* tokens, const int32_t* drawn, int rows) {
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= rows || tokens[row] >= 0) return;
+  const int32_t token = drawn[~tokens[row]];
+  tokens[row] = token < 0 ? 0 : token;
+}
+
 }  // namespace fastserve::gpu

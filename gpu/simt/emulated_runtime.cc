@@ -107,13 +107,23 @@ class EmulatedRuntime final : public LinkedCard {
       fill();
   }
 
+  /// The host sees nothing until it waits.
+  DeviceCopyMark copy_out_async(void* host, const void* device, size_t bytes) override {
+    if (bytes == 0 || refused("a copy from the card")) return 0;
+    std::memset(host, 0xff, bytes);
+    std::vector<std::byte> there(bytes);
+    if (!failed()) copy(there.data(), device, bytes);
+    const std::lock_guard lock(mutex_);
+    copies_.push_back({++last_copy_, host, nullptr, bytes, std::move(there)});
+    return last_copy_;
+  }
   /// As late as it may be: the host sees nothing until it waits, and what has become of the source
   /// by then is what it gets.
   DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
     if (bytes == 0 || refused("a copy beside it")) return 0;
     std::memset(host, 0xff, bytes);
     const std::lock_guard lock(mutex_);
-    copies_.push_back({++last_copy_, host, device, bytes});
+    copies_.push_back({++last_copy_, host, device, bytes, {}});
     return last_copy_;
   }
   bool wait_for(DeviceCopyMark mark) override {
@@ -123,13 +133,15 @@ class EmulatedRuntime final : public LinkedCard {
       {
         const std::lock_guard lock(mutex_);
         if (copies_.empty() || copies_.front().mark > mark) return !failure_;
-        late = copies_.front();
+        late = std::move(copies_.front());
         copies_.pop_front();
       }
       if (failed())
         std::memset(late.host, 0, late.bytes);
-      else
+      else if (late.device != nullptr)
         copy(late.host, late.device, late.bytes);
+      else
+        std::memcpy(late.host, late.there.data(), late.bytes);
     }
   }
   void copy_in_beside(void* device, const void* host, size_t bytes) override {
@@ -217,8 +229,9 @@ class EmulatedRuntime final : public LinkedCard {
   struct Copy {
     DeviceCopyMark mark;
     void* host;
-    const void* device;
+    const void* device;  ///< null: what it held is `there`
     size_t bytes;
+    std::vector<std::byte> there;
   };
 
   PinnedMemory pinned_;
@@ -230,7 +243,7 @@ class EmulatedRuntime final : public LinkedCard {
   gpu::DeviceProperties properties_;
   mutable std::mutex mutex_;
   std::optional<Error> failure_;
-  std::deque<Copy> copies_;  // beside the work, that nobody has waited for
+  std::deque<Copy> copies_;  // that nobody has waited for
   DeviceCopyMark last_copy_ = 0;
 };
 

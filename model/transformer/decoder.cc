@@ -78,7 +78,7 @@ Status TransformerDecoder::allocate() {
     FS_ASSIGN(inputs_, StepInputs::make(device_, options_, config_.max_positions));
     const size_t bytes = static_cast<size_t>(options_.max_logits) * sizeof(int32_t);
     FS_ASSIGN(drawn_, device_.allocate(bytes));
-    FS_ASSIGN(drawn_answer_, device_.allocate_host(bytes));
+    FS_ASSIGN(drawn_answer_, device_.allocate_host(2 * bytes));
     if (device_.captures() && options_.graphs > 0)
       graphs_ = std::make_unique<StepGraphs<StepShape>>(
           device_, [this] { return ops_->scratch_version(); }, options_.graphs, "decode steps");

@@ -47,7 +47,8 @@ void TransformerDecoder::check(std::span<const int32_t> tokens, std::span<const 
     covered += s.rows;
   }
   FS_CHECK(covered == rows_);
-  for (int32_t token : tokens) FS_CHECK(token >= 0 && token < config_.vocab_size);
+  const auto to_come = static_cast<int32_t>(drawing_.empty() ? 0 : drawing_.front().tokens);
+  for (int32_t token : tokens) FS_CHECK(token >= -to_come && token < config_.vocab_size);
 }
 
 Status TransformerDecoder::layers(std::span<const int32_t> tokens,
@@ -154,6 +155,9 @@ Status TransformerDecoder::run(std::span<const int32_t> tokens, std::span<const 
         static_cast<int>(std::max(kLeastReach, std::bit_ceil(static_cast<unsigned>(shape.reach))));
   }
   inputs_->fill({tokens, segments, wanted, draws, shape.rows, shape.reach});
+  // Not part of the work, which may be done several times.
+  if (std::any_of(tokens.begin(), tokens.end(), [](int32_t token) { return token < 0; }))
+    ops_->feed({inputs_->tokens(), static_cast<const int32_t*>(drawn_->data()), rows_});
   if (captured) rows_ = shape.rows;
   const auto work = [&](bool fused) -> Status {  // only captured steps, whose weights are there
     if (fused) ops_->begin_fused();
@@ -195,22 +199,33 @@ Status TransformerDecoder::begin_drawing(std::span<const int32_t> tokens,
                                          std::span<const int32_t> wanted,
                                          std::span<const TokenDraw> draws) {
   FS_CHECK(inputs_ != nullptr && draws.size() == wanted.size());
+  FS_CHECK(drawing_.empty() || (draws_ahead() && drawing_.size() == 1));
   FS_TRY(run(tokens, segments, wanted, draws));
-  drawing_ = wanted.size();
-  begun_ = SystemClock().now();
-  if (ended_) idle_ += *begun_ - *ended_;
+  const size_t n = wanted.size();
+  auto* const answer = static_cast<int32_t*>(drawn_answer_->data()) +
+                       (odd_ ? static_cast<size_t>(options_.max_logits) : 0);
+  odd_ = !odd_;
+  const auto there = device_.copy_out_async(answer, drawn_->data(), n * sizeof(int32_t));
+  const Nanoseconds now = SystemClock().now();
+  if (drawing_.empty() && ended_) idle_ += now - *ended_;
+  drawing_.push_back({n, answer, there, now});
   return {};
 }
 
 Result<std::span<const int32_t>> TransformerDecoder::drawn() {
-  FS_CHECK(begun_);
+  FS_CHECK(!drawing_.empty());
+  const Drawing first = drawing_.front();
+  drawing_.pop_front();
   const SystemClock clock;
   const Nanoseconds asked = clock.now();
-  device_.copy_out(drawn_answer_->data(), drawn_->data(), drawing_ * sizeof(int32_t));
-  FS_TRY(settle());
+  const bool there = device_.wait_for(first.there);  // no copy waits for a step without answers
+  const Status status = there && first.tokens > 0 && !load_ ? Status() : settle();
   ended_ = clock.now();
-  if (*ended_ - asked < kAtOnce) idle_ += asked - *begun_;
-  return std::span(static_cast<const int32_t*>(drawn_answer_->data()), drawing_);
+  if (drawing_.empty() && *ended_ - asked < kAtOnce) idle_ += asked - first.begun;
+  if (!status.ok()) drawing_.clear();  // what follows has begun with what failed
+  if (!status.ok()) return status.error();
+  FS_CHECK(there);
+  return std::span<const int32_t>(first.answer, first.tokens);
 }
 
 Result<std::span<const float>> TransformerDecoder::logits_of(size_t i) {

@@ -50,6 +50,9 @@ Result<std::unique_ptr<StepInputs>> StepInputs::make(Device& device, const Decod
   return inputs;
 }
 
+/// The last step's copy may have been waited for by nobody.
+StepInputs::~StepInputs() { device_.wait(copied_); }
+
 void StepInputs::fill(const Step& step) {
   device_.wait(copied_);  // long done, but for a caller that waits for nothing between two steps
   const size_t given = step.tokens.size(), rows = static_cast<size_t>(step.rows);

@@ -17,6 +17,9 @@ class StepInputs {
   /// For steps of a decoder with these options, all set.
   static Result<std::unique_ptr<StepInputs>> make(Device& device, const DecoderOptions& options,
                                                   int max_positions);
+  ~StepInputs();
+  StepInputs(const StepInputs&) = delete;
+  StepInputs& operator=(const StepInputs&) = delete;
 
   struct Step {
     std::span<const int32_t> tokens;
@@ -30,6 +33,7 @@ class StepInputs {
   void fill(const Step& step);
 
   const ResidentRows& rows() const { return rows_; }
+  int32_t* tokens() const { return tokens_.device; }
   const int32_t* wanted() const { return wanted_.device; }
   const TokenDraw* draws() const { return draws_.device; }
 

@@ -1,7 +1,9 @@
 // The one Decoder: ops over paged keys and values, as graphs where steps recur.
 #pragma once
 
+#include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/clock.h"
@@ -45,6 +47,7 @@ class TransformerDecoder final : public Decoder {
   Status begin_drawing(std::span<const int32_t> tokens, std::span<const Segment> segments,
                        std::span<const int32_t> wanted, std::span<const TokenDraw> draws) override;
   Result<std::span<const int32_t>> drawn() override;
+  bool draws_ahead() const override { return draws() && loaded(); }
   Result<std::span<const float>> logits_of(size_t i) override;
   int host_places() const override { return host_blocks_ ? host_blocks_->places() : 0; }
   Status move_blocks(std::span<const BlockMove> moves) override {
@@ -90,8 +93,15 @@ class TransformerDecoder final : public Decoder {
         *logits_ = nullptr;
   int rows_ = 0;
   std::vector<int32_t> positions_, wanted_;
-  size_t drawing_ = 0;                        ///< tokens that are to come of the step at work
-  std::optional<Nanoseconds> begun_, ended_;  ///< when the last drawing step was
+  struct Drawing {
+    size_t tokens;
+    int32_t* answer;
+    Device::CopyMark there;
+    Nanoseconds begun;
+  };
+  std::deque<Drawing> drawing_;       ///< at work, two at most
+  bool odd_ = false;                  ///< of a drawing step's number: which answer is its
+  std::optional<Nanoseconds> ended_;  ///< when the last drawing step was
   Nanoseconds idle_{0};
 };
 

@@ -64,6 +64,27 @@ TEST_CASE("a source that is changed before its copy is waited for comes out chan
   CHECK(all_are(host, 2));
 }
 
+TEST_CASE("a copy out that is waited for later has what was there when it was asked for") {
+  Card card;
+  std::vector<float> first(kCount, 7), second(kCount, 7);
+  const auto copy = [&](std::vector<float>& host) {
+    return card.device->copy_out_async(host.data(), card.x, kCount * sizeof(float));
+  };
+  const Device::CopyMark one = copy(first);
+  card.fill(2);
+  const Device::CopyMark other = copy(second);
+  CHECK_FALSE(all_are(first, 1));
+  CHECK_FALSE(all_are(first, 7));
+  CHECK(card.device->wait_for(one));
+  CHECK(all_are(first, 1));
+  CHECK_FALSE(all_are(second, 2));
+  CHECK(card.device->wait_for(other));
+  CHECK(all_are(second, 2));
+  copy(first);
+  CHECK(card.device->sync().ok());
+  CHECK(all_are(first, 2));
+}
+
 TEST_CASE("memory that is changed before a copy in beside the work is done is an error") {
   Card card;
   std::vector<float> host(kCount, 3), back(kCount);
@@ -87,10 +108,15 @@ TEST_CASE("behind a failure a copy beside the work gives zeros, and says so") {
   std::vector<float> host(kCount, 7);
   const auto ops = device->make_train_ops(Precision::kFloat32);
   ops->add(x, x, x, kCount);
-  const Device::CopyMark copy = device->copy_out_beside(host.data(), x, kCount * sizeof(float));
+  std::vector<float> later = host, never = host;
+  const size_t bytes = kCount * sizeof(float);
+  const Device::CopyMark copy = device->copy_out_beside(host.data(), x, bytes);
+  device->copy_out_async(later.data(), x, bytes);
   ops->add(x, x, x, kCount);  // one too many
+  const Device::CopyMark last = device->copy_out_async(never.data(), x, bytes);
   CHECK_FALSE(device->wait_for(copy));
-  CHECK(all_are(host, 0));
+  CHECK_FALSE(device->wait_for(last));
+  for (const auto* got : {&host, &later, &never}) CHECK(all_are(*got, 0));
   CHECK_FALSE(device->sync().ok());
 }
 

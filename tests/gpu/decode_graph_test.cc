@@ -196,6 +196,59 @@ TEST_CASE("tokens drawn on the device are those of the logits, in a graph or not
   }
 }
 
+TEST_CASE("a step that is begun before the last one's tokens are known has them all the same") {
+  const Model model(Architecture::kQwen3);
+  const auto device = whole_gpu();
+  // Which of the texts go on in each step.
+  const std::vector<std::vector<size_t>> steps = {{0, 1, 2}, {0, 1, 2}, {2, 0}, {0}, {0}, {0}};
+  const auto draws_of = [](size_t texts) {
+    std::vector<TokenDraw> draws(texts, {.temperature = 1, .uniform = 0.5});
+    draws[0] = {};
+    return draws;
+  };
+  std::vector<std::vector<int32_t>> expected;
+  for (const int graphs : {0, 8}) {
+    for (const bool ahead : {false, true}) {
+      CAPTURE(graphs);
+      CAPTURE(ahead);
+      const auto decoder = model.load(*device, graphs);
+      CHECK(decoder->draws_ahead());
+      std::vector<std::vector<int32_t>> got;
+      for (int turn = 0; turn < 3; ++turn) {  // at once, captured, from the graph
+        Texts texts(model.config, {7, 5, 12});
+        const auto take = [&](const std::vector<size_t>& which) {
+          const auto drawn = decoder->drawn();
+          REQUIRE_MESSAGE(drawn.ok(), drawn.error().message());
+          REQUIRE(drawn->size() == which.size());
+          got.emplace_back(drawn->begin(), drawn->end());
+          if (!ahead)
+            for (size_t i = 0; i < which.size(); ++i)
+              texts.texts[which[i]].push_back(got.back()[i]);
+        };
+        for (size_t s = 0; s < steps.size(); ++s) {
+          const std::vector<size_t>& which = steps[s];
+          if (ahead && s > 0)
+            for (const size_t text : which) {
+              const auto row = std::ranges::find(steps[s - 1], text) - steps[s - 1].begin();
+              texts.texts[text].push_back(~static_cast<int32_t>(row));
+            }
+          const Texts::Batch b = texts.batch(which, 24);
+          const auto draws = draws_of(which.size());
+          REQUIRE(decoder->begin_drawing(b.tokens, b.segments, b.wanted, draws).ok());
+          if (!ahead)
+            take(which);
+          else if (s > 0)
+            take(steps[s - 1]);
+        }
+        if (ahead) take(steps.back());
+      }
+      CHECK(decoder->graph_steps() > (graphs > 0 ? 5 : -1));
+      if (expected.empty()) expected = got;
+      CHECK(got == expected);
+    }
+  }
+}
+
 TEST_CASE("blocks that went to the host and came back elsewhere hold what they held") {
   for (const KvType type : {KvType::kFloat16, KvType::kFloat32, KvType::kInt8}) {
     const Model model(Architecture::kQwen3);

@@ -56,9 +56,13 @@ struct Work {
     device->copy_in_beside(floats, host.data(), 4096);
     const Device::CopyMark first = device->copy_out_beside(host.data(), floats, 4096);
     device->copy_out_beside(host.data() + 1024, floats + 1024, 4096);
+    const Device::CopyMark last = device->copy_out_async(host.data() + 2048, floats, 4096);
     device->wait_for(first);
     device->fill_zero(floats, 4096);
     decode = device->make_decode_ops();
+    auto* const ids = reinterpret_cast<int32_t*>(floats);
+    decode->feed({ids, ids + 8, 8});
+    device->wait_for(last);
     FS_ASSIGN(cache, decode->make_cache({2, 2, 16, 16, 4, KvType::kFloat16}));
     for (int i = 0; i < 2; ++i) draw();  // the second may begin before the first has ended
     FS_TRY(load_pinned(floats));

@@ -46,6 +46,19 @@ std::pair<double, double> place(std::span<const double> probabilities, int32_t t
 
 }  // namespace
 
+TEST_CASE("tokens that the host has not seen are put where the next step reads them") {
+  const auto runtime = simt::make_emulated_runtime({});
+  std::vector<int32_t> tokens = {5, ~0, ~2, ~1, 0, ~2}, drawn = {9, -1, 4};
+  std::vector<int32_t> expected = {5, 9, 4, 0, 0, 4};
+  for (int i = 0; i < 300; ++i) {
+    tokens.push_back(i % 3 == 0 ? ~2 : i);
+    expected.push_back(i % 3 == 0 ? 4 : i);
+  }
+  feed_tokens(*runtime, tokens.data(), drawn.data(), static_cast<int>(tokens.size()));
+  CHECK(runtime->sync().ok());
+  CHECK(tokens == expected);
+}
+
 TEST_CASE("the GPU draws each token where the server's distribution has it") {
   struct Setting {
     double temperature;

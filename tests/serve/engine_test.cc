@@ -204,6 +204,8 @@ TEST_CASE("a request's tokens do not depend on who shares its steps") {
         Case{{.blocks = 18, .max_rows = 64, .host_places = 5}, {.prefill_chunk = 2}},
         Case{{.blocks = 18, .max_rows = 64, .host_places = 90}, {.prefill_chunk = 2}},
         Case{{.blocks = 400, .max_rows = 64, .draws = true}, {}},
+        Case{{.blocks = 400, .max_rows = 64, .draws = true, .ahead = true}, {}},
+        Case{{.blocks = 18, .max_rows = 64, .draws = true, .ahead = true}, {.prefill_chunk = 2}},
         Case{{.blocks = 18, .max_rows = 64, .draws = true}, {.prefill_chunk = 2}},
         Case{{.blocks = 18, .max_rows = 64, .draws = true, .host_places = 5},
              {.prefill_chunk = 2}}}) {

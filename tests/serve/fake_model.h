@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@ struct FakeShape {
   int vocab = 256, positions = 64, blocks = 16, block_tokens = 4, max_rows = 32;
   std::vector<int> eos = {};
   bool draws = false;   ///< as a device that draws tokens itself
+  bool ahead = false;   ///< and takes the step behind the one it is at work on
   int host_places = 0;  ///< as a device with a memory of its own
   int parts = 0;        ///< of weights that are still to come
   bool beside = false;  ///< steps take them as they go
@@ -39,7 +41,7 @@ struct FakeRecord {
   int moves = 0;                      ///< of blocks
   std::optional<Error> move_failure;  ///< what moving them ends with
   int logits_read = 0;                ///< rows of which it had to give the logits as well
-  bool at_work = false;               ///< on a step whose tokens nobody has asked for yet
+  int at_work = 0, most_at_work = 0;  ///< steps whose tokens nobody has asked for yet
   int parts_taken = 0;                ///< of the weights, by load_more() or steps
   std::optional<Error> load_failure;  ///< what taking the last of them ends with
 };
@@ -51,6 +53,7 @@ class FakeDecoder final : public Decoder {
   FakeDecoder(const FakeShape& shape, std::shared_ptr<FakeRecord> record)
       : record_(std::move(record)),
         draws_(shape.draws),
+        ahead_(shape.ahead),
         parts_(shape.parts),
         beside_(shape.beside),
         host_(static_cast<size_t>(shape.host_places * shape.block_tokens), -2),
@@ -117,25 +120,40 @@ class FakeDecoder final : public Decoder {
   }
   bool draws() const override { return draws_; }
   /// The likeliest, whatever is asked for.
+  bool draws_ahead() const override { return ahead_; }
   Status begin_drawing(std::span<const int32_t> tokens, std::span<const Segment> segments,
                        std::span<const int32_t> wanted, std::span<const TokenDraw> draws) override {
-    const auto stepped = step(tokens, segments, wanted);
-    drawing_ = stepped.ok() ? Status() : Status(stepped.error());
+    REQUIRE(record_->at_work < (ahead_ ? 2 : 1));
+    std::vector<int32_t> known(tokens.begin(), tokens.end());
+    for (int32_t& token : known) {
+      if (token >= 0) continue;
+      REQUIRE(record_->at_work == 1);
+      token = std::max(drawing_.back().tokens.at(static_cast<size_t>(~token)), 0);
+    }
+    const int at_work = std::exchange(record_->at_work, 0);
+    const auto stepped = step(known, segments, wanted);
+    record_->at_work = at_work + 1;
+    record_->most_at_work = std::max(record_->most_at_work, record_->at_work);
     record_->draws.insert(record_->draws.end(), draws.begin(), draws.end());
-    record_->at_work = true;
-    return {};
-  }
-  Result<std::span<const int32_t>> drawn() override {
-    REQUIRE(drawing_);
-    record_->at_work = false;
-    FS_TRY(*std::exchange(drawing_, std::nullopt));
-    drawn_.clear();
+    Drawing& drawing = drawing_.emplace_back();
+    if (!stepped.ok()) drawing.status = stepped.error();
     const size_t vocab = static_cast<size_t>(config_.vocab_size);
     for (size_t first = 0; first < logits_.size(); first += vocab) {
       const auto row = std::span<const float>(logits_).subspan(first, vocab);
       const auto best = std::max_element(row.begin(), row.end());
-      drawn_.push_back(std::isfinite(*best) ? static_cast<int32_t>(best - row.begin()) : -1);
+      drawing.tokens.push_back(std::isfinite(*best) ? static_cast<int32_t>(best - row.begin())
+                                                    : -1);
     }
+    return {};
+  }
+  Result<std::span<const int32_t>> drawn() override {
+    REQUIRE(!drawing_.empty());
+    const Drawing first = std::move(drawing_.front());
+    drawing_.pop_front();
+    if (!first.status.ok()) drawing_.clear();
+    record_->at_work = static_cast<int>(drawing_.size());
+    FS_TRY(first.status);
+    drawn_ = first.tokens;
     return std::span<const int32_t>(drawn_);
   }
   Result<std::span<const float>> logits_of(size_t i) override {
@@ -171,7 +189,7 @@ class FakeDecoder final : public Decoder {
   }
 
   std::shared_ptr<FakeRecord> record_;
-  const bool draws_;
+  const bool draws_, ahead_;
   const int parts_;
   const bool beside_;
   std::vector<int32_t> host_;
@@ -180,7 +198,11 @@ class FakeDecoder final : public Decoder {
   std::vector<int32_t> memory_;
   std::vector<float> logits_;
   std::vector<int32_t> drawn_;
-  std::optional<Status> drawing_;  // how the step that is at work will end
+  struct Drawing {
+    std::vector<int32_t> tokens;
+    Status status;
+  };
+  std::deque<Drawing> drawing_;
 };
 
 /// One token a byte; ids from 256 on are special and print as nothing.

@@ -184,3 +184,65 @@ TEST_CASE("whatever comes and goes, steps stay in budget, everyone ends and no b
   CHECK(ended == 400);
   CHECK(stage.pages.free() == 20);
 }
+
+TEST_CASE("a step is planned behind another where that is what would be planned after it") {
+  const auto all = [](const Sequence&) { return true; };
+  Stage stage(8, {.step_rows = 32, .max_running = 2, .prefill_chunk = 4});
+  Sequence& a = stage.add(6);
+  CHECK(stage.scheduler.plan().size() == 1);
+  CHECK(a.blocks.size() == 2);
+  // What its first answer will be has a row, and so has each answer behind that.
+  for (int length = 6; length < 12; ++length) {
+    const auto ahead = stage.scheduler.plan_ahead(all);
+    REQUIRE(ahead.size() == 1);
+    CHECK(ahead[0].sequence == &a);
+    CHECK(ahead[0].rows == 1);
+    CHECK(a.blocks.size() * 4 >= static_cast<size_t>(length) + 1);
+    stage.scheduler.advance();
+    CHECK(a.computed == length);
+    a.tokens.push_back(7);
+  }
+  SUBCASE("not of those that are known to end") {
+    CHECK(stage.scheduler.plan_ahead([](const Sequence&) { return false; }).empty());
+    stage.scheduler.advance();
+    CHECK(a.computed == 12);
+  }
+  SUBCASE("nor where somebody could start") {
+    stage.add(3);
+    CHECK(stage.scheduler.plan_ahead(all).empty());
+    stage.scheduler.advance();
+    a.tokens.push_back(7);
+    CHECK(stage.scheduler.plan().size() == 2);
+    stage.add(3);  // there is no place for this one
+    CHECK(stage.scheduler.plan_ahead(all).size() == 2);
+  }
+  SUBCASE("nor where it is removed meanwhile") {
+    CHECK(stage.scheduler.plan_ahead(all).size() == 1);
+    stage.scheduler.remove(a);
+    CHECK(stage.pages.free() == 8);
+    stage.scheduler.advance();
+    CHECK(a.computed == 11);
+    CHECK(stage.scheduler.plan().empty());
+  }
+}
+
+TEST_CASE("no step is planned ahead of a prompt's end, or without blocks for it") {
+  const auto all = [](const Sequence&) { return true; };
+  Stage stage(4, {.step_rows = 8, .prefill_chunk = 4});
+  Sequence& a = stage.add(11);
+  CHECK(stage.scheduler.plan()[0].rows == 8);
+  CHECK(stage.scheduler.plan_ahead(all).empty());
+  stage.scheduler.advance();
+  CHECK(stage.scheduler.plan()[0].rows == 3);
+  CHECK(stage.scheduler.plan_ahead(all).size() == 1);  // the block's last place
+  stage.scheduler.advance();
+  a.tokens.push_back(7);
+  CHECK(stage.scheduler.plan_ahead(all).size() == 1);  // the last block
+  for (int i = 0; i < 4; ++i) {
+    CHECK(a.blocks.size() == 4);
+    stage.scheduler.advance();
+    a.tokens.push_back(7);
+    CHECK(stage.scheduler.plan_ahead(all).size() == (i < 3 ? 1 : 0));
+  }
+  CHECK(a.blocks.size() == 4);
+}
