@@ -90,7 +90,8 @@ class Decoder {
   /// As step(), but its result is a token for each row of `wanted`, drawn as `draws` says of it,
   /// and is had from drawn(): this only hands the work over. Nothing else may be asked for before
   /// that but, where the decoder draws_ahead(), one more such step, in which the token ~i is what
-  /// row wanted[i] of the first draws. Requires draws(). Errors: that there is nothing to be had.
+  /// row wanted[i] of the first draws. What was begun must be had before the decoder ends. Requires
+  /// draws(). Errors: that there is nothing to be had.
   virtual Status begin_drawing(std::span<const int32_t> /*tokens*/,
                                std::span<const Segment> /*segments*/,
                                std::span<const int32_t> /*wanted*/,

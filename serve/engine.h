@@ -56,7 +56,7 @@ class Engine {
   /// Without a decoder. `config` and `options` are those of the decoders that `make` makes.
   Engine(ModelConfig config, DecoderOptions options, DecoderMaker make,
          std::shared_ptr<const Tokenizer> tokenizer, SchedulerLimits limits);
-  ~Engine();
+  ~Engine();  ///< waits for what is at work
 
   /// Requires here().
   const Decoder& decoder() const { return *decoder_; }
@@ -105,11 +105,16 @@ class Engine {
 
  private:
   struct Live;
+  /// A step from its beginning to its answers. Who ends meanwhile is null in it.
+  struct Batch {
+    std::vector<Live*> all, answering;
+    std::vector<size_t> sampled_here;  ///< of those answering: whom drawing does not do for
+    bool took_weights = false;         ///< some were still to come when it began
+  };
   Engine(std::unique_ptr<Decoder>&& decoder, ModelConfig config, DecoderOptions options,
          DecoderMaker make, std::shared_ptr<const Tokenizer> tokenizer, SchedulerLimits limits);
   void expire(Nanoseconds now);
   void take_weights(const Status& taken);
-  struct Batch;
   void run(std::span<const Scheduler::Turn> turns);
   void run_ahead();
   void collect();
@@ -139,12 +144,6 @@ class Engine {
   std::vector<GenerateEvent> events_;
   std::optional<Error> load_failure_;
   int64_t tokens_generated_ = 0, requests_finished_ = 0;
-  /// A step from its beginning to its answers. Who ends meanwhile is null in it.
-  struct Batch {
-    std::vector<Live*> all, answering;
-    std::vector<size_t> sampled_here;  ///< of those answering: whom drawing does not do for
-    bool took_weights = false;         ///< some were still to come when it began
-  };
   std::deque<Batch> at_work_;     // on the device, two at most
   std::vector<Live*> unwritten_;  // they go on, and have a token that is no text yet
   int64_t events_given_ = 0;      // how often
