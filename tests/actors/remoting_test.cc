@@ -10,7 +10,6 @@
 #include <future>
 #include <limits>
 
-#include "actors/asked_peer.h"
 #include "actors/memory.h"
 #include "net/basp_guard.h"
 #include "tests/actors/remoting_fixture.h"
@@ -75,100 +74,6 @@ TEST_CASE("an actor that ends is reported to those who monitor it from afar") {
   worker.ask(front, {0, 0, "sync"});  // the coordinator knows by now who wants to know
   caf::anon_send_exit(coordinator.front, caf::exit_reason::user_shutdown);
   CHECK(down.get() == caf::exit_reason::user_shutdown);
-}
-
-TEST_CASE("a request that was under way when the connection ends fails at once") {
-  Node coordinator, worker;
-  Cord cord;
-  const EchoActor front = worker.join(coordinator, cord);
-  caf::scoped_actor self(*worker.system);
-  auto asked = self->request(front, 20s, caf::atom("never"));
-  const auto begin = std::chrono::steady_clock::now();
-  cord.cut();
-  caf::error failure;
-  asked.receive([](const std::string&) {}, [&](caf::error& error) { failure = error; });
-  CHECK(failure == caf::exit_reason::remote_link_unreachable);
-  CHECK(std::chrono::steady_clock::now() - begin < 10s);
-}
-
-TEST_CASE("a request to an actor whose connection has ended fails at once") {
-  Node coordinator, worker;
-  Cord cord;
-  const EchoActor front = worker.join(coordinator, cord);
-  auto down = worker.watch(front);
-  cord.cut();
-  down.get();
-  const auto begin = std::chrono::steady_clock::now();
-  caf::scoped_actor self(*worker.system);
-  for (int i = 0; i < 3; i++)  // the first may come while the others' questions are being ended
-    CHECK(worker.ask(self, front, {0, 0, "late"}).text.find("unreachable") != std::string::npos);
-  CHECK(std::chrono::steady_clock::now() - begin < 10s);
-}
-
-TEST_CASE("a request fails at once when the actor ends that was asked from afar") {
-  Node coordinator, worker;
-  const EchoActor front = worker.join(coordinator);
-  caf::scoped_actor self(*worker.system);
-  auto asked = self->request(front, 20s, caf::atom("never"));
-  worker.ask(front, {0, 0, "sync"});
-  const auto begin = std::chrono::steady_clock::now();
-  caf::anon_send_exit(coordinator.front, caf::exit_reason::kill);
-  bool failed = false;
-  asked.receive([](const std::string&) {}, [&](caf::error&) { failed = true; });
-  CHECK(failed);
-  CHECK(std::chrono::steady_clock::now() - begin < 10s);
-}
-
-TEST_CASE("who has an answer gets no other when the connection ends, and who waits is told") {
-  Node coordinator, worker;
-  Cord cord;
-  const EchoActor front = worker.join(coordinator, cord);
-  std::atomic<int> answers = 0, failures = 0;
-  constexpr int kAskers = 4;
-  std::vector<std::thread> askers;
-  for (int i = 0; i < kAskers; i++)
-    askers.emplace_back([&] {
-      caf::scoped_actor self(*worker.system);
-      int own = 0;
-      for (bool there = true; there; own++)
-        self->request(front, 20s, Question{0, 0, "x"})
-            .receive([&](const Reply&) { answers++; },
-                     [&](const caf::error&) {
-                       failures++;
-                       there = false;
-                     });
-      CHECK(self->mailbox().size() <= 1);  // of the last, CAF may say that it has no way, too
-      caf::logger::set_current_actor_system(nullptr);
-    });
-  while (answers < 100) std::this_thread::sleep_for(1ms);
-  const auto begin = std::chrono::steady_clock::now();
-  cord.cut();
-  for (std::thread& asker : askers) asker.join();
-  CHECK(failures == kAskers);
-  CHECK(std::chrono::steady_clock::now() - begin < 10s);
-}
-
-TEST_CASE("of what was asked nothing is kept once it has been answered") {
-  caf::actor_system_config config;
-  caf::actor_system system(config);
-  caf::scoped_actor asker(system);
-  const auto id = [](uint64_t number) { return caf::message_id(number); };
-  AskedPeer peer;
-  const auto self = caf::actor_cast<caf::strong_actor_ptr>(asker);
-  constexpr caf::actor_id kFirst = 7, kSecond = 8;
-  peer.ask(kFirst, self, id(1));
-  peer.ask(kSecond, self, id(2));
-  peer.ask(kSecond, self, id(3));
-  CHECK(peer.open_questions() == 3);
-  peer.answered(self->id(), id(2).response_id());
-  peer.answered(self->id() + 1, id(1).response_id());  // somebody else's
-  CHECK(peer.open_questions() == 2);
-  peer.end(kSecond);
-  CHECK(peer.open_questions() == 1);
-  CHECK(asker->mailbox().size() == 1);
-  peer.end(kFirst);
-  CHECK(asker->mailbox().size() == 2);
-  CHECK(peer.open_questions() == 0);
 }
 
 TEST_CASE("a request that is never answered fails after its time") {
