@@ -28,39 +28,33 @@ cudaEvent_t BesideStream::take_event() {
 
 DeviceCopyMark BesideStream::copy_out(cudaStream_t work, void* host, const void* device,
                                       size_t bytes) {
-  const std::lock_guard lock(mutex_);
-  const cudaEvent_t done = take_event();
-  if (done == nullptr) {
-    std::memset(host, 0, bytes);
-    return 0;
-  }
-  // The event says first that the source is there, then that the copy is.
-  cudaError_t code = cudaEventRecord(done, work);
-  if (code == cudaSuccess) code = cudaStreamWaitEvent(stream_, done, 0);
-  return start(stream_, device, {++last_, host, bytes, done}, code);
+  return copy_out(work, stream_, host, device, bytes);
 }
 
 DeviceCopyMark BesideStream::copy_out_on(cudaStream_t work, void* host, const void* device,
                                          size_t bytes) {
+  return copy_out(work, work, host, device, bytes);
+}
+
+/// Behind what is on `work`, by `on`.
+DeviceCopyMark BesideStream::copy_out(cudaStream_t work, cudaStream_t on, void* host,
+                                      const void* device, size_t bytes) {
   const std::lock_guard lock(mutex_);
   const cudaEvent_t done = take_event();
   if (done == nullptr) {
     std::memset(host, 0, bytes);
     return 0;
   }
-  return start(work, device, {++last_, host, bytes, done}, cudaSuccess);
-}
-
-/// `so_far`: what came of what goes before. Requires the lock.
-DeviceCopyMark BesideStream::start(cudaStream_t on, const void* device, const Copy& copy,
-                                   cudaError_t so_far) {
-  cudaError_t code = so_far;
-  if (code == cudaSuccess)
-    code = cudaMemcpyAsync(copy.host, device, copy.bytes, cudaMemcpyDeviceToHost, on);
-  if (code == cudaSuccess) code = cudaEventRecord(copy.done, on);
-  keep(code, "copying " + human_bytes(copy.bytes) + " from the card");
-  copies_.push_back(copy);
-  return copy.mark;
+  cudaError_t code = cudaSuccess;
+  if (on != work) {  // the event says first that the source is there, then that the copy is
+    code = cudaEventRecord(done, work);
+    if (code == cudaSuccess) code = cudaStreamWaitEvent(on, done, 0);
+  }
+  if (code == cudaSuccess) code = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, on);
+  if (code == cudaSuccess) code = cudaEventRecord(done, on);
+  keep(code, "copying " + human_bytes(bytes) + " from the card");
+  copies_.push_back({++last_, host, bytes, done});
+  return last_;
 }
 
 void BesideStream::copy_in(cudaStream_t work, void* device, const void* host, size_t bytes) {

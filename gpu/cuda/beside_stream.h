@@ -47,7 +47,8 @@ class BesideStream {
   };
   /// Null where none can be made.
   cudaEvent_t take_event();
-  DeviceCopyMark start(cudaStream_t on, const void* device, const Copy& copy, cudaError_t so_far);
+  DeviceCopyMark copy_out(cudaStream_t work, cudaStream_t on, void* host, const void* device,
+                          size_t bytes);
   void keep(cudaError_t code, const std::string& doing) {
     if (code != cudaSuccess) keep_(code, doing);
   }

@@ -222,8 +222,10 @@ Result<std::span<const int32_t>> TransformerDecoder::drawn() {
   const Status status = there && first.tokens > 0 && !load_ ? Status() : settle();
   ended_ = clock.now();
   if (drawing_.empty() && *ended_ - asked < kAtOnce) idle_ += asked - first.begun;
-  if (!status.ok()) drawing_.clear();  // what follows has begun with what failed
-  if (!status.ok()) return status.error();
+  if (!status.ok()) {
+    drawing_.clear();  // what follows has begun with what failed
+    return status.error();
+  }
   FS_CHECK(there);
   return std::span<const int32_t>(first.answer, first.tokens);
 }

@@ -11,14 +11,6 @@ using namespace fastserve;
 
 namespace {
 
-GenerateRequest request(std::string prompt, int max_tokens = 8) {
-  GenerateRequest r;
-  r.prompt = std::move(prompt);
-  r.max_tokens = max_tokens;
-  r.sampling.temperature = 0;
-  return r;
-}
-
 /// What the same requests get of a device that does not draw.
 Answer sure_answer(const GenerateRequest& asked) { return Stage().alone(asked); }
 

@@ -10,6 +10,15 @@
 
 namespace fastserve {
 
+/// For the likeliest tokens.
+inline GenerateRequest request(std::string prompt, int max_tokens = 8) {
+  GenerateRequest r;
+  r.prompt = std::move(prompt);
+  r.max_tokens = max_tokens;
+  r.sampling.temperature = 0;
+  return r;
+}
+
 struct Answer {
   std::vector<int32_t> tokens;
   std::string text;

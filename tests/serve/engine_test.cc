@@ -12,14 +12,6 @@ using namespace fastserve;
 
 namespace {
 
-GenerateRequest request(std::string prompt, int max_tokens = 8) {
-  GenerateRequest r;
-  r.prompt = std::move(prompt);
-  r.max_tokens = max_tokens;
-  r.sampling.temperature = 0;
-  return r;
-}
-
 /// Makes the decoder continue `prompt` with `answer`.
 void script(Stage& stage, const std::string& prompt, const std::string& answer) {
   std::vector<int32_t> text(prompt.begin(), prompt.end());
