@@ -99,10 +99,11 @@ class Conductor {
       start();
   }
 
-  /// What a node lacks of its own, disk or memory, it will lack again when it is asked next.
+  /// What a node lacks of its own, disk, memory or a GPU, it will lack again when it is asked next.
+  /// What it was told and could not be, another one would be told, too.
   void failed(const std::string& node, const Error& why) {
-    if (why.code == ErrorCode::kIo || why.code == ErrorCode::kResourceExhausted)
-      parts_->failed(node, why);
+    const bool told = why.code == ErrorCode::kInvalidArgument || why.code == ErrorCode::kCorrupt;
+    if (!told) parts_->failed(node, why);
     lose(node, why);
   }
 
