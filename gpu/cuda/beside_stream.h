@@ -4,12 +4,10 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-#include <deque>
 #include <functional>
-#include <mutex>
 #include <string>
-#include <vector>
 
+#include "gpu/cuda/event_line.h"
 #include "model/device_parts.h"
 
 namespace fastserve::gpu {
@@ -17,12 +15,12 @@ namespace fastserve::gpu {
 /// The copies of gpu/runtime.h that have "beside" in their name, and others out that are waited for
 /// later.
 ///
-/// Owns:    the stream and its events. Threads: any; the card is the calling thread's.
+/// Owns:    the stream. Threads: any; the card is the calling thread's. Who waits keeps nobody from
+///          copying.
 /// Errors:  each code that is none of success goes to `keep`, with what was being done.
 class BesideStream {
  public:
-  using Keep = std::function<void(cudaError_t, const std::string& doing)>;
-  explicit BesideStream(Keep keep) : keep_(std::move(keep)) {}
+  explicit BesideStream(EventLine::Keep keep) : keep_(keep), events_(std::move(keep)) {}
   BesideStream(const BesideStream&) = delete;
   ~BesideStream();
 
@@ -39,26 +37,15 @@ class BesideStream {
   void sync(const std::function<bool()>& failed);
 
  private:
-  struct Copy {
-    DeviceCopyMark mark;
-    void* host;
-    size_t bytes;
-    cudaEvent_t done;
-  };
-  /// Null where none can be made.
-  cudaEvent_t take_event();
   DeviceCopyMark copy_out(cudaStream_t work, cudaStream_t on, void* host, const void* device,
                           size_t bytes);
   void keep(cudaError_t code, const std::string& doing) {
     if (code != cudaSuccess) keep_(code, doing);
   }
 
-  const Keep keep_;
+  const EventLine::Keep keep_;
   cudaStream_t stream_ = nullptr;
-  std::mutex mutex_;         // guards what follows
-  std::deque<Copy> copies_;  // out, that nobody has waited for
-  std::vector<cudaEvent_t> idle_;
-  DeviceCopyMark last_ = 0;
+  EventLine events_;  // behind copies out
 };
 
 }  // namespace fastserve::gpu

@@ -5,14 +5,19 @@ namespace fastserve::gpu {
 bool card_is_lost(cudaError_t code) {
   switch (code) {
     case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
     case cudaErrorIllegalAddress:
     case cudaErrorIllegalInstruction:
+    case cudaErrorInvalidAddressSpace:
     case cudaErrorMisalignedAddress:
     case cudaErrorHardwareStackError:
     case cudaErrorInvalidPc:
     case cudaErrorAssert:
     case cudaErrorLaunchFailure:
     case cudaErrorLaunchTimeout:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorExternalDevice:
     case cudaErrorDevicesUnavailable:
     case cudaErrorUnknown:
       return true;

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cstring>
-#include <deque>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -33,9 +32,7 @@ class CudaGraph final : public Graph {
 class CudaRuntime final : public Runtime {
  public:
   CudaRuntime(int index, const std::string& name)
-      : index_(index), beside_([this](cudaError_t code, const std::string& doing) {
-          keep(code, [&] { return doing; });
-        }) {
+      : index_(index), marks_(keeping()), beside_(keeping()) {
     properties_.name = name;
   }
 
@@ -65,7 +62,6 @@ class CudaRuntime final : public Runtime {
     cudaSetDevice(index_);
     cudaStreamSynchronize(stream_);
     if (capture_stream_ != nullptr) cudaStreamDestroy(capture_stream_);
-    for (const auto& [ticket, event] : reached_) cudaEventDestroy(event);
     cudaStreamDestroy(stream_);
     cudaGetLastError();  // a lost card's, which nobody can be told of any more
   }
@@ -142,57 +138,32 @@ class CudaRuntime final : public Runtime {
   Ticket mark() override {
     if (refused("to mark work")) return 0;
     make_current();
-    cudaEvent_t event = nullptr;
-    keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "marking a copy to the card");
+    const cudaEvent_t event = marks_.take();
     if (event == nullptr) return 0;
-    std::lock_guard lock(events_mutex_);
-    keep(cudaEventRecord(event, stream_), "marking a copy to the card");
-    reached_.emplace_back(++marks_, event);
-    return marks_;
+    keep(cudaEventRecord(event, stream_), "marking work");
+    return marks_.add(event);
   }
 
   void wait(Ticket ticket) override {
     if (refused("to wait")) return;
     make_current();
-    std::lock_guard lock(events_mutex_);
-    while (!reached_.empty() && reached_.front().first <= ticket) {
-      const cudaEvent_t event = reached_.front().second;
-      reached_.pop_front();
-      keep(cudaEventSynchronize(event), "a copy to the card");
-      keep(cudaEventDestroy(event), "giving up an event");
-    }
+    marks_.wait_for(ticket, "work that was marked");
   }
 
   void copy_out(void* host, const void* device, size_t bytes) override {
-    if (bytes == 0) return;
-    if (failed() || refused("a copy from the card")) {
-      std::memset(host, 0, bytes);
-      return;
-    }
-    make_current();
+    if (gives_zeros(host, bytes, "a copy from the card")) return;
     cudaError_t code = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_);
     if (code == cudaSuccess) code = cudaStreamSynchronize(stream_);
     if (code == cudaSuccess) return;
     std::memset(host, 0, bytes);  // nobody computes with what happened to lie there
     keep(code, [&] { return "copying " + human_bytes(bytes) + " from the card"; });
   }
-
   DeviceCopyMark copy_out_async(void* host, const void* device, size_t bytes) override {
-    if (bytes == 0) return 0;
-    if (failed() || refused("a copy from the card")) {
-      std::memset(host, 0, bytes);
-      return 0;
-    }
-    make_current();
+    if (gives_zeros(host, bytes, "a copy from the card")) return 0;
     return beside_.copy_out_on(work(), host, device, bytes);
   }
   DeviceCopyMark copy_out_beside(void* host, const void* device, size_t bytes) override {
-    if (bytes == 0) return 0;
-    if (failed() || refused("a copy beside it")) {
-      std::memset(host, 0, bytes);
-      return 0;
-    }
-    make_current();
+    if (gives_zeros(host, bytes, "a copy beside it")) return 0;
     return beside_.copy_out(stream_, host, device, bytes);
   }
   bool wait_for(DeviceCopyMark mark) override {
@@ -301,6 +272,17 @@ class CudaRuntime final : public Runtime {
     return true;
   }
 
+  /// What is to be copied out is nothing, or cannot be had. Else the card is made current.
+  bool gives_zeros(void* host, size_t bytes, const char* doing) {
+    if (bytes == 0) return true;
+    if (failed() || refused(doing)) {
+      std::memset(host, 0, bytes);
+      return true;
+    }
+    make_current();
+    return false;
+  }
+
   bool start_copy_in(void* device, const void* host, size_t bytes) {
     const cudaError_t code = cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, work());
     keep(code, [&] { return "copying " + human_bytes(bytes) + " to the card"; });
@@ -321,6 +303,11 @@ class CudaRuntime final : public Runtime {
     if (cudaMemGetInfo(&left, &total) != cudaSuccess) left = 0;
     return failure(code, "taking " + human_bytes(bytes) + " of the card's memory, of which " +
                              human_bytes(left) + " are free,");
+  }
+
+  EventLine::Keep keeping() {
+    return
+        [this](cudaError_t code, const std::string& doing) { keep(code, [&] { return doing; }); };
   }
 
   void keep(cudaError_t code, const char* doing) const {
@@ -355,14 +342,13 @@ class CudaRuntime final : public Runtime {
   bool stream_captures_ = false;
   std::vector<void*> freed_in_capture_;
   mutable std::optional<Error> capture_failure_;
-  std::mutex events_mutex_;
-  std::deque<std::pair<Ticket, cudaEvent_t>> reached_;  // guarded by events_mutex_
-  Ticket marks_ = 0;                                    // guarded by events_mutex_
   mutable std::mutex mutex_;
   mutable std::optional<Error> kept_;  // guarded by mutex_
   mutable bool lost_ = false;          // guarded by mutex_
   mutable std::atomic<bool> failed_ = false;
-  BesideStream beside_;  // last: it tells of its failures above
+  // Last: they tell of their failures above.
+  EventLine marks_;
+  BesideStream beside_;
 };
 
 class SharedMemory final : public DeviceBuffer {

@@ -34,7 +34,8 @@ target_compile_definitions(plugin_on_stand_in PRIVATE
 set_target_properties(plugin_on_stand_in PROPERTIES LINKER_LANGUAGE CXX CXX_VISIBILITY_PRESET hidden)
 target_link_options(plugin_on_stand_in PRIVATE LINKER:--exclude-libs,ALL)
 
-fastserve_test(gpu_plugin SOURCES ${CMAKE_CURRENT_LIST_DIR}/plugin_test.cc USES gpu LIBRARIES ${CMAKE_DL_LIBS})
+fastserve_test(gpu_plugin SOURCES ${CMAKE_CURRENT_LIST_DIR}/plugin_test.cc ${CMAKE_CURRENT_LIST_DIR}/waiting_test.cc
+  USES gpu LIBRARIES ${CMAKE_DL_LIBS})
 fastserve_test(gpu_peer_link SOURCES ${CMAKE_CURRENT_LIST_DIR}/peer_link_test.cc USES gpu LIBRARIES ${CMAKE_DL_LIBS})
 foreach(test gpu_plugin_test gpu_peer_link_test)
   target_compile_definitions(${test} PRIVATE FASTSERVE_PLUGIN_ON_STAND_IN="$<TARGET_FILE:plugin_on_stand_in>"
@@ -49,7 +50,8 @@ fastserve_test(gpu_nccl_link SOURCES ${CMAKE_CURRENT_LIST_DIR}/nccl_link_test.cc
   ${stand_ins}/nccl.cc ${stand_ins}/state.cc ${stand_ins}/memory_calls.cc ${stand_ins}/launch_calls.cc
   ${stand_ins}/device_description.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/nccl_link.cc
   ${PROJECT_SOURCE_DIR}/gpu/cuda/peer_link.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/device_runtime.cc
-  ${PROJECT_SOURCE_DIR}/gpu/cuda/beside_stream.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/cuda_error.cc USES gpu)
+  ${PROJECT_SOURCE_DIR}/gpu/cuda/beside_stream.cc ${PROJECT_SOURCE_DIR}/gpu/cuda/event_line.cc
+  ${PROJECT_SOURCE_DIR}/gpu/cuda/cuda_error.cc USES gpu)
 target_include_directories(gpu_nccl_link_test SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
 target_compile_definitions(gpu_nccl_link_test PRIVATE
   FASTSERVE_STUB_DEVICE="${PROJECT_SOURCE_DIR}/tests/data/gpu/h200.json")

@@ -337,19 +337,26 @@ TEST_CASE(
 }
 
 TEST_CASE("a lost card stays lost, a call that failed once does not") {
-  for (const bool lost : {false, true}) {
+  // All after which CUDA's documentation says that a process can do no more.
+  constexpr int kLasting[] = {214, 220, 226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 911};
+  const auto check = [](int code, bool lost) {
+    CAPTURE(code);
     card().reset();
     auto device = plugin().make_device(0, {});
     REQUIRE(device.ok());
     auto buffer = (*device)->allocate(1000);
     REQUIRE(buffer.ok());
     card().reset();
-    card().fail(1, lost ? kLaunchFailure : kInvalidValue, lost);
+    card().fail(1, code, lost);
     const char byte = 1;
     (*device)->copy_in((*buffer)->data(), &byte, 1);
-    CHECK_FALSE((*device)->sync().ok());
+    const Status first = (*device)->sync();
+    REQUIRE_FALSE(first.ok());
+    CHECK((first.error().code == ErrorCode::kUnavailable) == lost);
     CHECK((*device)->sync().ok() == !lost);
-  }
+  };
+  for (const int code : kLasting) check(code, true);
+  check(kInvalidValue, false);
   card().reset();
 }
 

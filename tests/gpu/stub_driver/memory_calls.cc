@@ -1,4 +1,5 @@
 // Memory and streams: made, counted, given back.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -127,6 +128,12 @@ cudaError_t cudaEventQuery(cudaEvent_t) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) {
   STUB_CALL();
+  {
+    std::unique_lock lock(state().mutex);
+    state().waiting++;
+    state().reached.wait_for(lock, std::chrono::seconds(5), [] { return !state().stalled; });
+    state().waiting--;
+  }
   return outside_capture();
 }
 

@@ -51,6 +51,11 @@ class StateControl final : public Control {
     std::lock_guard lock(s.mutex);
     s.stalled = true;
   }
+  int waiting() const override {
+    State& s = state();
+    std::lock_guard lock(s.mutex);
+    return s.waiting;
+  }
   void reset() override {
     State& s = state();
     std::lock_guard lock(s.mutex);
@@ -60,6 +65,7 @@ class StateControl final : public Control {
     s.lose = s.lost = s.stalled = false;
     s.last = cudaSuccess;
     s.captures = nullptr;
+    s.reached.notify_all();
   }
 };
 

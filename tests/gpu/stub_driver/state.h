@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <set>
@@ -13,6 +14,8 @@ namespace stub_driver {
 
 struct State {
   std::mutex mutex;
+  std::condition_variable reached;  // no longer stalled
+  int waiting = 0;
   std::vector<std::string> calls;
   int launches = 0, fail_at = -1, fail_code = 0;
   bool lose = false, lost = false, stalled = false;

@@ -33,8 +33,11 @@ class Control {
   /// The `nth` of those calls (from 0) after reset() returns `code`, once. With `lost`, so does
   /// every later one, as when the card has fallen off the bus.
   virtual void fail(int nth, int code, bool lost) = 0;
-  /// From now on no event is reached, as behind a kernel that waits for ever; until reset().
+  /// From now on no event is reached, as behind a kernel that waits for ever; until reset(). Who
+  /// waits for one waits until then, or for five seconds, so that a test ends.
   virtual void stall() = 0;
+  /// Threads that wait so.
+  virtual int waiting() const = 0;
   /// No failure scripted, nothing counted, the card is back. What lives stays counted.
   virtual void reset() = 0;
 };
