@@ -99,8 +99,7 @@ class Conductor {
       start();
   }
 
-  /// What a node lacks of its own, disk, memory or a GPU, it will lack again when it is asked next.
-  /// What it was told and could not be, another one would be told, too.
+  /// What a node lacks (disk, memory, a GPU) it will lack again; what it was told, others would be.
   void failed(const std::string& node, const Error& why) {
     const bool told = why.code == ErrorCode::kInvalidArgument || why.code == ErrorCode::kCorrupt;
     if (!told) parts_->failed(node, why);
