@@ -59,4 +59,18 @@ void check_gpu_train_op(const std::string& op, const std::vector<Shape>& shapes,
   }
 }
 
+/// The same for inference.
+template <class Shape, class Run>
+void check_gpu_decode_op(const std::string& op, const std::vector<Shape>& shapes, const Run& run) {
+  const auto device = emulated_gpu();
+  check_decode_op_on(*device, op, shapes, run);
+  const Outputs expected = run(*device->make_decode_ops(), shapes.back());
+  for (const simt::Options& options : unlike_orders()) {
+    const auto other = emulated_gpu(options);
+    require_same_bits(op + " in another order", expected,
+                      run(*other->make_decode_ops(), shapes.back()));
+    CHECK(other->sync().ok());
+  }
+}
+
 }  // namespace fastserve::harness

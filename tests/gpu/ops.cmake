@@ -1,4 +1,4 @@
-# The op harness on the emulated device. Two programs, so that two cores share what is long under sanitizers.
+# The op harness on the emulated device. Several programs, so that cores share what is long under sanitizers.
 function(gpu_ops_test name)
   list(TRANSFORM ARGN PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
   fastserve_test(${name} SOURCES ${ARGN} ${CMAKE_CURRENT_LIST_DIR}/../cpu/op_harness.cc
@@ -11,6 +11,7 @@ endfunction()
 
 gpu_ops_test(gpu_training_ops train_op_test.cc train_graph_test.cc rounding_op_test.cc attention_engine_test.cc
   gpu_step_test.cc beside_test.cc finishing_test.cc emulator_test.cc graph_test.cc grid_test.cc)
+gpu_ops_test(gpu_decode_attention decode_attention_op_test.cc)
 gpu_ops_test(gpu_decode_ops decode_op_test.cc decode_graph_test.cc fused_step_test.cc sampling_op_test.cc
   stored_weights_test.cc direct_rows_test.cc preloaded_test.cc staging_test.cc)
 

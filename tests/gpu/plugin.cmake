@@ -75,7 +75,8 @@ add_dependencies(gpu_sdpa_plan_test stand_in_driver)
 
 # The op tests on the plugin's device. Says "skipped" where there is no GPU; bench/gpu_report runs it where there is.
 fastserve_test(gpu_card_ops SOURCES ${CMAKE_CURRENT_LIST_DIR}/card.cc ${CMAKE_CURRENT_LIST_DIR}/train_op_test.cc
-  ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc ${CMAKE_CURRENT_LIST_DIR}/fused_step_test.cc
+  ${CMAKE_CURRENT_LIST_DIR}/decode_attention_op_test.cc ${CMAKE_CURRENT_LIST_DIR}/decode_op_test.cc
+  ${CMAKE_CURRENT_LIST_DIR}/fused_step_test.cc
   ${CMAKE_CURRENT_LIST_DIR}/stored_weights_test.cc
   ${CMAKE_CURRENT_LIST_DIR}/../cpu/op_harness.cc
   USES gpu gpu_emulated transformer cpu serve)
