@@ -99,10 +99,8 @@ class Conductor {
       start();
   }
 
-  /// What a node lacks (disk, memory, a GPU) it will lack again; what it was told, others would be.
   void failed(const std::string& node, const Error& why) {
-    const bool told = why.code == ErrorCode::kInvalidArgument || why.code == ErrorCode::kCorrupt;
-    if (!told) parts_->failed(node, why);
+    if (members_.contains(node)) parts_->failed(node, why);
     lose(node, why);
   }
 

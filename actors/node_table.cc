@@ -148,6 +148,7 @@ void NodeTable::apart(const std::string& a, const std::string& b) {
 }
 
 void NodeTable::failed(const std::string& node, const Error& why) {
+  if (!UnfitNodes::of_its_own(why.code)) return;
   std::lock_guard lock(mutex_);
   unfit_.failed(node, why.message(), clock_.now());
 }

@@ -37,7 +37,7 @@ class NodeTable {
   /// Two nodes that are connected here could not reach each other: for a while one of them is not
   /// usable, and its status says so.
   void apart(const std::string& a, const std::string& b);
-  /// The node could not do its part in a job: likewise.
+  /// The node could not do its part in a job: likewise, if that is of its own.
   void failed(const std::string& node, const Error& why);
   /// Forgets the node; its actor, if it is connected.
   NodeActor forget(const std::string& node);

@@ -15,6 +15,11 @@ void UnfitNodes::apart(const std::string& a, const std::string& b, Nanoseconds n
   if (a != b) happened(pairs_[std::minmax(a, b)], "", now);
 }
 
+bool UnfitNodes::of_its_own(ErrorCode why) {
+  return why != ErrorCode::kInvalidArgument && why != ErrorCode::kCorrupt &&
+         why != ErrorCode::kCancelled;
+}
+
 void UnfitNodes::failed(const std::string& node, const std::string& why, Nanoseconds now) {
   happened(nodes_[node], why, now);
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/result.h"
 
 namespace fastserve {
 
@@ -22,6 +23,9 @@ class UnfitNodes {
 
   /// One of them could not reach the other just now.
   void apart(const std::string& a, const std::string& b, Nanoseconds now);
+  /// What a node lacks (disk, memory, a GPU) it will lack again when it is asked next. What it was
+  /// told and could not be, others would be told, too; and who was stopped has not failed.
+  static bool of_its_own(ErrorCode why);
   /// The node could not do its part, for a reason of its own.
   void failed(const std::string& node, const std::string& why, Nanoseconds now);
   /// The node has connected anew, or is gone: what was known of it holds no more.

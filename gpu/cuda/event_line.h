@@ -17,8 +17,7 @@ namespace fastserve::gpu {
 /// A card's events: those that are recorded, numbered from 1 in the order of add(), and idle ones.
 ///
 /// Owns:    the events. Threads: any, the card is the calling thread's. Who waits for the card
-/// keeps
-///          nobody from adding, and nobody who waits for less.
+///          keeps nobody from adding, and nobody who waits for less.
 /// Errors:  each code that is none of success goes to `keep`, with what was being done.
 class EventLine {
  public:

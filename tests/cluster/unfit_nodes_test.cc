@@ -35,6 +35,14 @@ TEST_CASE("a node that nobody reaches is the one to do without, however wanted")
   CHECK(without(unfit, {"a", "b", "z"}, seconds(2)) == "z");
 }
 
+TEST_CASE("a node is not at fault for what it was told, nor for having been stopped") {
+  using enum ErrorCode;
+  for (const ErrorCode own : {kIo, kResourceExhausted, kUnavailable, kUnsupported, kInternal})
+    CHECK(UnfitNodes::of_its_own(own));
+  for (const ErrorCode other : {kInvalidArgument, kCorrupt, kCancelled})
+    CHECK_FALSE(UnfitNodes::of_its_own(other));
+}
+
 TEST_CASE("a node that failed at its part is done without, and nobody for being apart from it") {
   UnfitNodes unfit;
   unfit.failed("b", "its disk is full", seconds(1));
