@@ -4,26 +4,13 @@ namespace fastserve::gpu {
 
 EventLine::~EventLine() {
   for (const Recorded& recorded : recorded_) cudaEventDestroy(recorded.event);
-  for (const cudaEvent_t event : idle_) cudaEventDestroy(event);
 }
 
 cudaEvent_t EventLine::take() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!idle_.empty()) {
-      const cudaEvent_t event = idle_.back();
-      idle_.pop_back();
-      return event;
-    }
-  }
-  cudaEvent_t event = nullptr;
-  keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  cudaError_t code = cudaSuccess;
+  const cudaEvent_t event = idle_.take(code);
+  keep(code, "making an event");
   return event;
-}
-
-void EventLine::give_back(cudaEvent_t event) {
-  const std::lock_guard lock(mutex_);
-  idle_.push_back(event);
 }
 
 uint64_t EventLine::add(cudaEvent_t event, std::span<std::byte> host) {
@@ -44,7 +31,7 @@ void EventLine::wait_for(uint64_t number, const char* doing,
     if (recorded_.empty() || recorded_.front().number != first.number) continue;
     if (passed) passed(first.host);
     recorded_.pop_front();
-    idle_.push_back(first.event);
+    idle_.give_back(first.event);
   }
 }
 

@@ -10,7 +10,8 @@
 #include <mutex>
 #include <span>
 #include <string>
-#include <vector>
+
+#include "gpu/cuda/event_pool.h"
 
 namespace fastserve::gpu {
 
@@ -28,7 +29,7 @@ class EventLine {
 
   /// For add() or give_back(). Null where none can be made.
   cudaEvent_t take();
-  void give_back(cudaEvent_t event);
+  void give_back(cudaEvent_t event) { idle_.give_back(event); }
   /// The number of an event that has been recorded behind work, some of which writes to `host`.
   uint64_t add(cudaEvent_t event, std::span<std::byte> host = {});
   /// Returns once the work before all events up to that number is done, and `passed`, if any, has
@@ -47,9 +48,9 @@ class EventLine {
   }
 
   const Keep keep_;
+  EventPool idle_;
   std::mutex mutex_;               // guards what follows; never held while the card is waited for
   std::deque<Recorded> recorded_;  // that nobody has waited for
-  std::vector<cudaEvent_t> idle_;
   uint64_t last_ = 0;
 };
 

@@ -2,45 +2,12 @@
 
 #include <cuda_runtime_api.h>
 
-#include <mutex>
-
 #include "base/file.h"
 #include "gpu/cuda/cuda_error.h"
+#include "gpu/cuda/event_pool.h"
 
 namespace fastserve::gpu {
 namespace {
-
-/// An event of one card, given back when it goes: who waits for it has its place in a stream.
-class Marks {
- public:
-  Marks() = default;
-  Marks(const Marks&) = delete;
-  ~Marks() {
-    for (const cudaEvent_t event : idle_) cudaEventDestroy(event);
-  }
-  /// The card is the calling thread's. Null, and why in `code`, where none can be made.
-  cudaEvent_t take(cudaError_t& code) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!idle_.empty()) {
-        const cudaEvent_t event = idle_.back();
-        idle_.pop_back();
-        return event;
-      }
-    }
-    cudaEvent_t event = nullptr;
-    code = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
-    return code == cudaSuccess ? event : nullptr;
-  }
-  void give_back(cudaEvent_t event) {
-    const std::lock_guard lock(mutex_);
-    idle_.push_back(event);
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<cudaEvent_t> idle_;  // guarded by mutex_
-};
 
 class PeerLink final : public DeviceLink {
  public:
@@ -130,8 +97,8 @@ class PeerLink final : public DeviceLink {
   }
 
   std::vector<Card> cards_;
-  std::vector<Marks> marks_;  // of each card
-  bool reached_ = true;       // each card reaches each
+  std::vector<EventPool> marks_;  // of each card
+  bool reached_ = true;           // each card reaches each
 };
 
 }  // namespace

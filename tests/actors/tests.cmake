@@ -9,7 +9,8 @@ foreach(test training_system_test training_bits_test)
   target_include_directories(${test} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/.. ${CMAKE_CURRENT_LIST_DIR})
 endforeach()
 fastserve_test(remoting SOURCES ${CMAKE_CURRENT_LIST_DIR}/remoting_test.cc
-  ${CMAKE_CURRENT_LIST_DIR}/asked_peer_test.cc ${CMAKE_CURRENT_LIST_DIR}/remoting_child.cc USES actors net LIBRARIES ${CAF_IO_LIBRARY} ${CAF_CORE_LIBRARY}
+  ${CMAKE_CURRENT_LIST_DIR}/asked_peer_test.cc ${CMAKE_CURRENT_LIST_DIR}/remoting_child.cc
+  USES actors net LIBRARIES ${CAF_IO_LIBRARY} ${CAF_CORE_LIBRARY}
   LABELS sanitized threaded)
 fastserve_order_caf(remoting_test)
 fastserve_test(cluster_training SOURCES ${CMAKE_CURRENT_LIST_DIR}/cluster_test.cc
